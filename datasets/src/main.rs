@@ -1,0 +1,2 @@
+//! Makes the toy.
+fn main() {}

@@ -1,0 +1,64 @@
+//! Datasets: one file per input format, one record type.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Who speaks in a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Instructions before the conversation.
+    System,
+    /// The question side.
+    User,
+    /// The answer side: what a student learns.
+    Assistant,
+}
+
+/// One piece of a turn, in reading order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Part {
+    /// Literal text.
+    Text {
+        /// The text as the dataset has it.
+        text: String,
+    },
+    /// The next image of the record: images are consumed in order.
+    Image,
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What is said.
+    pub content: Vec<Part>,
+}
+
+/// Where an image's encoded bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageSource {
+    /// A file.
+    Path(PathBuf),
+    /// Bytes that came with the row.
+    Bytes(Arc<[u8]>),
+}
+
+/// One row of a dataset, whatever its format was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The file the row was read from, as given.
+    pub source: String,
+    /// The row's index in that file.
+    pub row: u64,
+    /// The row's own id, if it has one; not unique in practice and never used as identity.
+    pub id: Option<String>,
+    /// The conversation. The number of [`Part::Image`] equals `images.len()`.
+    pub messages: Vec<Message>,
+    /// The images, in the order the messages use them.
+    pub images: Vec<ImageSource>,
+}

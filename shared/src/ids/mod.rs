@@ -1,0 +1,1 @@
+//! Identity by content: sample keys, image digests and fingerprints.

@@ -1,0 +1,17 @@
+//! What `extract` and `distill` have in common.
+//!
+//! ```text
+//! ids <- dataset <- text, image <- models        ids <- cache
+//! ```
+//!
+//! Data flows one way, and [`cache`] never sees the models: the format compiles without candle
+//! (`cargo check -p shared --no-default-features`), because the cache directory is the only
+//! contract between the two programs.
+
+pub mod cache;
+pub mod dataset;
+pub mod ids;
+pub mod image;
+#[cfg(feature = "models")]
+pub mod models;
+pub mod text;
