@@ -1,1 +1,7 @@
-//! The command-line program.
+//! Trains a Recalibrator and a student VLM from a feature cache; the teacher is never loaded.
+//!
+//! The method is GenRecal (arXiv 2506.15681), in three stages; see [`stage`] for the one table that
+//! says what each trains and which losses it takes.
+
+pub mod cli;
+pub mod config;

@@ -1,2 +1,7 @@
-//! The command-line program.
-fn main() {}
+//! The command-line program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    distill::cli::main_with(std::env::args_os())
+}

@@ -1,0 +1,121 @@
+//! What a user types. What it decides is in [`crate::config`].
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::Serialize;
+
+pub mod run;
+
+/// The program's exit codes: 0 done, 1 failed, 2 used wrongly.
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// The graph of a deep student is walked recursively by candle, so work runs on a thread with this much stack
+/// (address space only: pages are taken when touched).
+const STACK_BYTES: usize = 1 << 28;
+
+/// Distils a vision-language student from a teacher's feature cache through a Recalibrator.
+#[derive(Debug, Parser)]
+#[command(name = "distill", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands, one file each.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a student: all stages of the method, or some. The same command again resumes.
+    Run(run::RunArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CommonArgs {
+    /// A TOML file with the keys of this command; flags and --set override it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override one key of the configuration, e.g. --set align.lr=5e-5. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print exactly one JSON object, the summary, on stdout; all else goes to stderr.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An error in how the program was called: exit code 2.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Runs the program on these arguments (the first is its name) and says how it ended.
+pub fn main_with<I, T>(args: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // A closed pipe is no reason to fail after the fact.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match on_big_stack(move || dispatch(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let usage = error.chain().any(|cause| cause.is::<UsageError>());
+            ExitCode::from(if usage { USAGE } else { FAILED })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "distill", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn on_big_stack(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name("distill".into()).stack_size(STACK_BYTES);
+    let handle = thread.spawn(work).context("cannot start a thread")?;
+    match handle.join() {
+        Ok(result) => result,
+        // The panic's own message is already on stderr.
+        Err(_) => anyhow::bail!("stopped by an internal error\nhint: this is a bug of distill; please report it"),
+    }
+}
+
+/// Prints a command's result: one JSON object with `--json`, else the text.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_summary(json: bool, summary: &impl Serialize, text: &str) -> Result<()> {
+    let line = if json { serde_json::to_string(summary)? } else { text.trim_end().to_owned() };
+    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+}

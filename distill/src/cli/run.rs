@@ -1,0 +1,89 @@
+//! `distill run`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use toml::{Table, Value};
+
+use super::{CommonArgs, print_summary};
+use crate::config::{self, Method, RunConfig, StageName};
+
+/// Arguments of `distill run`, as typed.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  distill run --cache CACHE --student DIR --out RUN --data train.jsonl --image-root images
+  distill run --cache CACHE --student DIR --out RUN --stages align,distill --set distill.lr=5e-5
+  distill run --method sft --cache CACHE --student DIR --out RUN
+  distill run --stages finetune --data train.jsonl --image-root images --student DIR --out RUN
+
+The same command again continues where it stopped, and does nothing when the run is done.
+Every key and its default is in RUN/config.toml; --set KEY=VALUE overrides one.")]
+pub struct RunArgs {
+    /// The teacher's feature cache, made by `extract run`. Not needed for stage finetune alone.
+    #[arg(long, value_name = "CACHE")]
+    pub cache: Option<PathBuf>,
+    /// The student: a local checkout as on the Hugging Face hub.
+    #[arg(long, value_name = "DIR")]
+    pub student: Option<PathBuf>,
+    /// The run's folder: configuration, metrics, checkpoints, and the student at the end.
+    #[arg(long, value_name = "RUN")]
+    pub out: Option<PathBuf>,
+    /// The stages to run, in order.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub stages: Option<Vec<StageName>>,
+    /// The method: genrecal, or sft on exactly the cache's samples.
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
+    /// Where messages and images come from when the cache does not embed them. May be repeated.
+    #[arg(long, value_name = "SRC")]
+    pub data: Vec<String>,
+    /// The folder that image paths in the data are relative to.
+    #[arg(long, value_name = "DIR")]
+    pub image_root: Option<PathBuf>,
+    /// Put image placeholders in front where the data has images but no placeholders.
+    #[arg(long)]
+    pub prepend_image: bool,
+    /// auto, cpu or cuda:N.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Seed of the sample order and of fresh weights.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Configuration and output.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+impl RunArgs {
+    /// The flags that were typed, as configuration keys.
+    fn typed(&self) -> Result<Table> {
+        let mut table = Table::new();
+        let mut put = |key: &str, value: Option<Value>| -> Result<()> {
+            value.map_or(Ok(()), |value| config::insert(&mut table, key, value))
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| Value::String(p.to_string_lossy().into()));
+        put("cache", path(&self.cache))?;
+        put("student", path(&self.student))?;
+        put("out", path(&self.out))?;
+        put("stages", self.stages.as_ref().map(Value::try_from).transpose()?)?;
+        put("method", self.method.as_ref().map(Value::try_from).transpose()?)?;
+        let sources = (!self.data.is_empty()).then(|| Value::try_from(&self.data)).transpose()?;
+        put("data.sources", sources)?;
+        put("data.image_root", path(&self.image_root))?;
+        put("data.prepend_image", self.prepend_image.then_some(Value::Boolean(true)))?;
+        put("device", self.device.clone().map(Value::String))?;
+        put("seed", self.seed.map(Value::try_from).transpose()?)?;
+        Ok(table)
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that stops the run; what was written before stays valid.
+pub fn run(args: &RunArgs) -> Result<()> {
+    let config: RunConfig = config::resolve(&RunConfig::default(), &args.common, args.typed()?)?;
+    config.validate()?;
+    print_summary(args.common.json, &config, &toml::to_string(&config)?)
+}

@@ -1,0 +1,359 @@
+//! What was decided: every key of a run with its default.
+//!
+//! Precedence, lowest first: defaults, the `--config` file, flags, `--set`. Unknown keys are refused.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::cli::{CommonArgs, UsageError};
+
+mod stage;
+
+pub use stage::StageConfig;
+
+/// The three stages of the method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StageName {
+    /// Stage 1: the Recalibrator alone learns to speak to the teacher's head.
+    Align,
+    /// Stage 2: the student's body and the Recalibrator.
+    Distill,
+    /// Stage 3: the student without its vision encoder, on the answers' text.
+    Finetune,
+}
+
+impl StageName {
+    /// The name as in the configuration, the metrics and the progress bar.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Align => "align",
+            Self::Distill => "distill",
+            Self::Finetune => "finetune",
+        }
+    }
+}
+
+/// What a student learns from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// The three stages, through a Recalibrator.
+    Genrecal,
+    /// Cross entropy on the answers of exactly the cache's samples: the control.
+    Sft,
+}
+
+/// Parts of a model by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartName {
+    /// The vision encoder.
+    Vision,
+    /// The projector.
+    Projector,
+    /// The language model with its input embeddings.
+    Body,
+    /// The language-model head.
+    Head,
+}
+
+/// Where samples come from and how they are read ahead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Datasets that hold the messages and images, when the cache does not embed them.
+    pub sources: Vec<String>,
+    /// The folder that image paths are relative to.
+    pub image_root: Option<PathBuf>,
+    /// Put image placeholders in front where a row has images but no placeholders.
+    pub prepend_image: bool,
+    /// Samples longer than this many student tokens are left out and listed.
+    pub max_length: usize,
+    /// Share of samples that may be left out (broken image, no answer, too long) before the run stops.
+    pub max_bad: f64,
+    /// Encoded samples kept in memory, in MiB; the rest are encoded again at each use.
+    pub cache_mib: usize,
+    /// Batches encoded ahead of the step.
+    pub prefetch: usize,
+    /// Threads that encode ahead; 0 for one a core.
+    pub workers: usize,
+}
+
+/// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecalibratorConfig {
+    /// Number of decoder blocks; the paper uses 2.
+    pub depth: usize,
+    /// `fresh`, or `copy` the student's last blocks.
+    pub init: RecalibratorInit,
+}
+
+/// How the Recalibrator's blocks begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecalibratorInit {
+    /// Random weights from the run's seed.
+    Fresh,
+    /// The student's last blocks.
+    Copy,
+}
+
+/// The weights of the losses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of the cross entropy through the teacher's head.
+    pub ce_teacher: f64,
+    /// Weight of the divergence from the teacher's own prediction.
+    pub kl: f64,
+    /// Weight of the student's own cross entropy.
+    pub ce_student: f64,
+    /// Temperature of the divergence.
+    pub temperature: f64,
+    /// Score the first answer token, predicted at the last question position.
+    pub score_boundary: bool,
+}
+
+/// Evaluation during training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Steps between evaluations; 0 for only the last step of each stage.
+    pub every: usize,
+    /// Samples, the last by key order, that are kept out of training for the leakage controls.
+    pub holdout: usize,
+}
+
+/// Checkpoints and output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; one is also written at the end of each stage.
+    pub every: usize,
+    /// The newest checkpoints kept.
+    pub keep: usize,
+    /// Stop, with a checkpoint, once this many steps are done in all; 0 for never.
+    pub stop_after_steps: usize,
+}
+
+/// One run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The feature cache.
+    pub cache: Option<PathBuf>,
+    /// The student's checkout.
+    #[serde(default)]
+    pub student: PathBuf,
+    /// The run's folder.
+    #[serde(default)]
+    pub out: PathBuf,
+    /// What the student learns from.
+    pub method: Method,
+    /// The stages, in order; all of the method's when absent.
+    pub stages: Option<Vec<StageName>>,
+    /// Seed of the sample order and of fresh weights.
+    pub seed: u64,
+    /// auto, cpu or cuda:N.
+    pub device: String,
+    /// Samples and images.
+    pub data: DataConfig,
+    /// The Recalibrator.
+    pub recalibrator: RecalibratorConfig,
+    /// The losses.
+    pub loss: LossConfig,
+    /// Evaluation during training.
+    pub eval: EvalConfig,
+    /// Checkpoints.
+    pub checkpoint: CheckpointConfig,
+    /// Stage 1.
+    pub align: StageConfig,
+    /// Stage 2.
+    pub distill: StageConfig,
+    /// Stage 3, and method sft.
+    pub finetune: StageConfig,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            cache: None,
+            student: PathBuf::new(),
+            out: PathBuf::new(),
+            method: Method::Genrecal,
+            stages: None,
+            seed: 0,
+            device: "auto".into(),
+            data: DataConfig {
+                sources: Vec::new(),
+                image_root: None,
+                prepend_image: false,
+                max_length: 4096,
+                max_bad: 0.01,
+                cache_mib: 256,
+                prefetch: 2,
+                workers: 0,
+            },
+            recalibrator: RecalibratorConfig { depth: 2, init: RecalibratorInit::Fresh },
+            loss: LossConfig {
+                ce_teacher: 1.0,
+                kl: 1.0,
+                ce_student: 1.0,
+                temperature: 1.0,
+                score_boundary: true,
+            },
+            eval: EvalConfig { every: 100, holdout: 16 },
+            checkpoint: CheckpointConfig { every: 200, keep: 2, stop_after_steps: 0 },
+            align: StageConfig::align(),
+            distill: StageConfig::distill(),
+            finetune: StageConfig::finetune(),
+        }
+    }
+}
+
+impl RunConfig {
+    /// The stages this run goes through, in order.
+    #[must_use]
+    pub fn stages(&self) -> Vec<StageName> {
+        match (&self.stages, self.method) {
+            (Some(stages), _) => stages.clone(),
+            (None, Method::Genrecal) => vec![StageName::Align, StageName::Distill, StageName::Finetune],
+            (None, Method::Sft) => vec![StageName::Finetune],
+        }
+    }
+
+    /// The keys of a stage.
+    #[must_use]
+    pub fn stage(&self, name: StageName) -> &StageConfig {
+        match name {
+            StageName::Align => &self.align,
+            StageName::Distill => &self.distill,
+            StageName::Finetune => &self.finetune,
+        }
+    }
+
+    /// Refuses combinations that cannot run, before anything is read.
+    ///
+    /// # Errors
+    /// A [`UsageError`] that names the key.
+    pub fn validate(&self) -> Result<()> {
+        let stages = self.stages();
+        let usage = |text: &str| -> Result<()> { Err(UsageError(text.to_owned()).into()) };
+        if self.student.as_os_str().is_empty() {
+            return usage("no student given\nhint: --student DIR, a checkout as on the Hugging Face hub");
+        }
+        if self.out.as_os_str().is_empty() {
+            return usage("no output folder given\nhint: --out RUN");
+        }
+        if stages.is_empty() || !stages.is_sorted_by(|a, b| a < b) {
+            return usage("`stages` must name each stage at most once, in the order align,distill,finetune");
+        }
+        if self.method == Method::Sft && stages != [StageName::Finetune] {
+            return usage("method sft has the one stage finetune\nhint: leave --stages away");
+        }
+        let teacher = stages.iter().find(|stage| **stage != StageName::Finetune);
+        match (&self.cache, teacher) {
+            (None, Some(stage)) => {
+                return usage(&format!(
+                    "stage {} needs the teacher's features\nhint: --cache CACHE (made by `extract run`), or \
+                     --stages finetune to train on the data alone",
+                    stage.as_str()
+                ));
+            }
+            (None, None) if self.data.sources.is_empty() => {
+                return usage("nothing to train on\nhint: --data SRC, or --cache CACHE");
+            }
+            _ => {}
+        }
+        for stage in [StageName::Align, StageName::Distill, StageName::Finetune] {
+            self.stage(stage).validate(stage)?;
+        }
+        if self.recalibrator.depth == 0 {
+            return usage("`recalibrator.depth` must be at least 1");
+        }
+        if !(self.loss.temperature > 0.0) {
+            return usage("`loss.temperature` must be above 0");
+        }
+        if self.checkpoint.keep == 0 || self.checkpoint.every == 0 {
+            return usage("`checkpoint.keep` and `checkpoint.every` must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// The configuration of a command: defaults, then the file, then the flags, then `--set`.
+///
+/// # Errors
+/// When the file cannot be read, or a key is unknown or of the wrong type (a [`UsageError`]).
+pub fn resolve<T>(defaults: &T, common: &CommonArgs, typed: Table) -> Result<T>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let mut table = Table::try_from(defaults)?;
+    if let Some(path) = &common.config {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file: Table =
+            toml::from_str(&text).map_err(|error| UsageError(format!("{}: {error}", path.display())))?;
+        merge(&mut table, file);
+    }
+    merge(&mut table, typed);
+    for item in &common.set {
+        let (key, value) = item
+            .split_once('=')
+            .ok_or_else(|| UsageError(format!("`--set {item}` has no `=`\nhint: --set key=value")))?;
+        insert(&mut table, key.trim(), parse_value(value.trim()))?;
+    }
+    let text = toml::to_string(&table)?;
+    toml::from_str(&text).map_err(|error| {
+        UsageError(format!("configuration: {}\nhint: RUN/config.toml of any run lists all keys", error.message()))
+            .into()
+    })
+}
+
+/// Sets a dotted key, making tables on the way.
+///
+/// # Errors
+/// A [`UsageError`] when the key goes through something that is not a table.
+pub fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+            Ok(())
+        }
+        Some((head, rest)) => match table.entry(head).or_insert_with(|| Value::Table(Table::new())) {
+            Value::Table(inner) => insert(inner, rest, value),
+            _ => Err(UsageError(format!("`{head}` is a value, not a table of keys (in `{key}`)")).into()),
+        },
+    }
+}
+
+/// A typed value as TOML reads it, or else as a string: `--set device=cpu` needs no quotes.
+fn parse_value(text: &str) -> Value {
+    let parsed = toml::from_str::<Table>(&format!("v = {text}"));
+    match parsed.ok().and_then(|mut table| table.remove("v")) {
+        Some(value) => value,
+        None => Value::String(text.to_owned()),
+    }
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

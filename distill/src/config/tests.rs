@@ -1,0 +1,82 @@
+//! A failed unwrap is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+
+fn common(set: &[&str]) -> CommonArgs {
+    CommonArgs { set: set.iter().map(|s| (*s).to_owned()).collect(), ..CommonArgs::default() }
+}
+
+fn message(set: &[&str]) -> String {
+    resolve(&RunConfig::default(), &common(set), Table::new()).unwrap_err().to_string()
+}
+
+#[test]
+fn set_overrides_flags_and_flags_override_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "seed = 1\n[align]\nlr = 0.5\n[data]\nmax_length = 7\n").unwrap();
+    let mut typed = Table::new();
+    insert(&mut typed, "seed", Value::Integer(2)).unwrap();
+    let mut args = common(&["align.lr=0.25", "device=cpu", "finetune.train=[\"vision\", \"head\"]"]);
+    args.config = Some(file);
+    let config: RunConfig = resolve(&RunConfig::default(), &args, typed).unwrap();
+    assert_eq!((config.seed, config.align.lr, config.data.max_length), (2, 0.25, 7));
+    assert_eq!(config.finetune.train, [PartName::Vision, PartName::Head]);
+    assert_eq!((config.device.as_str(), config.distill.lr), ("cpu", 1e-4));
+}
+
+#[test]
+fn what_is_written_is_what_is_read() {
+    let config = RunConfig::default();
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config);
+}
+
+#[test]
+fn wrong_keys_are_named() {
+    assert!(message(&["align.lrr=1"]).contains("`lrr`"));
+    assert!(message(&["seed.x=1"]).contains("`seed` is a value"));
+    assert!(message(&["seed=abc"]).contains("abc"));
+    assert!(message(&["seed"]).contains("has no `=`"));
+}
+
+#[test]
+fn impossible_combinations_are_refused_with_a_hint() {
+    let refused = |change: fn(&mut RunConfig)| {
+        let mut config = RunConfig { student: "s".into(), out: "o".into(), ..RunConfig::default() };
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    };
+    assert!(refused(|_| {}).contains("--cache CACHE"));
+    assert!(refused(|c| c.stages = Some(vec![StageName::Finetune])).contains("--data SRC"));
+    let with_cache = |change: fn(&mut RunConfig)| {
+        let mut config = RunConfig {
+            student: "s".into(),
+            out: "o".into(),
+            cache: Some("c".into()),
+            ..RunConfig::default()
+        };
+        change(&mut config);
+        config.validate().map_err(|error| error.to_string())
+    };
+    assert_eq!(with_cache(|_| {}), Ok(()));
+    assert!(with_cache(|c| c.align.train = vec![PartName::Body]).unwrap_err().contains("align.train"));
+    assert!(with_cache(|c| c.align.regularisation = None).unwrap_err().contains("align.regularisation"));
+    assert!(with_cache(|c| c.distill.clip = -1.0).is_ok());
+    assert!(with_cache(|c| c.finetune.beta2 = 1.0).unwrap_err().contains("finetune.beta2"));
+    assert!(with_cache(|c| c.stages = Some(vec![StageName::Distill, StageName::Align])).is_err());
+    assert!(with_cache(|c| c.method = Method::Sft).is_ok());
+}
+
+#[test]
+fn steps_cover_the_samples() {
+    let mut stage = StageConfig::finetune();
+    stage.batch_size = 8;
+    assert_eq!(stage.num_steps(16), 2);
+    assert_eq!(stage.num_steps(17), 3);
+    stage.epochs = 2.5;
+    assert_eq!(stage.num_steps(16), 5);
+    stage.steps = Some(4);
+    assert_eq!(stage.num_steps(16), 4);
+}

@@ -1,0 +1,12 @@
+//! Samples: where they come from, in which order, read ahead, packed.
+//!
+//! ```text
+//! cache, datasets -> source -> loader (ahead, on its own threads) -> batch (microbatches with their row maps)
+//!                       sampler (order) ^
+//! ```
+
+pub mod batch;
+pub mod index;
+pub mod loader;
+pub mod sampler;
+pub mod source;

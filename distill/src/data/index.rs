@@ -1,0 +1,122 @@
+//! One streaming pass over the datasets: sample key to messages and images.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+use shared::dataset::{DatasetOptions, ImageSource, Message, Record, canonical_json, open};
+use shared::ids::{Digest, SampleKey};
+
+use crate::config::DataConfig;
+
+/// Rows hashed at a time, so that images are read in parallel.
+const CHUNK: usize = 256;
+
+/// A sample's messages and images, and where they were found.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// The turns.
+    pub messages: Vec<Message>,
+    /// The images, in the order the messages use them.
+    pub images: Vec<ImageSource>,
+    /// File and row, for messages to the user.
+    pub place: String,
+}
+
+/// A row that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// File and row, or the sample's key.
+    pub place: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Everything the datasets hold.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// By identity; of equal rows the first stays.
+    pub samples: HashMap<SampleKey, Conversation>,
+    /// Rows left out.
+    pub skipped: Vec<Skipped>,
+    /// Rows in all.
+    pub num_rows: usize,
+}
+
+impl Index {
+    /// Reads all sources once. Images are read to identify the samples, and not kept.
+    ///
+    /// # Errors
+    /// When a source cannot be read, or more rows are unusable than `data.max_bad` allows.
+    pub fn build(config: &DataConfig, progress: &dyn Fn(usize)) -> Result<Self> {
+        let options = DatasetOptions {
+            image_root: config.image_root.clone().map(PathBuf::from),
+            prepend_image: config.prepend_image,
+            ..DatasetOptions::default()
+        };
+        let mut index = Self::default();
+        let mut chunk = Vec::with_capacity(CHUNK);
+        for row in open(&config.sources, &options)? {
+            index.num_rows += 1;
+            match row? {
+                Ok(record) => chunk.push(record),
+                Err(bad) => index.skipped.push(Skipped {
+                    place: format!("{} row {}", bad.source, bad.row),
+                    reason: bad.reason,
+                }),
+            }
+            if chunk.len() == CHUNK {
+                index.add(std::mem::take(&mut chunk));
+                progress(index.num_rows);
+            }
+        }
+        index.add(chunk);
+        check_budget(&index.skipped, index.num_rows, config.max_bad)?;
+        Ok(index)
+    }
+
+    fn add(&mut self, records: Vec<Record>) {
+        let identified: Vec<_> = records.into_par_iter().map(identify).collect();
+        for item in identified {
+            match item {
+                Ok((key, conversation)) => {
+                    self.samples.entry(key).or_insert(conversation);
+                }
+                Err(skipped) => self.skipped.push(skipped),
+            }
+        }
+    }
+}
+
+fn identify(record: Record) -> Result<(SampleKey, Conversation), Skipped> {
+    let place = format!("{} row {}", record.source, record.row);
+    let digest = |image: &ImageSource| image.read().map(|bytes| Digest::of(&bytes));
+    let digests: Result<Vec<Digest>, _> = record.images.iter().map(digest).collect();
+    match digests {
+        Ok(digests) => {
+            let key = SampleKey::of(&canonical_json(&record.messages), &digests);
+            Ok((key, Conversation { messages: record.messages, images: record.images, place }))
+        }
+        Err(error) => Err(Skipped { place, reason: error.to_string() }),
+    }
+}
+
+/// Stops a run that would silently leave out much of its data.
+///
+/// # Errors
+/// When more than the share `max_bad` of `num_samples` was left out.
+pub fn check_budget(skipped: &[Skipped], num_samples: usize, max_bad: f64) -> Result<()> {
+    let allowed = (max_bad * num_samples as f64).ceil() as usize;
+    if skipped.len() <= allowed {
+        return Ok(());
+    }
+    let first = skipped.first().context("no row was left out")?;
+    bail!(
+        "{} of {num_samples} samples cannot be used, {allowed} are allowed; the first: {}: {}\n\
+         hint: mend the data, or raise `data.max_bad`",
+        skipped.len(),
+        first.place,
+        first.reason
+    )
+}

@@ -1,0 +1,299 @@
+//! The samples of a run: by key order, the last ones held out, each encoded for the student when asked for.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, bail};
+use shared::cache::{CacheReader, SampleMeta};
+use shared::dataset::parse_canonical;
+use shared::ids::{Digest, SampleKey};
+use shared::image::decode;
+use shared::models::{Encoded, Processor};
+
+use super::index::{Conversation, Index, Skipped};
+use crate::config::RunConfig;
+
+/// What a stage takes of the teacher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TeacherNeed {
+    /// Nothing: the text alone.
+    Nothing,
+    /// Features of the answers and of the token before each.
+    Answers,
+    /// Features of every token, where the cache has them.
+    All,
+}
+
+/// One sample, ready for a batch.
+#[derive(Debug)]
+pub struct Sample {
+    /// Its identity.
+    pub key: SampleKey,
+    /// As the student takes it.
+    pub student: Encoded,
+    /// As the teacher saw it, when the stage needs it.
+    pub teacher: Option<TeacherSample>,
+}
+
+/// What the cache knows of a sample.
+#[derive(Clone, Debug)]
+pub struct TeacherSample {
+    /// The teacher's token ids.
+    pub input_ids: Vec<u32>,
+    /// The answers' tokens, turn by turn.
+    pub answers: Vec<Range<usize>>,
+    /// Tokens whose features are here, ascending.
+    pub positions: Vec<u32>,
+    /// Values per feature.
+    pub width: usize,
+    /// (positions, width).
+    pub features: Vec<f32>,
+}
+
+impl TeacherSample {
+    /// The row of `features` that belongs to a token.
+    #[must_use]
+    pub fn row_of(&self, token: usize) -> Option<usize> {
+        self.positions.binary_search(&(token as u32)).ok()
+    }
+
+    /// Whether every token up to the end of the last answer has a feature.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let end = self.answers.last().map_or(0, |answer| answer.end);
+        self.positions.len() >= end && self.row_of(end.saturating_sub(1)) == Some(end.saturating_sub(1))
+    }
+}
+
+struct Entry {
+    key: SampleKey,
+    /// Absent when the cache's own messages and images serve.
+    conversation: Option<Conversation>,
+    /// The sample's place in the cache.
+    row: Option<usize>,
+}
+
+/// All samples of a run.
+pub struct Source {
+    entries: Vec<Entry>,
+    holdout: usize,
+    processor: Processor,
+    cache: Option<Arc<CacheReader>>,
+    max_length: usize,
+    /// Rows that never became a sample.
+    pub skipped: Vec<Skipped>,
+    kept: Mutex<Kept>,
+}
+
+/// Encoded samples in memory. With epochs of random order, keeping the first that fit is as good as any rule.
+struct Kept {
+    samples: HashMap<(usize, TeacherNeed), Arc<Sample>>,
+    num_bytes: usize,
+    max_bytes: usize,
+}
+
+impl Source {
+    /// Matches the cache with the datasets.
+    ///
+    /// # Errors
+    /// When a dataset cannot be read, or samples of the cache are not in it.
+    pub fn open(
+        config: &RunConfig,
+        processor: Processor,
+        cache: Option<Arc<CacheReader>>,
+        progress: &dyn Fn(usize),
+    ) -> Result<Self> {
+        let mut index = match config.data.sources.is_empty() {
+            true => Index::default(),
+            false => Index::build(&config.data, progress)?,
+        };
+        let mut entries = match &cache {
+            Some(reader) => cached_entries(reader, &mut index)?,
+            None => index
+                .samples
+                .drain()
+                .map(|(key, conversation)| Entry { key, conversation: Some(conversation), row: None })
+                .collect(),
+        };
+        entries.sort_unstable_by_key(|entry| entry.key);
+        let holdout = config.eval.holdout;
+        if entries.len() <= holdout {
+            bail!(
+                "{} samples, and `eval.holdout` keeps {holdout} out of training\nhint: --set eval.holdout=0, or more data",
+                entries.len()
+            );
+        }
+        let max_bytes = config.data.cache_mib << 20;
+        Ok(Self {
+            entries,
+            holdout,
+            processor,
+            cache,
+            max_length: config.data.max_length,
+            skipped: index.skipped,
+            kept: Mutex::new(Kept { samples: HashMap::new(), num_bytes: 0, max_bytes }),
+        })
+    }
+
+    /// Samples that train: `0..num_train()`.
+    #[must_use]
+    pub fn num_train(&self) -> usize {
+        self.entries.len() - self.holdout
+    }
+
+    /// Samples held out for evaluation.
+    #[must_use]
+    pub fn held_out(&self) -> Range<usize> {
+        self.num_train()..self.entries.len()
+    }
+
+    /// A digest of which samples there are.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let keys: Vec<u8> = self.entries.iter().flat_map(|entry| *entry.key.as_bytes()).collect();
+        Digest::of(&keys)
+    }
+
+    /// One sample, encoded.
+    ///
+    /// # Errors
+    /// Why it cannot be used: a broken image, no answer, too long.
+    pub fn sample(&self, index: usize, need: TeacherNeed) -> Result<Arc<Sample>, Skipped> {
+        if let Some(sample) = self.kept().samples.get(&(index, need)) {
+            return Ok(sample.clone());
+        }
+        let sample = self.encode(index, need).map_err(|error| Skipped {
+            place: self.place(index),
+            reason: format!("{error:#}"),
+        })?;
+        let sample = Arc::new(sample);
+        self.kept().keep((index, need), &sample);
+        Ok(sample)
+    }
+
+    /// Where a sample came from, for messages to the user.
+    #[must_use]
+    pub fn place(&self, index: usize) -> String {
+        let entry = &self.entries[index];
+        match &entry.conversation {
+            Some(conversation) => format!("{} (sample {})", conversation.place, entry.key),
+            None => format!("sample {}", entry.key),
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        // A panic while holding it leaves a valid map: take it.
+        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn encode(&self, index: usize, need: TeacherNeed) -> Result<Sample> {
+        let entry = &self.entries[index];
+        let meta = match (&self.cache, entry.row) {
+            (Some(cache), Some(row)) => Some((cache, row, cache.meta(row)?)),
+            _ => None,
+        };
+        let (messages, images) = match (&entry.conversation, &meta) {
+            (Some(conversation), _) => {
+                let images: Result<Vec<_>, _> = conversation.images.iter().map(|image| image.read()).collect();
+                (conversation.messages.clone(), images?)
+            }
+            (None, Some((cache, row, meta))) => (parse_canonical(&meta.messages)?, cache.image_files(*row)?),
+            (None, None) => bail!("neither in the cache nor in the data"),
+        };
+        let images: Result<Vec<_>, _> = images.iter().map(|bytes| decode(bytes)).collect();
+        let student = self.processor.encode(&messages, &images?)?;
+        let num_tokens = student.prompt.input_ids.len();
+        if num_tokens > self.max_length {
+            bail!("{num_tokens} student tokens, `data.max_length` is {}", self.max_length);
+        }
+        let num_answers = student.prompt.turns.iter().filter(|turn| turn.answer.is_some()).count();
+        if num_answers == 0 {
+            bail!("no answer to learn from");
+        }
+        let teacher = match (need, meta) {
+            (TeacherNeed::Nothing, _) | (_, None) => None,
+            (_, Some((cache, row, meta))) => Some(teacher_sample(cache, row, &meta, need)?),
+        };
+        if let Some(teacher) = teacher.as_ref().filter(|teacher| teacher.answers.len() != num_answers) {
+            bail!("{num_answers} answers for the student, {} for the teacher", teacher.answers.len());
+        }
+        Ok(Sample { key: entry.key, student, teacher })
+    }
+}
+
+/// The cache's samples with their messages and images: the dataset's where it has them, else the cache's own.
+fn cached_entries(reader: &CacheReader, index: &mut Index) -> Result<Vec<Entry>> {
+    let mut entries = Vec::with_capacity(reader.len());
+    let mut missing: Option<(usize, String)> = None;
+    for row in 0..reader.len() {
+        let meta = reader.meta(row)?;
+        let conversation = index.samples.remove(&meta.key);
+        if conversation.is_none() && !meta.images.is_empty() && !reader.has_image_files() {
+            let place = format!("{} (`{}` row {})", meta.key, meta.source, meta.row);
+            let (count, _) = missing.get_or_insert((0, place));
+            *count += 1;
+        }
+        entries.push(Entry { key: meta.key, conversation, row: Some(row) });
+    }
+    match missing {
+        None => Ok(entries),
+        Some((count, place)) => bail!(
+            "the images of {count} of the cache's {} samples are neither in the cache nor in the data; the first: \
+             sample {place}\nhint: --data SRC --image-root DIR as given to `extract run`",
+            entries.len()
+        ),
+    }
+}
+
+fn teacher_sample(cache: &CacheReader, row: usize, meta: &SampleMeta, need: TeacherNeed) -> Result<TeacherSample> {
+    let answered = meta.turns.iter().filter(|turn| turn.num_answer_tokens > 0);
+    let answers: Vec<Range<usize>> = answered
+        .map(|turn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize)
+        .collect();
+    let block = cache.features(row)?;
+    let width = block.width;
+    let all = block.to_f32();
+    if let Some(bad) = all.iter().position(|value| !value.is_finite()) {
+        bail!(
+            "a feature of token {} is not finite\nhint: `extract verify` the cache",
+            meta.positions[bad / width]
+        );
+    }
+    let wanted = |position: u32| {
+        let position = position as usize;
+        need == TeacherNeed::All
+            || answers.iter().any(|answer| answer.start <= position + 1 && position < answer.end)
+    };
+    let rows = meta.positions.iter().zip(all.chunks_exact(width)).filter(|(position, _)| wanted(**position));
+    let (positions, rows): (Vec<u32>, Vec<&[f32]>) = rows.unzip();
+    let sample =
+        TeacherSample { input_ids: meta.input_ids.clone(), answers, positions, width, features: rows.concat() };
+    let needed = sample.answers.iter().flat_map(|answer| answer.start - 1..answer.end);
+    for token in needed {
+        sample.row_of(token).with_context(|| {
+            format!("the cache has no feature of token {token}, which an answer needs\nhint: `extract repair` the cache")
+        })?;
+    }
+    Ok(sample)
+}
+
+impl Kept {
+    fn keep(&mut self, place: (usize, TeacherNeed), sample: &Arc<Sample>) {
+        let num_bytes = sample.num_bytes();
+        if self.num_bytes + num_bytes <= self.max_bytes && self.samples.insert(place, sample.clone()).is_none() {
+            self.num_bytes += num_bytes;
+        }
+    }
+}
+
+impl Sample {
+    /// About how much memory it takes.
+    fn num_bytes(&self) -> usize {
+        let student = &self.student;
+        let pixels: usize = student.images.iter().map(|image| image.pixels.len() * 4).sum();
+        let teacher = self.teacher.as_ref().map_or(0, |t| t.features.len() * 4 + t.input_ids.len() * 4);
+        // Token id, character range and position: 4 + 8 + 12 bytes.
+        pixels + teacher + student.prompt.input_ids.len() * 24 + student.prompt.text.len() + 256
+    }
+}

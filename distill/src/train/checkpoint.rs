@@ -1,0 +1,286 @@
+//! Checkpoints: a folder `step-N` that appears by rename, so that it is whole or not there.
+//!
+//! It holds the trained weights, the optimizer's moments, and how far the run had come. The order of samples is a
+//! function of seed and step, so the step's number is the sampler's position; nothing else is drawn at random.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_core::safetensors::MmapedSafetensors;
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use shared::ids::Fingerprint;
+
+use super::metrics::Offsets;
+use super::optim::AdamW;
+use crate::config::StageName;
+
+/// Counted up when a checkpoint of older code can no longer be continued bit for bit.
+pub const FORMAT_VERSION: u32 = 1;
+
+const STATE: &str = "state.json";
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// How far a run has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// [`FORMAT_VERSION`] of the code that wrote it.
+    pub format_version: u32,
+    /// What the run is made from; another run's checkpoint is refused.
+    pub identity: Fingerprint,
+    /// The stage under way.
+    pub stage: StageName,
+    /// Steps done in that stage.
+    pub stage_step: usize,
+    /// Steps done in the whole run.
+    pub step: usize,
+    /// Updates the optimizer has made in that stage.
+    pub num_updates: u64,
+    /// Samples left out so far, in the stage.
+    pub num_skipped: usize,
+    /// How far the metrics had come.
+    pub offsets: Offsets,
+}
+
+/// The checkpoints of one run.
+#[derive(Clone, Debug)]
+pub struct Checkpoints {
+    dir: PathBuf,
+    keep: usize,
+}
+
+impl Checkpoints {
+    /// The checkpoints under a run's folder; the newest `keep` stay.
+    #[must_use]
+    pub fn of(run: &Path, keep: usize) -> Self {
+        Self { dir: run.join("checkpoints"), keep }
+    }
+
+    /// Writes a checkpoint and removes the oldest ones.
+    ///
+    /// # Errors
+    /// When the disk is full or not writable; an earlier checkpoint then still stands.
+    pub fn save(&self, state: &State, optimizer: &AdamW) -> Result<()> {
+        let (_, moments) = optimizer.state()?;
+        let params = optimizer.params().iter();
+        let weights: HashMap<String, Tensor> =
+            params.map(|param| (param.name.clone(), param.var.as_detached_tensor())).collect();
+        let moments: HashMap<String, Tensor> = moments.into_iter().collect();
+        publish(&self.dir.join(format!("step-{}", state.step)), |dir| {
+            save_tensors(&weights, &dir.join(WEIGHTS))?;
+            save_tensors(&moments, &dir.join(OPTIMIZER))?;
+            let state = serde_json::to_vec_pretty(state)?;
+            fs::write(dir.join(STATE), state).context("cannot write the checkpoint's state")
+        })?;
+        self.prune()
+    }
+
+    /// The newest checkpoint, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn latest(&self) -> Result<Option<Checkpoint>> {
+        match self.steps()?.pop() {
+            Some(step) => Checkpoint::open(self.dir.join(format!("step-{step}"))).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Steps that have a checkpoint, oldest first.
+    fn steps(&self) -> Result<Vec<usize>> {
+        if !self.dir.exists() {
+            return Ok(Vec::new());
+        }
+        let entries =
+            fs::read_dir(&self.dir).with_context(|| format!("cannot read {}", self.dir.display()))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut steps: Vec<usize> =
+            names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    fn prune(&self) -> Result<()> {
+        let steps = self.steps()?;
+        for step in &steps[..steps.len().saturating_sub(self.keep)] {
+            let dir = self.dir.join(format!("step-{step}"));
+            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// One checkpoint on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    /// How far the run had come.
+    pub state: State,
+}
+
+impl Checkpoint {
+    fn open(dir: PathBuf) -> Result<Self> {
+        let path = dir.join(STATE);
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let state = serde_json::from_slice(&bytes).with_context(|| {
+            format!("{} is not a checkpoint of this program\nhint: start anew in another --out", path.display())
+        })?;
+        Ok(Self { dir, state })
+    }
+
+    /// Refuses a checkpoint that another run, or code that trains differently, has written.
+    ///
+    /// # Errors
+    /// Naming each difference.
+    pub fn check(&self, identity: &Fingerprint) -> Result<()> {
+        if self.state.format_version != FORMAT_VERSION {
+            bail!(
+                "{} was written by another version of this program (format {}, this one has {FORMAT_VERSION})\n\
+                 hint: start anew in another --out",
+                self.dir.display(),
+                self.state.format_version
+            );
+        }
+        refuse_differences(&self.dir, &self.state.identity, identity)
+    }
+
+    /// Puts weights and moments back.
+    ///
+    /// # Errors
+    /// When a file is damaged, or a weight is missing, unknown or of another shape.
+    pub fn restore(&self, optimizer: &mut AdamW) -> Result<()> {
+        let weights = Tensors::open(&self.dir.join(WEIGHTS))?;
+        weights.fill(optimizer.params().iter().map(|param| (param.name.as_str(), &param.var)))?;
+        let moments = Tensors::open(&self.dir.join(OPTIMIZER))?;
+        let num_updates = self.state.num_updates;
+        optimizer
+            .restore(num_updates, |name| moments.get(name))
+            .with_context(|| format!("{} does not fit the model", self.dir.display()))
+    }
+}
+
+/// Refuses to mix two runs, saying what differs.
+///
+/// # Errors
+/// When the fingerprints differ.
+pub fn refuse_differences(place: &Path, there: &Fingerprint, here: &Fingerprint) -> Result<()> {
+    let differences = there.differences(here);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = differences.iter().map(|difference| format!("  {difference}")).collect();
+    bail!(
+        "{} belongs to another run\n{}\nhint: use the same configuration, cache and student, or another --out",
+        place.display(),
+        list.join("\n")
+    )
+}
+
+/// A mapped safetensors file.
+pub struct Tensors {
+    path: PathBuf,
+    map: MmapedSafetensors,
+}
+
+impl Tensors {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        // SAFETY: files of a run are replaced by rename, never changed in place.
+        let map = unsafe { MmapedSafetensors::new(path) }
+            .with_context(|| format!("{} is missing or damaged", path.display()))?;
+        Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// A tensor on the CPU.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn get(&self, name: &str) -> candle_core::Result<Tensor> {
+        self.map.load(name, &Device::Cpu)
+    }
+
+    /// Sets every variable to the tensor of its name.
+    ///
+    /// # Errors
+    /// When a tensor is missing, left over, or of another shape.
+    pub fn fill<'a>(&self, vars: impl Iterator<Item = (&'a str, &'a candle_core::Var)>) -> Result<()> {
+        let mut num_vars = 0;
+        for (name, var) in vars {
+            let fits = || var.set(&self.get(name)?.to_device(var.device())?);
+            fits().with_context(|| format!("{}: `{name}` does not fit the model", self.path.display()))?;
+            num_vars += 1;
+        }
+        let num_tensors = self.map.tensors().len();
+        if num_tensors != num_vars {
+            bail!("{}: {num_tensors} tensors for {num_vars} weights", self.path.display());
+        }
+        Ok(())
+    }
+}
+
+/// Writes tensors to a safetensors file.
+///
+/// # Errors
+/// When the disk is full or not writable.
+pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<()> {
+    candle_core::safetensors::save(tensors, path)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes a folder appear at once: it is filled under another name, brought to the disk and renamed.
+///
+/// # Errors
+/// Those of `fill`, and when the disk is full or not writable; nothing then appears.
+pub fn publish(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = dir.parent().context("a folder without a parent")?;
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let partial = parent.join(format!(".{name}.partial"));
+    let cannot = || format!("cannot write {}", dir.display());
+    fs::create_dir_all(parent).with_context(cannot)?;
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(cannot)?;
+    }
+    fs::create_dir(&partial).with_context(cannot)?;
+    fill(&partial)?;
+    sync_tree(&partial).with_context(cannot)?;
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(cannot)?;
+    }
+    fs::rename(&partial, dir).and_then(|()| File::open(parent)?.sync_all()).with_context(cannot)
+}
+
+/// Makes a file appear at once.
+///
+/// # Errors
+/// When the disk is full or not writable.
+pub fn publish_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let write = || -> std::io::Result<()> {
+        fs::write(&partial, bytes)?;
+        File::open(&partial)?.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn sync_tree(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            File::open(&path)?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+
+#[cfg(test)]
+mod tests;

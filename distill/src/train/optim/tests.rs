@@ -1,0 +1,91 @@
+//! A failed unwrap is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use candle_core::Device;
+
+use super::*;
+
+fn params() -> Vec<Param> {
+    let matrix = Var::new(&[[0.5f32, -1.0, 2.0]], &Device::Cpu).unwrap();
+    let vector = Var::new(&[0.3f32, -0.7], &Device::Cpu).unwrap();
+    vec![Param { name: "w".into(), var: matrix }, Param { name: "b".into(), var: vector }]
+}
+
+fn config() -> AdamConfig {
+    AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
+}
+
+fn gradients(step: usize) -> Gradients {
+    let w = [[0.1f32, -0.2, 0.3], [0.4, 0.5, -0.6], [-0.7, 0.0, 0.9]][step];
+    let b = [[1.0f32, -1.0], [0.5, 0.25], [0.0, 2.0]][step];
+    let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+    Gradients(vec![Some(tensor(&w).unsqueeze(0).unwrap()), Some(tensor(&b))])
+}
+
+fn values(adam: &AdamW) -> Vec<f32> {
+    adam.params().iter().flat_map(|p| p.var.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+// torch 2.15: AdamW(lr=0.01, 0.02, 0.03; betas 0.9/0.95, eps 1e-8), weight_decay 0.1 on the matrix and 0 on the
+// vector, the same three gradients.
+const TORCH: [f32; 5] = [0.475_614_9, -1.003_094, 1.975_165_4, 0.249_150_22, -0.692_381_44];
+
+#[test]
+fn equals_pytorch_over_three_steps() {
+    let mut adam = AdamW::new(config(), params()).unwrap();
+    for step in 0..3 {
+        adam.step(&gradients(step), 0.01 * (step + 1) as f64, 1.0).unwrap();
+    }
+    for (got, want) in values(&adam).iter().zip(TORCH) {
+        assert!((got - want).abs() < 3e-7, "{got} {want}");
+    }
+}
+
+#[test]
+fn tensor_operations_agree_with_the_fused_pass() {
+    let [fused, composite] = [params(), params()];
+    let update = Update::new(&config(), 1, 0.01, 0.5);
+    let mut adam = AdamW::new(AdamConfig { weight_decay: 0.0, ..config() }, fused).unwrap();
+    adam.step(&gradients(0), 0.01, 0.5).unwrap();
+    for (index, param) in composite.iter().enumerate() {
+        let (mut m, mut v) = (param.var.zeros_like().unwrap(), param.var.zeros_like().unwrap());
+        update.on_device(&param.var, gradients(0).get(index).unwrap(), &mut m, &mut v).unwrap();
+        let fused = &adam.params()[index].var;
+        let gap = (fused.as_tensor() - param.var.as_tensor()).unwrap().abs().unwrap().flatten_all().unwrap();
+        assert!(gap.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-7);
+    }
+}
+
+#[test]
+fn restored_state_continues_bit_for_bit() {
+    let mut whole = AdamW::new(config(), params()).unwrap();
+    whole.step(&gradients(0), 0.01, 1.0).unwrap();
+    let (num_updates, tensors) = whole.state().unwrap();
+    let copies = whole.params().iter().map(|p| {
+        let var = Var::from_tensor(&p.var.as_detached_tensor().copy().unwrap()).unwrap();
+        Param { name: p.name.clone(), var }
+    });
+    let mut resumed = AdamW::new(config(), copies.collect()).unwrap();
+    let find = |name: &str| Ok(tensors.iter().find(|(n, _)| n == name).unwrap().1.clone());
+    resumed.restore(num_updates, find).unwrap();
+    for adam in [&mut whole, &mut resumed] {
+        adam.step(&gradients(1), 0.02, 1.0).unwrap();
+    }
+    assert_eq!(values(&whole), values(&resumed));
+}
+
+#[test]
+fn gradients_sum_and_their_norm_covers_all() {
+    let params = params();
+    let mut sum = Gradients::none(2);
+    for _ in 0..2 {
+        // d/dw of sum(3 w) is 3 for each of the three values; nothing reaches the vector.
+        let loss = (params[0].var.as_tensor() * 3.0).unwrap().sum_all().unwrap();
+        sum.add(&params, loss.backward().unwrap()).unwrap();
+    }
+    assert!((sum.norm().unwrap() - (3.0f64 * 36.0).sqrt()).abs() < 1e-12);
+    assert!(sum.get(1).is_none());
+    let nan = Tensor::new(&[f32::NAN, 0.0], &Device::Cpu).unwrap();
+    sum.0[1] = Some(nan);
+    assert!(!sum.norm().unwrap().is_finite());
+}
