@@ -107,7 +107,9 @@ fn on_big_stack(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()
     match handle.join() {
         Ok(result) => result,
         // The panic's own message is already on stderr.
-        Err(_) => anyhow::bail!("stopped by an internal error\nhint: this is a bug of distill; please report it"),
+        Err(_) => {
+            anyhow::bail!("stopped by an internal error\nhint: this is a bug of distill; please report it")
+        }
     }
 }
 

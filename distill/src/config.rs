@@ -299,7 +299,8 @@ where
 {
     let mut table = Table::try_from(defaults)?;
     if let Some(path) = &common.config {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let file: Table =
             toml::from_str(&text).map_err(|error| UsageError(format!("{}: {error}", path.display())))?;
         merge(&mut table, file);
@@ -313,8 +314,11 @@ where
     }
     let text = toml::to_string(&table)?;
     toml::from_str(&text).map_err(|error| {
-        UsageError(format!("configuration: {}\nhint: RUN/config.toml of any run lists all keys", error.message()))
-            .into()
+        UsageError(format!(
+            "configuration: {}\nhint: RUN/config.toml of any run lists all keys",
+            error.message()
+        ))
+        .into()
     })
 }
 

@@ -105,7 +105,9 @@ impl StageConfig {
             return wrong(format!("`{name}.freeze_recalibrator` is a key of stage distill alone"));
         }
         if stage == StageName::Distill && self.train.is_empty() && self.freeze_recalibrator == Some(true) {
-            return wrong("stage distill would train nothing: `train` is empty and the Recalibrator frozen".into());
+            return wrong(
+                "stage distill would train nothing: `train` is empty and the Recalibrator frozen".into(),
+            );
         }
         if self.batch_size == 0 || self.microbatch_tokens == 0 {
             return wrong(format!("`{name}.batch_size` and `{name}.microbatch_tokens` must be at least 1"));
