@@ -1,0 +1,67 @@
+# `make help` lists the targets. One profile (release) does everything that CI runs, so that a cold
+# build compiles each dependency once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# A Python with torch and transformers, for `make check` and `make bench`; nothing else needs one.
+PYTHON ?= python3
+# Where the demo and the toy leave their results.
+OUT ?= target/demo
+
+.PHONY: help build demo toy test lint walls doc readme check parity bench cuda docs clean-demo
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the programs: target/release/{extract,distill,datasets}
+	$(CARGO) build --workspace --release --bins
+
+demo: build ## the whole method on the embedded toy: extract, distil, evaluate, report (minutes)
+	./datasets/demo.sh "$(OUT)"
+
+toy: build ## make the embedded toy again: images, questions, tokenizers, teacher, student
+	./datasets/toy.sh
+
+test: lint walls ## everything that must hold; needs only a Rust toolchain
+	$(CARGO) build --workspace --release
+	$(CARGO) doc --workspace --release --no-deps --quiet
+	$(CARGO) test --workspace --release
+	$(MAKE) --no-print-directory readme
+
+lint: export RUSTDOCFLAGS = -D warnings
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
+
+# The cache format compiles without the models; tests/tests/boundaries.rs holds the other walls.
+walls:
+	$(CARGO) check --release -p shared --no-default-features
+
+readme: build ## run the commands of the README's tour
+	./docs/run_readme.sh README.md
+
+check: test ## also beside PyTorch and transformers, when PYTHON has them; REF=DIR adds parity
+	./tests/peers/run.sh "$(PYTHON)"
+	if [ -n "$(REF)" ]; then $(MAKE) --no-print-directory parity; else echo "skipped: parity (no REF=DIR given)"; fi
+
+parity: ## REF=DIR: every family against reference checkpoints with transformers' own results
+	@[ -n "$(REF)" ] || { echo "usage: make parity REF=DIR, a folder of reference checkpoints" >&2; exit 2; }
+	$(CARGO) run --release -p e2e --bin parity -- "$(REF)"
+
+bench: build ## microbenchmarks; with DATA=SRC and a PYTHON that has torch, the comparisons of docs/benchmarks.md
+	$(CARGO) bench --workspace
+	if [ -n "$(DATA)" ]; then ./tests/peers/bench.sh "$(PYTHON)" "$(DATA)"; else echo "skipped: comparisons with PyTorch (no DATA=SRC given)"; fi
+
+cuda: ## the programs with the CUDA backend: needs nvcc, not a GPU (CUDA_COMPUTE_CAP=90 names one)
+	@command -v nvcc >/dev/null || { echo "error: no \`nvcc\` on PATH" >&2; echo "hint: install the CUDA toolkit 13.0, or build without CUDA: make build" >&2; exit 1; }
+	$(CARGO) build --release --bins -p extract -p distill --features extract/cuda,distill/cuda
+
+docs: export RUSTDOCFLAGS = -D warnings
+docs: ## the API documentation, in target/doc
+	$(CARGO) doc --workspace --release --no-deps
+
+clean-demo: ## forget the demo's results
+	rm -rf "$(OUT)"
