@@ -1,0 +1,170 @@
+//! When a generated answer counts as right.
+//!
+//! Answers are compared after the normalisation that VQA benchmarks share: case, punctuation, articles
+//! and number words do not matter, the words themselves do.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// How predictions are compared with references.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// `choice` where the reference is a single option letter, `exact` elsewhere.
+    #[default]
+    Auto,
+    /// Equal after normalisation.
+    Exact,
+    /// Numbers within 5 % of the reference, as ChartQA counts them; `exact` where it is no number.
+    Relaxed,
+    /// The option letter that the prediction opens with: `B`, `(b)`, `B. a cat`.
+    Choice,
+    /// The normalised reference stands in the prediction as whole words.
+    Contains,
+}
+
+impl Metric {
+    /// Whether `prediction` answers what `reference` says.
+    #[must_use]
+    pub fn accepts(self, prediction: &str, reference: &str) -> bool {
+        match self {
+            Self::Auto if option_letter(reference, true).is_some() => Self::Choice.accepts(prediction, reference),
+            Self::Auto | Self::Exact => normalise(prediction) == normalise(reference),
+            Self::Relaxed => within_five_percent(prediction, reference)
+                .unwrap_or_else(|| normalise(prediction) == normalise(reference)),
+            Self::Choice => {
+                let letter = option_letter(prediction, false);
+                letter.is_some() && letter == option_letter(reference, false)
+            }
+            Self::Contains => {
+                let (prediction, reference) = (normalise(prediction), normalise(reference));
+                !reference.is_empty() && format!(" {prediction} ").contains(&format!(" {reference} "))
+            }
+        }
+    }
+}
+
+/// Lower case, number words as digits, no articles, no punctuation but decimal points and signs.
+///
+/// The steps are those of the VQA evaluation (visualqa.org), with two differences on purpose: apostrophes
+/// vanish on both sides instead of passing through a table of contractions, and the sign of a number stays.
+#[must_use]
+pub fn normalise(answer: &str) -> String {
+    let letters: Vec<char> = answer.to_lowercase().chars().collect();
+    let at = |index: Option<usize>| index.and_then(|it| letters.get(it)).copied().unwrap_or(' ');
+    let mut plain = String::with_capacity(answer.len());
+    for (index, &letter) in letters.iter().enumerate() {
+        let (before, after) = (at(index.checked_sub(1)), at(Some(index + 1)));
+        let in_number = before.is_ascii_digit() && after.is_ascii_digit();
+        match letter {
+            '.' if in_number => plain.push('.'),
+            ',' if in_number => {}
+            '-' if before.is_whitespace() && after.is_ascii_digit() => plain.push('-'),
+            '\'' | '’' => {}
+            _ if letter.is_alphanumeric() => plain.push(letter),
+            _ => plain.push(' '),
+        }
+    }
+    let words = plain.split_whitespace().filter(|word| !matches!(*word, "a" | "an" | "the"));
+    words.map(digit_of).collect::<Vec<_>>().join(" ")
+}
+
+fn digit_of(word: &str) -> &str {
+    const WORDS: [&str; 11] =
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+    const DIGITS: [&str; 11] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
+    match WORDS.iter().position(|it| *it == word) {
+        Some(digit) => DIGITS[digit],
+        None if word == "none" => "0",
+        None => word,
+    }
+}
+
+/// The option letter an answer opens with; `alone`: only when nothing else is there.
+fn option_letter(answer: &str, alone: bool) -> Option<char> {
+    let bare = answer.trim().trim_start_matches(['(', '[', '*']);
+    let letter = bare.chars().next().filter(char::is_ascii_alphabetic)?.to_ascii_uppercase();
+    let rest = &bare[1..];
+    let ends = rest.is_empty() || rest.starts_with([')', ']', '.', ':', '*', ',']);
+    let says_more = rest.trim_matches([')', ']', '.', ':', '*', ' ']).is_empty();
+    match alone {
+        true => (ends && says_more && bare.starts_with(letter)).then_some(letter),
+        false => (ends || rest.starts_with(char::is_whitespace) && bare.starts_with(letter)).then_some(letter),
+    }
+}
+
+fn within_five_percent(prediction: &str, reference: &str) -> Option<bool> {
+    let (wanted, got) = (number(reference)?, number(prediction));
+    Some(got.is_some_and(|got| (got - wanted).abs() <= 0.05 * wanted.abs()))
+}
+
+fn number(answer: &str) -> Option<f64> {
+    let plain = answer.trim().trim_end_matches('.').trim_start_matches('$');
+    let (digits, scale) = match plain.strip_suffix('%') {
+        Some(digits) => (digits, 0.01),
+        None => (plain, 1.0),
+    };
+    let value = normalise(digits).parse::<f64>().ok()?;
+    Some(value * scale).filter(|it| it.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normalises_as_vqa_does() {
+        // Left: answers; right: what vqaEval.py's punctuation and article steps make of them.
+        let cases = [
+            ("The red circle.", "red circle"),
+            ("  Two\n", "2"),
+            ("1,000 people", "1000 people"),
+            ("3.5", "3.5"),
+            ("left-of", "left of"),
+            ("none", "0"),
+            ("an apple, a pear", "apple pear"),
+        ];
+        for (answer, expected) in cases {
+            assert_eq!(normalise(answer), expected, "of {answer:?}");
+        }
+        assert_eq!(normalise("it isn't"), normalise("it isnt"));
+        assert_ne!(normalise("-5"), normalise("5"), "the sign stays");
+    }
+
+    #[test]
+    fn exact_and_contains() {
+        assert!(Metric::Exact.accepts("Red", "red."));
+        assert!(!Metric::Exact.accepts("dark red", "red"));
+        assert!(Metric::Contains.accepts("It is dark red.", "red"));
+        assert!(!Metric::Contains.accepts("It is bored", "red"));
+        assert!(!Metric::Contains.accepts("anything", "the"), "an empty reference is in nothing");
+    }
+
+    #[test]
+    fn choice_reads_the_opening_letter() {
+        for prediction in ["B", "b.", "(B) a cat", "B: a cat", "B a cat", "**B**"] {
+            assert!(Metric::Choice.accepts(prediction, "B"), "{prediction:?}");
+        }
+        assert!(!Metric::Choice.accepts("a cat", "A"), "an article is no option");
+        assert!(!Metric::Choice.accepts("Because", "B"));
+        assert!(!Metric::Choice.accepts("", "B"));
+    }
+
+    #[test]
+    fn auto_takes_choice_for_letters_only() {
+        assert!(Metric::Auto.accepts("B. because", "B"));
+        assert!(!Metric::Auto.accepts("C", "B"));
+        assert!(Metric::Auto.accepts("a yes", "Yes"));
+        assert!(!Metric::Auto.accepts("yes it is", "yes"));
+    }
+
+    #[test]
+    fn relaxed_allows_five_percent_on_numbers() {
+        // ChartQA (arXiv 2203.10244, section 5): 5 % tolerance on numbers, exact match elsewhere.
+        assert!(Metric::Relaxed.accepts("105", "100"));
+        assert!(!Metric::Relaxed.accepts("106", "100"));
+        assert!(Metric::Relaxed.accepts("47%", "46%"));
+        assert!(!Metric::Relaxed.accepts("about", "46%"));
+        assert!(Metric::Relaxed.accepts("Spain", "spain"));
+    }
+}

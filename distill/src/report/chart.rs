@@ -1,0 +1,301 @@
+//! Line charts as inline SVG: drawn here, so that the report is one file that opens anywhere.
+//!
+//! Colours are CSS variables of the page, so a chart follows light and dark by itself, and each series
+//! has its own dash besides its colour: nothing depends on telling colours apart.
+
+use std::fmt::Write;
+
+use super::html::escape;
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 300.0;
+/// Left, right, top, bottom room around the plot, for labels.
+const MARGIN: (f64, f64, f64, f64) = (62.0, 16.0, 22.0, 44.0);
+/// A line has at most so many points; denser ones are averaged.
+const MAX_POINTS: usize = 400;
+const DASHES: [&str; 6] = ["", "6 4", "2 3", "9 3 2 3", "12 4", "4 2 1 2"];
+
+/// One line of a chart.
+#[derive(Clone, Debug)]
+pub(crate) struct Series {
+    /// Its name in the legend.
+    pub(crate) name: String,
+    /// (x, y), by ascending x; values that are no numbers are left out.
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Which colour and dash of the page's palette.
+    pub(crate) style: usize,
+}
+
+/// A stretch of the x axis with a name: one stage of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Band {
+    pub(crate) from: f64,
+    pub(crate) to: f64,
+    pub(crate) name: String,
+}
+
+/// A chart with its words.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chart {
+    pub(crate) title: String,
+    /// What a reader who cannot see the lines is told.
+    pub(crate) description: String,
+    pub(crate) x_label: String,
+    pub(crate) y_label: String,
+    pub(crate) series: Vec<Series>,
+    pub(crate) bands: Vec<Band>,
+    /// The y axis starts at zero.
+    pub(crate) from_zero: bool,
+}
+
+/// The linear map from values to pixels.
+struct Frame {
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Frame {
+    fn of(series: &[Series], from_zero: bool) -> Self {
+        let points = || series.iter().flat_map(|line| line.points.iter());
+        let x = range(points().map(|point| point.0));
+        let mut y = range(points().map(|point| point.1));
+        if from_zero {
+            y.0 = y.0.min(0.0);
+        }
+        let room = (y.1 - y.0) * 0.06;
+        let low = if from_zero && y.0 >= 0.0 { y.0 } else { y.0 - room };
+        Self { x, y: (low, y.1 + room) }
+    }
+
+    fn left(&self, x: f64) -> f64 {
+        MARGIN.0 + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - MARGIN.0 - MARGIN.1)
+    }
+
+    fn top(&self, y: f64) -> f64 {
+        HEIGHT - MARGIN.3 - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - MARGIN.2 - MARGIN.3)
+    }
+}
+
+impl Chart {
+    /// The chart as a `figure` element; `id` must be unique on the page. Empty when there is nothing to draw.
+    pub(crate) fn figure(&self, id: &str) -> String {
+        let series: Vec<Series> = self.series.iter().map(Series::thinned).filter(|it| !it.points.is_empty()).collect();
+        if series.is_empty() {
+            return String::new();
+        }
+        let frame = Frame::of(&series, self.from_zero);
+        let mut svg = format!(
+            "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n{}\
+             <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
+             <desc id=\"{id}-d\">{}</desc>\n",
+            escape(&self.title),
+            legend(&series),
+            escape(&self.description),
+        );
+        svg += &self.drawn_bands(&frame);
+        svg += &self.axes(&frame);
+        for line in &series {
+            svg += &line.drawn(&frame);
+        }
+        svg + "</svg></figure>\n"
+    }
+
+    fn drawn_bands(&self, frame: &Frame) -> String {
+        let mut svg = String::new();
+        for (index, band) in self.bands.iter().enumerate() {
+            let (from, to) = (frame.left(band.from.max(frame.x.0)), frame.left(band.to.min(frame.x.1)));
+            if to - from < 1.0 {
+                continue;
+            }
+            let shade = if index % 2 == 0 { "band" } else { "band odd" };
+            let _ = write!(
+                svg,
+                "<rect class=\"{shade}\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
+                MARGIN.2,
+                to - from,
+                HEIGHT - MARGIN.2 - MARGIN.3
+            );
+            let _ = writeln!(
+                svg,
+                "<text class=\"stage\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                (from + to) / 2.0,
+                MARGIN.2 - 7.0,
+                escape(&band.name)
+            );
+        }
+        svg
+    }
+
+    fn axes(&self, frame: &Frame) -> String {
+        let (bottom, right) = (HEIGHT - MARGIN.3, WIDTH - MARGIN.1);
+        let mut svg = String::new();
+        for tick in ticks(frame.y, 5) {
+            let top = frame.top(tick);
+            let _ = write!(
+                svg,
+                "<line class=\"grid\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{top:.1}\" y2=\"{top:.1}\"/>\
+                 <text class=\"tick y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                MARGIN.0,
+                MARGIN.0 - 7.0,
+                top + 4.0,
+                number(tick)
+            );
+        }
+        for tick in ticks(frame.x, 7) {
+            let _ = write!(
+                svg,
+                "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                frame.left(tick),
+                bottom + 17.0,
+                number(tick)
+            );
+        }
+        let middle = MARGIN.2 + (bottom - MARGIN.2) / 2.0;
+        let _ = writeln!(
+            svg,
+            "<line class=\"axis\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{bottom:.1}\" y2=\"{bottom:.1}\"/>\
+             <text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\
+             <text class=\"label\" transform=\"translate(14 {middle:.1}) rotate(-90)\">{}</text>",
+            MARGIN.0,
+            f64::midpoint(MARGIN.0, right),
+            HEIGHT - 8.0,
+            escape(&self.x_label),
+            escape(&self.y_label)
+        );
+        svg
+    }
+}
+
+impl Series {
+    /// At most [`MAX_POINTS`] points, each the mean of its neighbours.
+    fn thinned(&self) -> Self {
+        let finite: Vec<_> = self.points.iter().copied().filter(|it| it.0.is_finite() && it.1.is_finite()).collect();
+        let size = finite.len().div_ceil(MAX_POINTS).max(1);
+        let mean = |chunk: &[(f64, f64)]| {
+            let count = chunk.len() as f64;
+            (chunk.iter().map(|it| it.0).sum::<f64>() / count, chunk.iter().map(|it| it.1).sum::<f64>() / count)
+        };
+        Self { points: finite.chunks(size).map(mean).collect(), ..self.clone() }
+    }
+
+    fn drawn(&self, frame: &Frame) -> String {
+        let style = self.style % DASHES.len();
+        let mut path = String::new();
+        for (index, &(x, y)) in self.points.iter().enumerate() {
+            let command = if index == 0 { 'M' } else { 'L' };
+            let _ = write!(path, "{command}{:.1} {:.1}", frame.left(x), frame.top(y));
+        }
+        let mut svg = format!(
+            "<path class=\"line s{style}\" stroke-dasharray=\"{}\" d=\"{path}\"><title>{}</title></path>\n",
+            DASHES[style],
+            escape(&self.name)
+        );
+        if self.points.len() <= 40 {
+            for &(x, y) in &self.points {
+                let _ = write!(
+                    svg,
+                    "<circle class=\"dot s{style}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {} at {}</title></circle>",
+                    frame.left(x),
+                    frame.top(y),
+                    escape(&self.name),
+                    number(y),
+                    number(x)
+                );
+            }
+        }
+        svg
+    }
+}
+
+fn legend(series: &[Series]) -> String {
+    let mut list = String::from("<ul class=\"legend\">");
+    for line in series {
+        let style = line.style % DASHES.len();
+        let _ = write!(
+            list,
+            "<li><svg class=\"key\" viewBox=\"0 0 26 8\" aria-hidden=\"true\"><path class=\"line s{style}\" \
+             stroke-dasharray=\"{}\" d=\"M1 4L25 4\"/></svg>{}</li>",
+            DASHES[style],
+            escape(&line.name)
+        );
+    }
+    list + "</ul>\n"
+}
+
+/// The span of some values, never empty.
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), it| (low.min(it), high.max(it)));
+    if low > high {
+        return (0.0, 1.0);
+    }
+    if high - low < 1e-12 * high.abs().max(1e-12) {
+        let room = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
+        return (low - room, high + room);
+    }
+    (low, high)
+}
+
+/// Round numbers (1, 2 or 5 times a power of ten apart) inside a span, about `wanted` of them.
+fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
+    let rough = (span.1 - span.0) / wanted as f64;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|it| it * power).into_iter().find(|it| *it >= rough).unwrap_or(rough);
+    let first = (span.0 / step).ceil() as i64;
+    let last = (span.1 / step).floor() as i64;
+    (first..=last).map(|index| index as f64 * step).collect()
+}
+
+/// A number as a label: short, without noise digits.
+pub(crate) fn number(value: f64) -> String {
+    let size = value.abs();
+    let text = match size {
+        _ if size == 0.0 => return "0".to_owned(),
+        _ if size >= 1e6 => return format!("{}M", number(value / 1e6)),
+        _ if size >= 1e4 => return format!("{}k", number(value / 1e3)),
+        _ if size < 1e-3 => return format!("{value:.1e}"),
+        _ if size >= 100.0 => format!("{value:.0}"),
+        _ => format!("{value:.3}"),
+    };
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(ticks((0.0, 10.0), 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(ticks((0.3, 1.2), 4), [0.5, 1.0]);
+        assert!(ticks((3.0, 3.1), 5).iter().all(|it| (3.0..=3.1).contains(it)));
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        let shown: Vec<String> = [0.0, 0.5, 1.0, 2500.0, 25_000.0, 3e6, 1e-4, 12.3456].map(number).into();
+        assert_eq!(shown, ["0", "0.5", "1", "2500", "25k", "3M", "1.0e-4", "12.346"]);
+    }
+
+    #[test]
+    fn a_line_maps_corners_to_corners() {
+        let line = Series { name: "a < b".into(), points: vec![(0.0, 0.0), (10.0, 1.0)], style: 0 };
+        let frame = Frame::of(std::slice::from_ref(&line), true);
+        assert!((frame.left(0.0) - MARGIN.0).abs() < 1e-9);
+        assert!((frame.left(10.0) - (WIDTH - MARGIN.1)).abs() < 1e-9);
+        assert!((frame.top(0.0) - (HEIGHT - MARGIN.3)).abs() < 1e-9);
+        let chart = Chart { series: vec![line], from_zero: true, ..Chart::default() };
+        let figure = chart.figure("c");
+        assert!(figure.contains("a &lt; b") && !figure.contains("a < b"), "names are escaped");
+    }
+
+    #[test]
+    fn long_lines_are_thinned_and_gaps_left_out() {
+        let points = (0..1000).map(|it| (f64::from(it), if it == 500 { f64::NAN } else { 1.0 })).collect();
+        let thin = Series { name: String::new(), points, style: 0 }.thinned();
+        assert!(thin.points.len() <= MAX_POINTS && thin.points.iter().all(|it| it.1 == 1.0));
+        assert_eq!(Chart::default().figure("none"), "", "nothing to draw is no figure");
+    }
+}

@@ -1,0 +1,57 @@
+//! Small pieces of HTML: everything that came from a file is escaped on its way in.
+
+use std::fmt::Write;
+
+/// Text as HTML shows it literally.
+pub(crate) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            _ => safe.push(letter),
+        }
+    }
+    safe
+}
+
+/// A table; the first cell of each row is its header. Cells are HTML, made by the caller.
+pub(crate) fn table(caption: &str, head: &[String], rows: &[Vec<String>]) -> String {
+    let mut html = format!("<div class=\"scroll\"><table><caption>{}</caption><thead><tr>", escape(caption));
+    for cell in head {
+        let _ = write!(html, "<th scope=\"col\">{cell}</th>");
+    }
+    html += "</tr></thead><tbody>\n";
+    for row in rows {
+        html += "<tr>";
+        for (index, cell) in row.iter().enumerate() {
+            let _ = match index {
+                0 => write!(html, "<th scope=\"row\">{cell}</th>"),
+                _ => write!(html, "<td>{cell}</td>"),
+            };
+        }
+        html += "</tr>\n";
+    }
+    html + "</tbody></table></div>\n"
+}
+
+/// A share as a number and a bar behind it.
+pub(crate) fn share(value: f64) -> String {
+    let percent = value * 100.0;
+    format!("<span class=\"share\" style=\"--share:{percent:.1}%\">{percent:.1} %</span>")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_from_data_stays_text() {
+        assert_eq!(escape("<b a=\"1\">&'"), "&lt;b a=&quot;1&quot;&gt;&amp;&#39;");
+        let html = table("x < y", &["n".into()], &[vec![escape("<script>")]]);
+        assert!(html.contains("x &lt; y") && html.contains("&lt;script&gt;") && !html.contains("<script>"));
+    }
+}
