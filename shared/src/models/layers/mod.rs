@@ -1,1 +1,35 @@
-//! Blocks that the families share, and the only place that chooses a fused or a differentiable kernel.
+//! Blocks that the families and the Recalibrator share, and the only place that chooses between a
+//! fused kernel and a composite of candle's differentiable operations.
+//!
+//! Candle's own fused operations (`ops::rms_norm`, `softmax_last_dim`, `rope`) drop gradients silently
+//! (huggingface/candle #2168, #3011), so nothing here uses them: [`plain`] composes operations whose
+//! gradients were checked against finite differences, and the CPU kernels bring a backward of their own
+//! that a test holds to the plain twin.
+//!
+//! Legend of axis letters: T packed tokens (Tq queries, Tk keys), D width, H heads, Hkv key-value heads,
+//! K head width, I and O the input and output width of a linear layer.
+
+pub mod cpu;
+pub mod plain;
+
+mod activation;
+mod attention;
+mod decoder;
+mod linear;
+mod norm;
+mod rope;
+
+use candle_core::{DType, Device, Tensor};
+
+pub use activation::{gelu, gelu_tanh, quick_gelu, silu, swiglu};
+pub use attention::{Segments, attention};
+pub use decoder::{DecoderLayer, KvLayer};
+pub use linear::Linear;
+pub use norm::{LayerNorm, RmsNorm};
+pub use rope::Rope;
+
+/// Whether the CPU kernels serve these operands: the one place that decides. Everything else (a GPU, half precision,
+/// float64) takes the plain twins, whose gradients candle derives.
+fn fused(operands: &[&Tensor]) -> bool {
+    operands.iter().all(|t| matches!(t.device(), Device::Cpu) && t.dtype() == DType::F32)
+}

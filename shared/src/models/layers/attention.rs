@@ -1,0 +1,89 @@
+//! Attention inside packed segments: never padded, never across samples.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::cpu::attention::AttentionOp;
+use super::{fused, plain};
+
+/// Boundaries of the segments in packed queries and keys: each list has one number more than there are segments,
+/// from 0 to Tq or Tk.
+#[derive(Clone, Copy, Debug)]
+pub struct Segments<'a> {
+    /// Cumulative query counts.
+    pub q: &'a [usize],
+    /// Cumulative key counts.
+    pub kv: &'a [usize],
+}
+
+impl<'a> Segments<'a> {
+    /// The same tokens are queries and keys.
+    pub fn same(cu_seqlens: &'a [usize]) -> Segments<'a> {
+        Segments { q: cu_seqlens, kv: cu_seqlens }
+    }
+
+    /// Number of segments.
+    pub fn len(&self) -> usize {
+        self.q.len().saturating_sub(1)
+    }
+
+    /// Whether there is no segment.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// (queries, keys) of each segment.
+    pub fn ranges(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        self.q.windows(2).zip(self.kv.windows(2)).map(|(q, kv)| (q[0]..q[1], kv[0]..kv[1]))
+    }
+
+    /// Checks that both lists grow and end at `queries` and `keys`, and, if causal, that no query lacks a key.
+    fn check(&self, queries: usize, keys: usize, causal: bool) -> Result<()> {
+        let grows = |cu: &[usize], end: usize| {
+            cu.first() == Some(&0) && cu.last() == Some(&end) && cu.windows(2).all(|w| w[0] <= w[1])
+        };
+        if self.q.len() != self.kv.len() || !grows(self.q, queries) || !grows(self.kv, keys) {
+            bail!("segments {self:?} do not divide {queries} queries and {keys} keys")
+        }
+        for (q, kv) in self.ranges() {
+            if (causal && q.len() > kv.len()) || (kv.is_empty() && !q.is_empty()) {
+                bail!("a segment of {} queries has only {} keys", q.len(), kv.len())
+            }
+        }
+        Ok(())
+    }
+}
+
+/// softmax(q k^T * scale) v inside each segment: q (Tq, H, K), k and v (Tk, Hkv, K) -> (Tq, H, K).
+///
+/// H is a multiple of Hkv; head h reads key-value head h / (H / Hkv). If causal, a segment's queries are the last
+/// of its keys.
+///
+/// # Errors
+/// When the shapes or the segments do not fit each other.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    causal: bool,
+    scale: f64,
+) -> Result<Tensor> {
+    let (tq, heads, width) = q.dims3()?;
+    let (tk, kv_heads, _) = k.dims3()?;
+    if k.dims() != v.dims() || k.dim(2)? != width || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        bail!("attention of q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims())
+    }
+    segments.check(tq, tk, causal)?;
+    if fused(&[q, k, v]) {
+        let op = AttentionOp {
+            cu_q: segments.q.to_vec(),
+            cu_kv: segments.kv.to_vec(),
+            causal,
+            scale: scale as f32,
+        };
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
+    }
+    plain::attention(q, k, v, segments, causal, scale)
+}

@@ -1,0 +1,255 @@
+//! Attention over packed segments: one task per (segment, key-value head), blocks of queries against all keys they
+//! may see. Probabilities live for one block and are computed again in the backward; nothing of the size
+//! queries x keys is kept.
+//!
+//! A segment's tasks see nothing of the others, and each product runs on one thread, so a segment's bits depend on
+//! that segment alone.
+
+use std::ops::Range;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::math::{dot, softmax};
+use super::matmul::raw;
+use super::{Mat, MatMut, matmul, slice, tensor, vectorised, with_slices};
+
+/// Queries per block: its scores against 4,096 keys are 1 MiB.
+const BLOCK: usize = 64;
+
+/// Attention of q (Tq, H, K) over k and v (Tk, Hkv, K).
+pub(in super::super) struct AttentionOp {
+    pub(in super::super) cu_q: Vec<usize>,
+    pub(in super::super) cu_kv: Vec<usize>,
+    pub(in super::super) causal: bool,
+    pub(in super::super) scale: f32,
+}
+
+/// The sizes of one call.
+#[derive(Clone, Copy)]
+struct Sizes {
+    heads: usize,
+    kv_heads: usize,
+    width: usize,
+}
+
+/// One task: a segment's queries and keys, and the key-value head.
+struct Task {
+    queries: Range<usize>,
+    keys: Range<usize>,
+    kv_head: usize,
+}
+
+/// One block of a task's queries.
+struct Block {
+    /// In packed queries.
+    rows: Range<usize>,
+    /// How many of the segment's keys the last row may see.
+    keys: usize,
+}
+
+/// A buffer whose tasks write disjoint parts.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: `Shared` is only a pointer; each use says why no two tasks write the same elements.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+impl AttentionOp {
+    fn tasks(&self, kv_heads: usize) -> Vec<Task> {
+        let segments = self.cu_q.windows(2).zip(self.cu_kv.windows(2));
+        segments
+            .filter(|(q, _)| q[0] < q[1])
+            .flat_map(|(q, kv)| {
+                (0..kv_heads).map(move |kv_head| Task { queries: q[0]..q[1], keys: kv[0]..kv[1], kv_head })
+            })
+            .collect()
+    }
+
+    fn blocks(&self, task: &Task) -> impl Iterator<Item = Block> {
+        let (start, end, m, causal) = (task.queries.start, task.queries.end, task.keys.len(), self.causal);
+        (start..end).step_by(BLOCK).map(move |first| {
+            let last = (first + BLOCK).min(end);
+            Block { rows: first..last, keys: if causal { m - (end - last) } else { m } }
+        })
+    }
+
+    /// Probabilities of one head and block, (rows, block.keys), in the front of `p`.
+    fn probabilities(&self, q: Mat, k: Mat, block: &Block, p: &mut [f32]) {
+        let (n, m) = (block.rows.len(), block.keys);
+        matmul(MatMut::new(p, n, m, m), q, k.t(), 0.0, self.scale, Parallelism::None);
+        for (i, row) in p[..n * m].chunks_exact_mut(m).enumerate() {
+            let visible = if self.causal { m + 1 + i - n } else { m };
+            softmax(&mut row[..visible]);
+            row[visible..].fill(0.0);
+        }
+    }
+
+    fn forward(&self, q: &[f32], k: &[f32], v: &[f32], s: Sizes) -> Vec<f32> {
+        let mut out = vec![0f32; q.len()];
+        let shared = Shared(out.as_mut_ptr());
+        self.tasks(s.kv_heads).par_iter().for_each_init(Vec::new, |p: &mut Vec<f32>, task| {
+            let (k, v) = (s.keys(k, task), s.keys(v, task));
+            for block in self.blocks(task) {
+                p.resize(p.len().max(block.rows.len() * block.keys), 0.0);
+                for head in s.heads_of(task) {
+                    self.probabilities(s.queries(q, &block, head), k.rows(block.keys), &block, p);
+                    let weights = Mat::new(p, block.rows.len(), block.keys, block.keys);
+                    let out = shared.at(s.query_offset(&block, head));
+                    // SAFETY: only this task writes these rows of this head, and `out` outlives the tasks.
+                    unsafe { raw(out, s.query_stride(), weights, v.rows(block.keys), 0.0, 1.0, Parallelism::None) };
+                }
+            }
+        });
+        out
+    }
+
+    fn backward(&self, q: &[f32], k: &[f32], v: &[f32], go: &[f32], s: Sizes) -> [Vec<f32>; 3] {
+        let (mut gq, mut gk, mut gv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+        let out = [Shared(gq.as_mut_ptr()), Shared(gk.as_mut_ptr()), Shared(gv.as_mut_ptr())];
+        let scratch = || (Vec::new(), Vec::new());
+        self.tasks(s.kv_heads).par_iter().for_each_init(scratch, |(p, gp), task| {
+            let keys = [s.keys(k, task), s.keys(v, task)];
+            for block in self.blocks(task) {
+                let size = block.rows.len() * block.keys;
+                p.resize(p.len().max(size), 0.0);
+                gp.resize(gp.len().max(size), 0.0);
+                for head in s.heads_of(task) {
+                    let queries = [s.queries(q, &block, head), s.queries(go, &block, head)];
+                    self.backward_block(queries, keys, task, &block, head, s, [p, gp], out);
+                }
+            }
+        });
+        [gq, gk, gv]
+    }
+
+    /// Adds one block's gradients; `queries` are its rows of q and of the output's gradient, `keys` k and v.
+    #[allow(clippy::too_many_arguments)] // one call site, and a struct of the same names would say no more
+    fn backward_block(
+        &self,
+        [q, go]: [Mat; 2],
+        [k, v]: [Mat; 2],
+        task: &Task,
+        block: &Block,
+        head: usize,
+        s: Sizes,
+        [p, gp]: [&mut Vec<f32>; 2],
+        [gq, gk, gv]: [Shared; 3],
+    ) {
+        let (n, m) = (block.rows.len(), block.keys);
+        let (k, v) = (k.rows(m), v.rows(m));
+        let key = s.key_offset(task);
+        let one = Parallelism::None;
+        self.probabilities(q, k, block, p);
+        // SAFETY: only this task writes these keys of this key-value head, and the buffer outlives the tasks.
+        unsafe { raw(gv.at(key), s.key_stride(), Mat::new(p, n, m, m).t(), go, 1.0, 1.0, one) };
+        matmul(MatMut::new(gp, n, m, m), go, v.t(), 0.0, 1.0, one);
+        score_gradient(&p[..n * m], &mut gp[..n * m], m, self.scale);
+        let gs = Mat::new(gp, n, m, m);
+        // SAFETY: only this task writes these rows of this head.
+        unsafe { raw(gq.at(s.query_offset(block, head)), s.query_stride(), gs, k, 0.0, 1.0, one) };
+        // SAFETY: as for `gv`.
+        unsafe { raw(gk.at(key), s.key_stride(), gs.t(), q, 1.0, 1.0, one) };
+    }
+}
+
+vectorised! {
+    /// Turns the gradient of the probabilities into that of the products q k: p (gp - sum(p gp)) scale, row by row.
+    fn score_gradient(p: &[f32], gp: &mut [f32], m: usize, scale: f32) {
+        for (p, gp) in p.chunks_exact(m).zip(gp.chunks_exact_mut(m)) {
+            let mean = dot(p, gp);
+            for (gp, &p) in gp.iter_mut().zip(p) {
+                *gp = p * (*gp - mean) * scale;
+            }
+        }
+    }
+}
+
+impl Sizes {
+    fn of(q: &Shape, k: &Shape) -> Result<Sizes> {
+        let ((_, heads, width), (_, kv_heads, _)) = (q.dims3()?, k.dims3()?);
+        Ok(Sizes { heads, kv_heads, width })
+    }
+
+    /// Distance of a head's rows in q.
+    fn query_stride(self) -> usize {
+        self.heads * self.width
+    }
+
+    /// Distance of a head's rows in k and v.
+    fn key_stride(self) -> usize {
+        self.kv_heads * self.width
+    }
+
+    /// The query heads that read the task's key-value head.
+    fn heads_of(self, task: &Task) -> Range<usize> {
+        let group = self.heads / self.kv_heads;
+        task.kv_head * group..(task.kv_head + 1) * group
+    }
+
+    fn query_offset(self, block: &Block, head: usize) -> usize {
+        block.rows.start * self.query_stride() + head * self.width
+    }
+
+    fn key_offset(self, task: &Task) -> usize {
+        task.keys.start * self.key_stride() + task.kv_head * self.width
+    }
+
+    /// The block's rows of one head, (rows, K).
+    fn queries<'a>(self, q: &'a [f32], block: &Block, head: usize) -> Mat<'a> {
+        Mat::new(&q[self.query_offset(block, head)..], block.rows.len(), self.width, self.query_stride())
+    }
+
+    /// The task's keys or values, (m, K).
+    fn keys<'a>(self, k: &'a [f32], task: &Task) -> Mat<'a> {
+        Mat::new(&k[self.key_offset(task)..], task.keys.len(), self.width, self.key_stride())
+    }
+}
+
+impl CustomOp3 for AttentionOp {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let sizes = Sizes::of(lq.shape(), lk.shape())?;
+        let out = self.forward(slice(q, lq)?, slice(k, lk)?, slice(v, lv)?, sizes);
+        Ok((CpuStorage::F32(out), lq.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _o: &Tensor,
+        go: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let go = go.contiguous()?;
+        let sizes = Sizes::of(q.shape(), k.shape())?;
+        let [gq, gk, gv] =
+            with_slices([q, k, v, &go], |[q, k, v, go]| Ok(self.backward(q, k, v, go, sizes)))?;
+        Ok((
+            Some(tensor(gq, q.shape())?),
+            Some(tensor(gk, k.shape())?),
+            Some(tensor(gv, v.shape())?),
+        ))
+    }
+}

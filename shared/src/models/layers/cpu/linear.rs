@@ -1,0 +1,178 @@
+//! The linear layer on the CPU: bias inside the product, and only the gradients that someone wants.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use super::{Mat, MatMut, add_to, matmul, parallelism, slice, sum_row_blocks, tensor, with_slices};
+
+/// Sizes of y = x W^T: N rows, I inputs, O outputs.
+#[derive(Clone, Copy)]
+struct Sizes {
+    n: usize,
+    i: usize,
+    o: usize,
+}
+
+impl Sizes {
+    fn of(x: &Shape, w: &Shape) -> Result<(Sizes, Shape)> {
+        let (o, i) = w.dims2()?;
+        let mut dims = x.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == i => *last = o,
+            _ => bail!("a linear layer of weight {w:?} was given {x:?}"),
+        }
+        Ok((Sizes { n: x.elem_count() / i.max(1), i, o }, Shape::from(dims)))
+    }
+
+    /// The least number of rows for which `gemm` takes its general path, where a row's sum is formed in the same
+    /// order whatever the number of rows: it has other paths for one row, for products of at most 16 x 16, and
+    /// another split of long sums for products within 64 x 64.
+    fn least_rows(self) -> usize {
+        let tiny = 256 / self.o.max(1) + 1;
+        let small = if self.o <= 64 && self.i > 512 { 65 } else { 0 };
+        tiny.max(small).max(2)
+    }
+
+    /// y (N, O) = x W^T + b.
+    fn forward(self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+        let Sizes { n, i, o } = self;
+        let rows = n.max(if n == 0 { 0 } else { self.least_rows() });
+        let padded;
+        let x = if rows > n {
+            padded = [x, &vec![0f32; (rows - n) * i]].concat();
+            &padded
+        } else {
+            x
+        };
+        let mut y = vec![0f32; rows * o];
+        if let Some(b) = b {
+            y.chunks_exact_mut(o.max(1)).for_each(|y| y.copy_from_slice(b));
+        }
+        let keep = if b.is_some() { 1.0 } else { 0.0 };
+        let out = MatMut::new(&mut y, rows, o, o);
+        matmul(out, Mat::new(x, rows, i, i), Mat::new(w, o, i, i).t(), keep, 1.0, parallelism());
+        y.truncate(n * o);
+        y
+    }
+
+    /// gx (N, I) = gy W.
+    fn input_gradient(self, w: &[f32], gy: &[f32]) -> Vec<f32> {
+        let Sizes { n, i, o } = self;
+        let mut gx = vec![0f32; n * i];
+        let out = MatMut::new(&mut gx, n, i, i);
+        matmul(out, Mat::new(gy, n, o, o), Mat::new(w, o, i, i), 0.0, 1.0, parallelism());
+        gx
+    }
+
+    /// gW (O, I) = gy^T x.
+    fn weight_gradient(self, x: &[f32], gy: &[f32]) -> Vec<f32> {
+        let Sizes { n, i, o } = self;
+        let mut gw = vec![0f32; o * i];
+        let out = MatMut::new(&mut gw, o, i, i);
+        matmul(out, Mat::new(gy, n, o, o).t(), Mat::new(x, n, i, i), 0.0, 1.0, parallelism());
+        gw
+    }
+
+    /// gb (O), the column sums of gy.
+    fn bias_gradient(self, gy: &[f32]) -> Vec<f32> {
+        let o = self.o;
+        sum_row_blocks(self.n, o, |rows, out| {
+            gy[rows.start * o..rows.end * o].chunks_exact(o).for_each(|row| add_to(out, row));
+        })
+    }
+}
+
+/// Nothing is trained: the graph keeps no weight gradient, and the backward computes none.
+pub(in super::super) struct Frozen {
+    pub(in super::super) weight: Tensor,
+    pub(in super::super) bias: Option<Tensor>,
+}
+
+impl CustomOp1 for Frozen {
+    fn name(&self) -> &'static str {
+        "linear-frozen"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (sizes, shape) = Sizes::of(lx.shape(), self.weight.shape())?;
+        let x = slice(x, lx)?;
+        let y = match &self.bias {
+            None => with_slices([&self.weight], |[w]| Ok(sizes.forward(x, w, None)))?,
+            Some(b) => with_slices([&self.weight, b], |[w, b]| Ok(sizes.forward(x, w, Some(b))))?,
+        };
+        Ok((CpuStorage::F32(y), shape))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
+        let (sizes, _) = Sizes::of(x.shape(), self.weight.shape())?;
+        let gy = gy.contiguous()?;
+        let gx = with_slices([&self.weight, &gy], |[w, gy]| Ok(sizes.input_gradient(w, gy)))?;
+        tensor(gx, x.shape()).map(Some)
+    }
+}
+
+/// A trained weight without a bias.
+pub(in super::super) struct Trained;
+
+impl CustomOp2 for Trained {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (sizes, shape) = Sizes::of(lx.shape(), lw.shape())?;
+        Ok((CpuStorage::F32(sizes.forward(slice(x, lx)?, slice(w, lw)?, None)), shape))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, gy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (gx, gw, _) = gradients(x, w, &gy.contiguous()?, false)?;
+        Ok((gx, gw))
+    }
+}
+
+/// A trained weight, bias or both.
+pub(in super::super) struct TrainedWithBias;
+
+impl CustomOp3 for TrainedWithBias {
+    fn name(&self) -> &'static str {
+        "linear-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (sizes, shape) = Sizes::of(lx.shape(), lw.shape())?;
+        Ok((CpuStorage::F32(sizes.forward(slice(x, lx)?, slice(w, lw)?, Some(slice(b, lb)?))), shape))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        gradients(x, w, &gy.contiguous()?, b.track_op())
+    }
+}
+
+/// Gradients of x, the weight and the bias, each only where it is tracked.
+fn gradients(x: &Tensor, w: &Tensor, gy: &Tensor, bias: bool) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    let (sizes, _) = Sizes::of(x.shape(), w.shape())?;
+    let (gx, gw, gb) = with_slices([x, w, gy], |[xs, ws, gy]| {
+        Ok((
+            x.track_op().then(|| sizes.input_gradient(ws, gy)),
+            w.track_op().then(|| sizes.weight_gradient(xs, gy)),
+            bias.then(|| sizes.bias_gradient(gy)),
+        ))
+    })?;
+    let gx = gx.map(|gx| tensor(gx, x.shape())).transpose()?;
+    let gw = gw.map(|gw| tensor(gw, w.shape())).transpose()?;
+    Ok((gx, gw, gb.map(|gb| tensor(gb, &Shape::from(sizes.o))).transpose()?))
+}

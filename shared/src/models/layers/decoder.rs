@@ -1,0 +1,139 @@
+//! The decoder block of Qwen2 and Llama: attention with grouped key-value heads, then a gated feed-forward, each
+//! behind an RMS norm and a residual. Both families and the Recalibrator are made of it.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::{Linear, RmsNorm, Rope, Segments, attention, swiglu};
+use crate::models::DecoderConfig;
+
+/// One block.
+#[derive(Clone, Debug)]
+pub struct DecoderLayer {
+    input_norm: RmsNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    post_norm: RmsNorm,
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+}
+
+impl DecoderLayer {
+    /// A block whose weights come from `get(name, shape)`, names as under `model.layers.N.` on the hub.
+    ///
+    /// # Errors
+    /// Those of `get`.
+    pub fn new(
+        cfg: &DecoderConfig,
+        get: &mut impl FnMut(&str, &[usize]) -> Result<Tensor>,
+    ) -> Result<DecoderLayer> {
+        let (d, i) = (cfg.hidden_size, cfg.intermediate_size);
+        let (q, kv) = (cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim);
+        let input_norm = RmsNorm::new(get("input_layernorm.weight", &[d])?, cfg.rms_norm_eps);
+        let post_norm = RmsNorm::new(get("post_attention_layernorm.weight", &[d])?, cfg.rms_norm_eps);
+        let mut linear = |name: &str, shape: [usize; 2], bias: bool| -> Result<Linear> {
+            let weight = get(&format!("{name}.weight"), &shape)?;
+            let bias = bias.then(|| get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+            Ok(Linear::new(weight, bias))
+        };
+        Ok(DecoderLayer {
+            input_norm,
+            q_proj: linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
+            k_proj: linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
+            v_proj: linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
+            o_proj: linear("self_attn.o_proj", [d, q], false)?,
+            post_norm,
+            gate_proj: linear("mlp.gate_proj", [i, d], false)?,
+            up_proj: linear("mlp.up_proj", [i, d], false)?,
+            down_proj: linear("mlp.down_proj", [d, i], false)?,
+            num_heads: cfg.num_heads,
+            num_kv_heads: cfg.num_kv_heads,
+            head_dim: cfg.head_dim,
+        })
+    }
+
+    /// x (T, D) -> (T, D). `cu_seqlens` divides the T tokens into samples (S+1 numbers); with a cache, they are the
+    /// tokens after those that it already holds, and it grows by them.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the device fails.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        cu_seqlens: &[usize],
+        cache: Option<&mut KvLayer>,
+    ) -> Result<Tensor> {
+        let x = (x + self.attend(&self.input_norm.forward(x)?, rope, cu_seqlens, cache)?)?;
+        let y = self.post_norm.forward(&x)?;
+        let y = swiglu(&self.gate_proj.forward(&y)?, &self.up_proj.forward(&y)?)?;
+        x + self.down_proj.forward(&y)?
+    }
+
+    fn attend(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        cu_seqlens: &[usize],
+        cache: Option<&mut KvLayer>,
+    ) -> Result<Tensor> {
+        let tokens = x.dim(0)?;
+        let width = self.head_dim;
+        let q = rope.apply(&self.q_proj.forward(x)?.reshape((tokens, self.num_heads, width))?)?;
+        let k = rope.apply(&self.k_proj.forward(x)?.reshape((tokens, self.num_kv_heads, width))?)?;
+        let v = self.v_proj.forward(x)?.reshape((tokens, self.num_kv_heads, width))?;
+        let scale = 1.0 / (width as f64).sqrt();
+        let y = match cache {
+            None => attention(&q, &k, &v, &Segments::same(cu_seqlens), true, scale)?,
+            Some(cache) => {
+                let (k, v, kv) = cache.append(&k, &v, cu_seqlens)?;
+                attention(&q, &k, &v, &Segments { q: cu_seqlens, kv: &kv }, true, scale)?
+            }
+        };
+        self.o_proj.forward(&y.reshape((tokens, self.num_heads * width))?)
+    }
+}
+
+/// One block's keys and values of the samples being generated, without gradients.
+#[derive(Clone, Debug, Default)]
+pub struct KvLayer {
+    /// (keys, values) of each sample, (tokens so far, Hkv, K) each.
+    samples: Vec<(Tensor, Tensor)>,
+}
+
+impl KvLayer {
+    /// Keeps only these samples, in this order: what generation does with samples that ended.
+    pub fn keep(&mut self, samples: &[usize]) {
+        self.samples = samples.iter().filter_map(|&i| self.samples.get(i).cloned()).collect();
+    }
+
+    /// Adds new keys and values (T, Hkv, K); returns all of them packed, with their boundaries.
+    fn append(&mut self, k: &Tensor, v: &Tensor, cu_seqlens: &[usize]) -> Result<(Tensor, Tensor, Vec<usize>)> {
+        let (k, v) = (k.detach(), v.detach());
+        let starts = cu_seqlens.windows(2);
+        if !self.samples.is_empty() && self.samples.len() != starts.len() {
+            bail!("a cache of {} samples was given {}", self.samples.len(), starts.len())
+        }
+        let mut boundaries = vec![0];
+        let mut grown = Vec::with_capacity(starts.len());
+        for (i, range) in starts.enumerate() {
+            let new_k = k.narrow(0, range[0], range[1] - range[0])?;
+            let new_v = v.narrow(0, range[0], range[1] - range[0])?;
+            let (k, v) = match self.samples.get(i) {
+                Some((k, v)) => (Tensor::cat(&[k, &new_k], 0)?, Tensor::cat(&[v, &new_v], 0)?),
+                None => (new_k, new_v),
+            };
+            boundaries.push(boundaries[i] + k.dim(0)?);
+            grown.push((k, v));
+        }
+        self.samples = grown;
+        let keys: Vec<&Tensor> = self.samples.iter().map(|(k, _)| k).collect();
+        let values: Vec<&Tensor> = self.samples.iter().map(|(_, v)| v).collect();
+        Ok((Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?, boundaries))
+    }
+}

@@ -1,0 +1,51 @@
+//! The linear layer, trainable or frozen.
+
+use candle_core::{Result, Tensor};
+
+use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
+use super::{fused, plain};
+
+/// y = x W^T + b. A weight that tracks gradients (a `Var`) is trained; any other is frozen.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// A layer of `weight` (O, I) and `bias` (O).
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Linear {
+        Linear { weight, bias }
+    }
+
+    /// The weight as given, (O, I).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias as given, (O).
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// x (.., I) -> (.., O), in x's type: master weights are cast here.
+    ///
+    /// # Errors
+    /// When the widths differ or the device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.weight.to_dtype(x.dtype())?;
+        let bias = self.bias.as_ref().map(|bias| bias.to_dtype(x.dtype())).transpose()?;
+        let operands: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
+        if !fused(&operands) {
+            return plain::linear(x, &weight, bias.as_ref());
+        }
+        let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+        match bias {
+            bias if !weight.track_op() && !bias.as_ref().is_some_and(Tensor::track_op) => {
+                x.apply_op1(Frozen { weight, bias })
+            }
+            None => x.apply_op2(&weight, Trained),
+            Some(bias) => x.apply_op3(&weight, &bias, TrainedWithBias),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Norms over the last axis.
+
+use candle_core::{D, Result, Tensor};
+
+use super::cpu::norm::{LayerNormOp, RmsNormOp};
+use super::{fused, plain};
+
+/// Root-mean-square norm without a mean (arXiv 1910.07467).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// A norm of `weight` (D).
+    pub fn new(weight: Tensor, eps: f64) -> RmsNorm {
+        RmsNorm { weight, eps }
+    }
+
+    /// x (.., D) -> (.., D).
+    ///
+    /// # Errors
+    /// When the widths differ or the device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.weight.to_dtype(x.dtype())?;
+        if fused(&[x, &weight]) && x.dim(D::Minus1)? == weight.elem_count() {
+            return x.contiguous()?.apply_op2(&weight, RmsNormOp { eps: self.eps as f32 });
+        }
+        plain::rms_norm(x, &weight, self.eps)
+    }
+}
+
+/// Layer norm with mean and bias (arXiv 1607.06450).
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// A norm of `weight` (D) and `bias` (D).
+    pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> LayerNorm {
+        LayerNorm { weight, bias, eps }
+    }
+
+    /// x (.., D) -> (.., D).
+    ///
+    /// # Errors
+    /// When the widths differ or the device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = (self.weight.to_dtype(x.dtype())?, self.bias.to_dtype(x.dtype())?);
+        if fused(&[x, &weight, &bias]) && x.dim(D::Minus1)? == weight.elem_count() {
+            return x.contiguous()?.apply_op3(&weight, &bias, LayerNormOp { eps: self.eps as f32 });
+        }
+        plain::layer_norm(x, &weight, &bias, self.eps)
+    }
+}

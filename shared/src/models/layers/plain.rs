@@ -1,0 +1,139 @@
+//! Plain twins: each layer as a composite of candle operations that are differentiable on every device.
+//!
+//! They are what runs on a GPU, and what the tests hold the CPU kernels to, gradients included. Norms and
+//! softmax compute in float32 whatever the input's type: candle accumulates bfloat16 sums in bfloat16.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+
+use super::{Rope, Segments};
+
+/// At least float32: candle accumulates sums of half precision in half precision.
+fn wide(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::F64 { Ok(x.clone()) } else { x.to_dtype(DType::F32) }
+}
+
+/// x (.., I) times the transpose of `weight` (O, I), plus `bias` (O).
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    let mut dims = x.dims().to_vec();
+    let rows = x.elem_count() / width.max(1);
+    let y = x.reshape((rows, width))?.matmul(&weight.t()?)?;
+    let y = match bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    };
+    if let Some(last) = dims.last_mut() {
+        *last = weight.dim(0)?;
+    }
+    y.reshape(dims)
+}
+
+/// x / sqrt(mean(x^2) + eps) * weight over the last axis.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let x32 = wide(x)?;
+    let mean = (x32.sqr()?.mean_keepdim(D::Minus1)? + eps)?;
+    x32.broadcast_div(&mean.sqrt()?)?.to_dtype(x.dtype())?.broadcast_mul(weight)
+}
+
+/// (x - mean) / sqrt(variance + eps) * weight + bias over the last axis.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let x32 = wide(x)?;
+    let centred = x32.broadcast_sub(&x32.mean_keepdim(D::Minus1)?)?;
+    let variance = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?;
+    let y = centred.broadcast_div(&variance.sqrt()?)?.to_dtype(x.dtype())?;
+    y.broadcast_mul(weight)?.broadcast_add(bias)
+}
+
+/// x * sigmoid(x).
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+/// silu(gate) * up, the gate of Llama-style feed-forwards.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()?.mul(up)
+}
+
+/// x * Phi(x), the exact form with the error function.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    x.gelu_erf()
+}
+
+/// The tanh approximation of [`gelu`].
+pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
+    x.gelu()
+}
+
+/// x * sigmoid(1.702 x), as OpenAI's CLIP and Qwen2-VL's vision encoder have it.
+pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    // sigmoid(z) = (1 + tanh(z / 2)) / 2 keeps to operations with a checked gradient.
+    let sigmoid = (((x * 0.851)?.tanh()? + 1.0)? * 0.5)?;
+    x.mul(&sigmoid)
+}
+
+/// Rotates the halves of each head of x (T, H, K) by the angles of `rope`.
+pub fn rope(x: &Tensor, rope: &Rope) -> Result<Tensor> {
+    let half = x.dim(D::Minus1)? / 2;
+    // (T, K/2) -> (T, 1, K/2): the same angles for every head.
+    let cos = rope.cos().to_dtype(x.dtype())?.unsqueeze(1)?;
+    let sin = rope.sin().to_dtype(x.dtype())?.unsqueeze(1)?;
+    let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[first, second], D::Minus1)
+}
+
+/// Softmax attention inside each segment; see [`super::attention`] for the shapes.
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    causal: bool,
+    scale: f64,
+) -> Result<Tensor> {
+    let mut parts = Vec::with_capacity(segments.len());
+    for (queries, keys) in segments.ranges() {
+        if queries.is_empty() {
+            continue;
+        }
+        let q = q.narrow(0, queries.start, queries.len())?;
+        let k = k.narrow(0, keys.start, keys.len())?;
+        let v = v.narrow(0, keys.start, keys.len())?;
+        parts.push(one_segment(&q, &k, &v, causal, scale)?);
+    }
+    if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
+}
+
+/// Attention of n queries (n, H, K) over m keys (m, Hkv, K).
+fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, scale: f64) -> Result<Tensor> {
+    let (n, heads, width) = q.dims3()?;
+    let (m, kv_heads, _) = k.dims3()?;
+    let group = heads / kv_heads;
+    // (n, Hkv, G, K) -> (Hkv, G, n, K) -> (Hkv, G*n, K): a group's heads share their keys in one product.
+    let q = q.reshape((n, kv_heads, group, width))?.permute((1, 2, 0, 3))?;
+    let q = q.contiguous()?.reshape((kv_heads, group * n, width))?;
+    let k = k.transpose(0, 1)?.contiguous()?; // (Hkv, m, K)
+    let v = v.transpose(0, 1)?.contiguous()?;
+    let scores = (wide(&q.matmul(&k.t()?)?)? * scale)?;
+    let scores = if causal {
+        let mask = causal_mask(n, m, q.device())?.to_dtype(scores.dtype())?;
+        scores.reshape((kv_heads * group, n, m))?.broadcast_add(&mask)?.reshape((kv_heads, group * n, m))?
+    } else {
+        scores
+    };
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+    let out = weights.matmul(&v)?; // (Hkv, G*n, K)
+    out.reshape((kv_heads, group, n, width))?.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, heads, width))
+}
+
+/// 0 where query i of n may see key j of m, -inf elsewhere, (n, m): the last query sees every key.
+fn causal_mask(n: usize, m: usize, device: &Device) -> Result<Tensor> {
+    let mut mask = vec![0f32; n * m];
+    for (i, row) in mask.chunks_exact_mut(m).enumerate() {
+        for cell in row.iter_mut().skip((i + m).saturating_sub(n) + 1) {
+            *cell = f32::NEG_INFINITY;
+        }
+    }
+    Tensor::from_vec(mask, (n, m), device)
+}
