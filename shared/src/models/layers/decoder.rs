@@ -113,7 +113,12 @@ impl KvLayer {
     }
 
     /// Adds new keys and values (T, Hkv, K); returns all of them packed, with their boundaries.
-    fn append(&mut self, k: &Tensor, v: &Tensor, cu_seqlens: &[usize]) -> Result<(Tensor, Tensor, Vec<usize>)> {
+    fn append(
+        &mut self,
+        k: &Tensor,
+        v: &Tensor,
+        cu_seqlens: &[usize],
+    ) -> Result<(Tensor, Tensor, Vec<usize>)> {
         let (k, v) = (k.detach(), v.detach());
         let starts = cu_seqlens.windows(2);
         if !self.samples.is_empty() && self.samples.len() != starts.len() {

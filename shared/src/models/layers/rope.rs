@@ -41,8 +41,9 @@ impl Rope {
         let inverse = inverse_frequencies(head_dim, theta);
         let axes: Vec<usize> =
             sections.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i % 3, n)).collect();
-        let angles =
-            positions.iter().flat_map(|p| inverse.iter().zip(&axes).map(move |(f, &axis)| p[axis] as f32 * f));
+        let angles = positions
+            .iter()
+            .flat_map(|p| inverse.iter().zip(&axes).map(move |(f, &axis)| p[axis] as f32 * f));
         Rope::from_angles(angles.collect(), positions.len(), head_dim, device)
     }
 
@@ -56,7 +57,8 @@ impl Rope {
             bail!("a rotary grid needs a head width that is a multiple of 4, not {head_dim}")
         }
         let inverse = inverse_frequencies(head_dim / 2, theta);
-        let angles = positions.iter().flat_map(|p| p.iter().flat_map(|&p| inverse.iter().map(move |f| p as f32 * f)));
+        let angles =
+            positions.iter().flat_map(|p| p.iter().flat_map(|&p| inverse.iter().map(move |f| p as f32 * f)));
         Rope::from_angles(angles.collect(), positions.len(), head_dim, device)
     }
 

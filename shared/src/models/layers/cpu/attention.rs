@@ -106,7 +106,9 @@ impl AttentionOp {
                     let weights = Mat::new(p, block.rows.len(), block.keys, block.keys);
                     let out = shared.at(s.query_offset(&block, head));
                     // SAFETY: only this task writes these rows of this head, and `out` outlives the tasks.
-                    unsafe { raw(out, s.query_stride(), weights, v.rows(block.keys), 0.0, 1.0, Parallelism::None) };
+                    unsafe {
+                        raw(out, s.query_stride(), weights, v.rows(block.keys), 0.0, 1.0, Parallelism::None)
+                    };
                 }
             }
         });
@@ -246,10 +248,6 @@ impl CustomOp3 for AttentionOp {
         let sizes = Sizes::of(q.shape(), k.shape())?;
         let [gq, gk, gv] =
             with_slices([q, k, v, &go], |[q, k, v, go]| Ok(self.backward(q, k, v, go, sizes)))?;
-        Ok((
-            Some(tensor(gq, q.shape())?),
-            Some(tensor(gk, k.shape())?),
-            Some(tensor(gv, v.shape())?),
-        ))
+        Ok((Some(tensor(gq, q.shape())?), Some(tensor(gk, k.shape())?), Some(tensor(gv, v.shape())?)))
     }
 }

@@ -118,12 +118,24 @@ impl CustomOp2 for Trained {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (sizes, shape) = Sizes::of(lx.shape(), lw.shape())?;
         Ok((CpuStorage::F32(sizes.forward(slice(x, lx)?, slice(w, lw)?, None)), shape))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, gy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (gx, gw, _) = gradients(x, w, &gy.contiguous()?, false)?;
         Ok((gx, gw))
     }
@@ -163,7 +175,12 @@ impl CustomOp3 for TrainedWithBias {
 }
 
 /// Gradients of x, the weight and the bias, each only where it is tracked.
-fn gradients(x: &Tensor, w: &Tensor, gy: &Tensor, bias: bool) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+fn gradients(
+    x: &Tensor,
+    w: &Tensor,
+    gy: &Tensor,
+    bias: bool,
+) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
     let (sizes, _) = Sizes::of(x.shape(), w.shape())?;
     let (gx, gw, gb) = with_slices([x, w, gy], |[xs, ws, gy]| {
         Ok((

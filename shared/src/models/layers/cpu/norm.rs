@@ -15,7 +15,13 @@ impl CustomOp2 for RmsNormOp {
         "rms-norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (slice(x, lx)?, slice(w, lw)?);
         let mut out = vec![0f32; x.len()];
         for_row_blocks(&mut out, w.len(), |row, out| {
@@ -24,7 +30,13 @@ impl CustomOp2 for RmsNormOp {
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, gy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (gy, trained) = (gy.contiguous()?, w.track_op());
         let (gx, gw) = with_slices([x, w, &gy], |[x, w, gy]| {
             let d = w.len();
