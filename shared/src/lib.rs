@@ -12,6 +12,8 @@ pub mod cache;
 pub mod dataset;
 pub mod ids;
 pub mod image;
+pub mod memory;
 #[cfg(feature = "models")]
 pub mod models;
+pub mod settings;
 pub mod text;

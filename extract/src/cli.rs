@@ -1,0 +1,252 @@
+//! The command line as typed; what it means is decided in [`config`](crate::config).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use toml::{Table, Value};
+
+use crate::config::{Codec, DtypeChoice, Keep};
+use crate::units::{ByteSize, Interval, MaxBad};
+
+/// Runs a teacher VLM once over a dataset and keeps its token-aligned last-layer features.
+///
+/// Exit codes: 0 done, 1 failed (what was written stays valid), 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "extract", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the teacher over a dataset and write the cache; the same command again continues or does nothing.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Check every checksum and invariant of a cache.
+    #[command(after_help = "Example:\n  extract verify caches/teacher")]
+    Verify(VerifyArgs),
+    /// Show what a cache holds: manifest, counts, quarantine; or one sample with its spans and feature statistics.
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(InspectArgs),
+    /// Show the same prompt under a teacher's and a student's tokenizer side by side.
+    #[command(after_help = PAIR_EXAMPLES)]
+    Pair(PairArgs),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  extract completions bash > ~/.local/share/bash-completion/completions/extract")]
+    Completions {
+        /// bash, elvish, fish, powershell or zsh.
+        shell: clap_complete::Shell,
+    },
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  extract run --teacher teachers/qwen2-vl --data train.jsonl --image-root images --out caches/teacher
+  extract run --config run.toml --set batch.max_tokens=2048 --json > summary.json
+  extract run ... --features-all-for 10000     keep question features too for stage 1's subset
+
+Configuration file: the sections and keys are [teacher] dir, device, dtype; [data] sources, image_root, format,
+prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens; [cache] dir, shard_size,
+commit_every. A flag wins over --set, --set over the file.
+
+Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always computes in
+f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  extract inspect caches/teacher
+  extract inspect caches/teacher --sample 0f3c9a     the beginning of a key is enough where it is unambiguous";
+
+const PAIR_EXAMPLES: &str = "\
+Examples:
+  extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'How many red cubes are there?'
+  extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'What is this?' --image photo.jpg";
+
+/// What every command takes.
+#[derive(Debug, Default, Args)]
+pub struct CommonArgs {
+    /// Settings of the run, in TOML.
+    #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Override one setting; may be given several times.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Print exactly one JSON object on standard output; everything else goes to standard error.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `extract run`.
+#[derive(Debug, Default, Args)]
+pub struct RunArgs {
+    /// The teacher: a checkout laid out as on the Hugging Face hub.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub teacher: Option<PathBuf>,
+    /// The dataset: a file, a folder or a glob; may be given several times.
+    #[arg(long, value_name = "SRC", value_hint = ValueHint::AnyPath)]
+    pub data: Vec<String>,
+    /// The cache to write or to continue.
+    #[arg(long, value_name = "CACHE", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Where relative image paths of the dataset start.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub image_root: Option<PathBuf>,
+    /// Which tokens' features to keep [default: answer]. The last question position is always kept.
+    #[arg(long, value_enum)]
+    pub features: Option<Keep>,
+    /// Keep all tokens' features for the first N samples by key order: what stage 1 regularises on [default: 0].
+    #[arg(long, value_name = "N")]
+    pub features_all_for: Option<usize>,
+    /// How features are stored [default: lossless]; the only codec so far.
+    #[arg(long)]
+    pub codec: Option<Codec>,
+    /// Type of the features [default: auto].
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeChoice>,
+    /// auto, cpu or cuda:N [default: auto].
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Tokens in one forward pass; changes speed and memory, never the result [default: 4096].
+    #[arg(long, value_name = "TOKENS")]
+    pub max_tokens_per_batch: Option<usize>,
+    /// Samples longer than this are quarantined, never cut [default: 32768].
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<usize>,
+    /// Bad rows to bear, as a share of the rows read or as a number, before the run fails [default: 1%].
+    #[arg(long, value_name = "1%|ROWS")]
+    pub max_bad: Option<MaxBad>,
+    /// Feature bytes in one shard file, as stored before compression [default: 256MiB].
+    #[arg(long, value_name = "SIZE")]
+    pub shard_size: Option<ByteSize>,
+    /// Commit at least this often, even when a shard is not full [default: 10min].
+    #[arg(long, value_name = "TIME")]
+    pub commit_every: Option<Interval>,
+    /// Read the dataset as this format instead of telling it by its content.
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Put images that no placeholder asks for at the front of the first question instead of refusing the row.
+    #[arg(long)]
+    pub prepend_image: bool,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+impl RunArgs {
+    /// The flags that were typed, as the tables of [`Settings`](crate::config::Settings).
+    pub fn overrides(&self) -> Table {
+        let mut flags = Overrides::default();
+        flags.put("teacher", "dir", self.teacher.as_deref().map(path));
+        flags.put("teacher", "device", self.device.clone());
+        flags.put("teacher", "dtype", self.dtype.map(|dtype| dtype.to_string()));
+        let sources = self.data.iter().cloned().map(Value::String).collect::<Vec<_>>();
+        flags.put("data", "sources", (!sources.is_empty()).then_some(sources));
+        flags.put("data", "image_root", self.image_root.as_deref().map(path));
+        flags.put("data", "format", self.format.clone());
+        flags.put("data", "prepend_image", self.prepend_image.then_some(true));
+        flags.put("data", "max_length", self.max_length.map(integer));
+        flags.put("data", "max_bad", self.max_bad.map(|max| max.to_string()));
+        flags.put("features", "keep", self.features.map(|keep| keep.to_string()));
+        flags.put("features", "all_for", self.features_all_for.map(integer));
+        flags.put("features", "codec", self.codec.map(|codec| codec.to_string()));
+        flags.put("batch", "max_tokens", self.max_tokens_per_batch.map(integer));
+        flags.put("cache", "dir", self.out.as_deref().map(path));
+        flags.put("cache", "shard_size", self.shard_size.map(|size| size.to_string()));
+        flags.put("cache", "commit_every", self.commit_every.map(|every| every.to_string()));
+        flags.0
+    }
+}
+
+/// Flags of `extract verify`.
+#[derive(Debug, Default, Args)]
+pub struct VerifyArgs {
+    /// The cache.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub cache: Option<PathBuf>,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of `extract inspect`.
+#[derive(Debug, Default, Args)]
+pub struct InspectArgs {
+    /// The cache.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub cache: Option<PathBuf>,
+    /// One sample, by its key or the beginning of it.
+    #[arg(long, value_name = "KEY")]
+    pub sample: Option<String>,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of `extract pair`.
+#[derive(Debug, Default, Args)]
+pub struct PairArgs {
+    /// The teacher's checkout.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub teacher: Option<PathBuf>,
+    /// The student's checkout.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub student: Option<PathBuf>,
+    /// The question to compare [default: a short sentence].
+    #[arg(long)]
+    pub text: Option<String>,
+    /// An image that the question is about; may be given several times.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub image: Vec<PathBuf>,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// The tables of a TOML document, filled with what was typed.
+#[derive(Default)]
+pub(crate) struct Overrides(pub(crate) Table);
+
+impl Overrides {
+    /// Sets `section.key` unless nothing was typed.
+    pub(crate) fn put(&mut self, section: &str, key: &str, value: Option<impl Into<Value>>) {
+        let Some(value) = value else { return };
+        let section = self.0.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        if let Some(table) = section.as_table_mut() {
+            table.insert(key.to_owned(), value.into());
+        }
+    }
+}
+
+/// Paths travel through TOML as text.
+pub(crate) fn path(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn integer(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    // A failed unwrap is a failed test.
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_what_was_typed_overrides() {
+        let cli = Cli::try_parse_from(["extract", "run", "--teacher", "t", "--data", "a", "--max-bad", "2%"]).unwrap();
+        let Command::Run(args) = cli.command else { panic!("not a run") };
+        let expected = "[data]\nmax_bad = \"2%\"\nsources = [\"a\"]\n[teacher]\ndir = \"t\"\n";
+        assert_eq!(args.overrides(), toml::from_str::<Table>(expected).unwrap());
+    }
+}

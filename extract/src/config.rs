@@ -1,0 +1,300 @@
+//! A run as decided: every setting with its default, checked before anything is read or written.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use shared::settings;
+
+use crate::cli::{CommonArgs, RunArgs};
+use crate::error::Usage;
+use crate::units::{ByteSize, Interval, MaxBad};
+
+/// Which tokens' features a sample keeps. The last question position is among them in each case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// Each answer's tokens, and the position before it that predicts its first token.
+    #[default]
+    Answer,
+    /// Every token that is not an image placeholder.
+    Text,
+    /// Every token.
+    All,
+}
+
+/// The type features are stored in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DtypeChoice {
+    /// f32 on a CPU, the checkpoint's own type on a GPU.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with the range of f32.
+    Bf16,
+    /// IEEE half precision: refuses features beyond 65,504.
+    F16,
+}
+
+/// Writes an enum the way clap and serde name its values.
+macro_rules! display_as_value {
+    ($type:ty) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&format!("{self:?}").to_lowercase())
+            }
+        }
+    };
+}
+
+display_as_value!(Keep);
+display_as_value!(DtypeChoice);
+
+/// How features are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Codec {
+    /// Byte planes, zstd: bit for bit.
+    #[default]
+    Lossless,
+}
+
+impl FromStr for Codec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lossless" => Ok(Codec::Lossless),
+            other => Err(format!("there is no codec `{other}`: this version stores features as `lossless` only")),
+        }
+    }
+}
+
+impl TryFrom<String> for Codec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("lossless")
+    }
+}
+
+/// The configuration file. One file serves all commands; each reads the sections it needs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The model whose features are kept.
+    pub teacher: TeacherSettings,
+    /// The model that `pair` compares with.
+    pub student: StudentSettings,
+    /// What is read.
+    pub data: DataSettings,
+    /// What is kept of each sample.
+    pub features: FeatureSettings,
+    /// What runs at once.
+    pub batch: BatchSettings,
+    /// What is written.
+    pub cache: CacheSettings,
+}
+
+/// `[teacher]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TeacherSettings {
+    /// The checkout.
+    pub dir: Option<PathBuf>,
+    /// `auto`, `cpu` or `cuda:N`.
+    pub device: String,
+    /// What features are stored in.
+    pub dtype: DtypeChoice,
+}
+
+impl Default for TeacherSettings {
+    fn default() -> Self {
+        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto }
+    }
+}
+
+/// `[student]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StudentSettings {
+    /// The checkout.
+    pub dir: Option<PathBuf>,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSettings {
+    /// Files, folders or globs.
+    pub sources: Vec<String>,
+    /// Where relative image paths start.
+    pub image_root: Option<PathBuf>,
+    /// The format, where it is not to be told by content.
+    pub format: Option<String>,
+    /// Put images without a placeholder at the front of the first question.
+    pub prepend_image: bool,
+    /// Longest sample in tokens.
+    pub max_length: usize,
+    /// Bad rows to bear.
+    pub max_bad: MaxBad,
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        DataSettings {
+            sources: Vec::new(),
+            image_root: None,
+            format: None,
+            prepend_image: false,
+            max_length: 32_768,
+            max_bad: MaxBad::Percent(1.0),
+        }
+    }
+}
+
+/// `[features]`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeatureSettings {
+    /// Which tokens.
+    pub keep: Keep,
+    /// All tokens for the first so many samples by key order.
+    pub all_for: usize,
+    /// How they are encoded.
+    pub codec: Codec,
+}
+
+/// `[batch]`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchSettings {
+    /// Tokens in one forward pass; a longer sample runs alone.
+    pub max_tokens: usize,
+}
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        BatchSettings { max_tokens: 4096 }
+    }
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheSettings {
+    /// The cache's folder.
+    pub dir: Option<PathBuf>,
+    /// Feature bytes in one shard.
+    pub shard_size: ByteSize,
+    /// The longest time between two commits.
+    pub commit_every: Interval,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        let commit_every = Interval(Duration::from_secs(600));
+        CacheSettings { dir: None, shard_size: ByteSize(256 << 20), commit_every }
+    }
+}
+
+impl Settings {
+    /// The settings of a command that has no flags for them.
+    ///
+    /// # Errors
+    /// When the file or a `--set` is wrong.
+    pub fn load(common: &CommonArgs, flags: toml::Table) -> Result<Settings> {
+        let settings = settings::resolve(common.config.as_deref(), &common.sets, flags);
+        settings.map_err(|e| Usage(e.to_string()).into())
+    }
+}
+
+/// What `extract run` needs to know, complete and checked.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// The teacher's checkout.
+    pub teacher: PathBuf,
+    /// The cache's folder.
+    pub out: PathBuf,
+    /// All the rest.
+    pub settings: Settings,
+}
+
+impl RunConfig {
+    /// Decides what the typed flags mean.
+    ///
+    /// # Errors
+    /// A [`Usage`] error when something indispensable is missing or a setting makes no sense.
+    pub fn decide(args: &RunArgs) -> Result<RunConfig> {
+        let settings = Settings::load(&args.common, args.overrides())?;
+        let teacher = required(settings.teacher.dir.clone(), "a teacher", "--teacher DIR", "teacher.dir")?;
+        let out = required(settings.cache.dir.clone(), "a cache", "--out CACHE", "cache.dir")?;
+        let sources = Some(&settings.data.sources).filter(|sources| !sources.is_empty());
+        required(sources, "a dataset", "--data SRC", "data.sources")?;
+        positive(settings.batch.max_tokens, "batch.max_tokens")?;
+        positive(settings.data.max_length, "data.max_length")?;
+        Ok(RunConfig { teacher, out, settings })
+    }
+}
+
+/// The value, or a usage error that says which flag and which key give it.
+pub(crate) fn required<T>(value: Option<T>, what: &str, flag: &str, key: &str) -> Result<T> {
+    let missing = || Usage(format!("{what} is missing\nhint: give `{flag}`, or `{key}` in the configuration file"));
+    value.ok_or_else(|| missing().into())
+}
+
+fn positive(number: usize, key: &str) -> Result<()> {
+    if number == 0 {
+        return Err(Usage(format!("`{key}` is 0\nhint: give a positive number of tokens")).into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    // A failed unwrap is a failed test.
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    fn args() -> RunArgs {
+        let data = vec!["d.jsonl".to_owned()];
+        RunArgs { teacher: Some("t".into()), out: Some("c".into()), data, ..RunArgs::default() }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_help() {
+        let config = RunConfig::decide(&args()).unwrap();
+        let settings = config.settings;
+        assert_eq!((settings.features.keep, settings.features.codec), (Keep::Answer, Codec::Lossless));
+        assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, 32_768));
+        assert_eq!((settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()), ("256MiB".into(), "1%".into()));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_flag() {
+        let error = RunConfig::decide(&RunArgs { out: None, ..args() }).unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("`--out CACHE`"), "{error}");
+        let error = RunConfig::decide(&RunArgs { data: Vec::new(), ..args() }).unwrap_err();
+        assert!(error.to_string().contains("`data.sources`"), "{error}");
+    }
+
+    #[test]
+    fn other_codecs_are_refused_by_name() {
+        let mut args = args();
+        args.common.sets = vec!["features.codec=int8".to_owned()];
+        let error = RunConfig::decide(&args).unwrap_err().to_string();
+        assert!(error.contains("there is no codec `int8`"), "{error}");
+    }
+}

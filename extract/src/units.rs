@@ -1,0 +1,185 @@
+//! Quantities as people write them: `256MiB`, `10min`, `1%`.
+//!
+//! Each reads from a flag and from TOML alike (a number or a string there), and writes itself back the way it was written.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A number or a string of a TOML file; both are read as the text a flag would have had.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Integer(u64),
+    Text(String),
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scalar::Integer(number) => number.fmt(f),
+            Scalar::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// Gives a [`FromStr`] and [`Display`](fmt::Display) type its serde form.
+macro_rules! serde_as_text {
+    ($type:ty) => {
+        impl TryFrom<Scalar> for $type {
+            type Error = String;
+            fn try_from(scalar: Scalar) -> Result<Self, String> {
+                scalar.to_string().parse()
+            }
+        }
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+/// A number of bytes: `1048576`, `512KiB`, `256MiB`, `1GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct ByteSize(pub u64);
+
+const BYTE_UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size: write bytes, or a number with KiB, MiB or GiB");
+        let unit = BYTE_UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)));
+        let (digits, scale) = unit.unwrap_or((text, 1));
+        let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+        number.checked_mul(scale).filter(|bytes| *bytes > 0).map(ByteSize).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = BYTE_UNITS.iter().find(|(_, scale)| self.0 > 0 && self.0 % scale == 0);
+        match unit {
+            Some((unit, scale)) => write!(f, "{}{unit}", self.0 / scale),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+serde_as_text!(ByteSize);
+
+/// A time between two events: `30s`, `10min`, `1h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct Interval(pub Duration);
+
+const TIME_UNITS: [(&str, u64); 3] = [("min", 60), ("h", 3600), ("s", 1)];
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a time: write a number with s, min or h");
+        let unit = TIME_UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)));
+        let (digits, scale) = unit.unwrap_or((text, 1));
+        let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+        number.checked_mul(scale).map(|seconds| Interval(Duration::from_secs(seconds))).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0.as_secs())
+    }
+}
+
+serde_as_text!(Interval);
+
+/// How many bad rows a run bears: a share of the rows read (`1%`), or a number of rows (`20`).
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub enum MaxBad {
+    /// At most this many rows.
+    Rows(u64),
+    /// At most this share of the rows read, in percent.
+    Percent(f64),
+}
+
+/// While a run goes on, a share is taken of at least this many rows: the first bad row of a large dataset is not 100 %.
+const SHARE_FLOOR_ROWS: u64 = 1000;
+
+impl MaxBad {
+    /// Whether `bad` of `read` rows are too many; `read` is the whole dataset if `at_end`.
+    pub fn is_spent(self, bad: u64, read: u64, at_end: bool) -> bool {
+        match self {
+            MaxBad::Rows(rows) => bad > rows,
+            MaxBad::Percent(percent) => {
+                let of = if at_end { read } else { read.max(SHARE_FLOOR_ROWS) };
+                bad as f64 * 100.0 > percent * of as f64
+            }
+        }
+    }
+}
+
+impl FromStr for MaxBad {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an error budget: write a share such as `1%` or a number of rows");
+        let Some(percent) = text.strip_suffix('%') else {
+            return text.trim().parse().map(MaxBad::Rows).map_err(|_| wrong());
+        };
+        let percent: f64 = percent.trim().parse().map_err(|_| wrong())?;
+        if (0.0..=100.0).contains(&percent) { Ok(MaxBad::Percent(percent)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for MaxBad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MaxBad::Rows(rows) => write!(f, "{rows}"),
+            MaxBad::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+serde_as_text!(MaxBad);
+
+#[cfg(test)]
+mod tests {
+    // A failed unwrap is a failed test.
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn quantities_read_and_write_themselves() {
+        assert_eq!("256MiB".parse(), Ok(ByteSize(256 << 20)));
+        assert_eq!("4096".parse(), Ok(ByteSize(4096)));
+        assert_eq!(ByteSize(3 << 30).to_string(), "3GiB");
+        assert_eq!("10min".parse(), Ok(Interval(Duration::from_secs(600))));
+        assert_eq!("0".parse(), Ok(Interval(Duration::ZERO)));
+        assert_eq!("0.5%".parse(), Ok(MaxBad::Percent(0.5)));
+        assert_eq!("20".parse(), Ok(MaxBad::Rows(20)));
+        for text in ["", "MiB", "-1", "1.5GiB", "0"] {
+            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        }
+        for text in ["", "%", "-1%", "101%", "1.5", "few", "NaN%"] {
+            assert!(text.parse::<MaxBad>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_budget_counts_a_share_of_enough_rows() {
+        let percent = MaxBad::Percent(1.0);
+        assert!(!percent.is_spent(1, 1, false), "one bad row at the start is no verdict on a dataset");
+        assert!(percent.is_spent(11, 11, false), "eleven are more than 1 % of the floor");
+        assert!(percent.is_spent(1, 99, true) && !percent.is_spent(1, 100, true), "exact at the end");
+        assert!(MaxBad::Rows(2).is_spent(3, 1_000_000, false) && !MaxBad::Rows(2).is_spent(2, 2, true));
+    }
+}
