@@ -64,7 +64,9 @@ pub fn resolve<T: DeserializeOwned>(
         set(&mut merged, text)?;
     }
     overlay(&mut merged, flags);
-    merged.try_into().map_err(|e: toml::de::Error| SettingsError::Value { reason: e.to_string().trim().to_owned() })
+    merged
+        .try_into()
+        .map_err(|e: toml::de::Error| SettingsError::Value { reason: e.to_string().trim().to_owned() })
 }
 
 fn read(path: &Path) -> Result<Table, SettingsError> {
