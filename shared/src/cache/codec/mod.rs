@@ -1,0 +1,3 @@
+//! How features become bytes. One file per codec.
+
+pub(super) mod lossless;

@@ -1,0 +1,77 @@
+//! `head.safetensors`: the teacher's head as it was, so that logits can be rebuilt from features.
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+
+use super::error::{CacheError, IoContext, Result};
+use super::sample::FeatureDtype;
+
+/// One tensor of the head, as it lies in memory.
+#[derive(Clone, Debug)]
+pub struct HeadTensor<'a> {
+    /// `lm_head.weight`, of shape (V, D); further tensors keep the checkpoint's names.
+    pub name: String,
+    /// The checkpoint's own number type.
+    pub dtype: FeatureDtype,
+    /// The tensor's shape.
+    pub shape: Vec<usize>,
+    /// Its values, little-endian, row by row.
+    pub bytes: &'a [u8],
+}
+
+/// Writes the head, without holding it a second time in memory.
+pub(super) fn write_head(path: &Path, head: &[HeadTensor]) -> Result<()> {
+    let encode = |reason: String| CacheError::Encode { path: path.into(), reason };
+    let mut views = Vec::with_capacity(head.len());
+    for tensor in head {
+        let dtype = match tensor.dtype {
+            FeatureDtype::F32 => Dtype::F32,
+            FeatureDtype::F16 => Dtype::F16,
+            FeatureDtype::Bf16 => Dtype::BF16,
+        };
+        let view = TensorView::new(dtype, tensor.shape.clone(), tensor.bytes);
+        views.push((tensor.name.clone(), view.map_err(|error| encode(error.to_string()))?));
+    }
+    let metadata = [("format".to_string(), "pt".to_string())].into();
+    serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
+        safetensors::SafeTensorError::IoError(source) => {
+            CacheError::Io { action: "write", path: path.into(), source }
+        }
+        other => encode(other.to_string()),
+    })?;
+    File::open(path).and_then(|file| file.sync_all()).at("sync", path)
+}
+
+/// The teacher's head, mapped.
+pub struct HeadFile {
+    map: Mmap,
+}
+
+impl HeadFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let head = Self { map: super::index::map_file(path)? };
+        head.parse().map_err(|error| CacheError::damaged(path, None, error))?;
+        Ok(head)
+    }
+
+    /// The file's bytes, a whole safetensors file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// The tensors, as views into the map. Usually one, `lm_head.weight` of shape (V, D).
+    ///
+    /// # Errors
+    /// Only if the file has changed since it was opened.
+    pub fn tensors(&self) -> Result<SafeTensors<'_>> {
+        self.parse().map_err(|error| CacheError::damaged(Path::new(super::HEAD), None, error))
+    }
+
+    fn parse(&self) -> std::result::Result<SafeTensors<'_>, safetensors::SafeTensorError> {
+        SafeTensors::deserialize(&self.map)
+    }
+}

@@ -1,0 +1,205 @@
+//! `manifest.json`: what the cache is and which files belong to it. The single commit point.
+//!
+//! A file that the manifest does not name does not exist; see [`super::commit`] for the order of
+//! writes. The last member, `digest`, is the BLAKE3 of every byte before its own line break, so
+//! that a flipped bit or a hasty edit is found.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{CacheError, IoContext, Result};
+use super::sample::FeatureDtype;
+use super::{FORMAT_VERSION, MANIFEST};
+use crate::ids::{Digest, Fingerprint};
+
+/// The content of `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always `genrecal-cache`.
+    pub format: String,
+    /// [`FORMAT_VERSION`] of the program that wrote the cache.
+    pub format_version: u32,
+    /// Whether the run that fills the cache has finished.
+    pub complete: bool,
+    /// Digest of all fields of `fingerprint`.
+    pub fingerprint_digest: Digest,
+    /// What the features were made from and how.
+    pub fingerprint: Fingerprint,
+    /// How the features are stored.
+    pub features: FeatureFormat,
+    /// What the cache was made from, for people: names that are not identity.
+    pub about: BTreeMap<String, String>,
+    /// Digest of each dataset file read so far, by the name it was given as.
+    pub dataset: BTreeMap<String, String>,
+    /// Sums over all shards.
+    pub totals: Totals,
+    /// The teacher's head.
+    pub head: FileEntry,
+    /// The dataset card.
+    pub card: Option<FileEntry>,
+    /// The table of rows that could not become samples.
+    pub quarantine: Option<FileEntry>,
+    /// The shards, in order; the position is the shard's number.
+    pub shards: Vec<ShardEntry>,
+}
+
+/// How features are stored, the same for every sample of a cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureFormat {
+    /// The teacher's own number type.
+    pub dtype: FeatureDtype,
+    /// Values per position.
+    pub width: usize,
+    /// `lossless`.
+    pub codec: String,
+}
+
+/// Counts over committed rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Samples.
+    pub samples: u64,
+    /// Rows in quarantine.
+    pub quarantined: u64,
+    /// Teacher tokens of all samples.
+    pub tokens: u64,
+    /// Positions with features.
+    pub feature_rows: u64,
+    /// Bytes of all shards.
+    pub bytes: u64,
+}
+
+/// One file of the cache, as it must be found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Path relative to the cache directory, with `/`.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Its BLAKE3 digest.
+    pub digest: Digest,
+}
+
+/// One shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// The file.
+    #[serde(flatten)]
+    pub entry: FileEntry,
+    /// Samples in it.
+    pub samples: u64,
+    /// Teacher tokens of its samples.
+    pub tokens: u64,
+    /// Positions with features in it.
+    pub feature_rows: u64,
+    /// Where its pages end: page indexes, footer and magic follow.
+    pub tail_offset: u64,
+    /// XXH3-64 of the bytes from `tail_offset` on, in hexadecimal; checked when the shard is opened.
+    pub tail_xxh3: String,
+}
+
+const FORMAT: &str = "genrecal-cache";
+const DIGEST_KEY: &str = ",\n  \"digest\": \"";
+const END: &str = "\"\n}\n";
+
+impl Manifest {
+    /// A manifest without shards.
+    pub(super) fn new(fingerprint: Fingerprint, features: FeatureFormat, head: FileEntry) -> Self {
+        Self {
+            format: FORMAT.into(),
+            format_version: FORMAT_VERSION,
+            complete: false,
+            fingerprint_digest: fingerprint.digest(),
+            fingerprint,
+            features,
+            about: BTreeMap::new(),
+            dataset: BTreeMap::new(),
+            totals: Totals::default(),
+            head,
+            card: None,
+            quarantine: None,
+            shards: Vec::new(),
+        }
+    }
+
+    /// Reads and checks the manifest of the cache at `dir`.
+    ///
+    /// # Errors
+    /// [`CacheError::NotACache`] if there is none, [`CacheError::Version`] for another format
+    /// version, [`CacheError::Damaged`] if its bytes are not what was written.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        if !path.exists() {
+            let hint = "give the directory that `extract run --out` wrote";
+            return Err(CacheError::NotACache {
+                path: dir.into(),
+                reason: format!("it has no `{MANIFEST}`"),
+                hint,
+            });
+        }
+        let bytes = std::fs::read(&path).at("read", &path)?;
+        let damaged = |reason: &str| CacheError::damaged(&path, None, reason);
+        let text = std::str::from_utf8(&bytes).map_err(|_| damaged("not UTF-8"))?;
+        // The version comes first: another version may keep its digest elsewhere.
+        #[derive(Deserialize)]
+        struct Version {
+            format: String,
+            format_version: u32,
+        }
+        let version: Version =
+            serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))?;
+        if version.format != FORMAT {
+            return Err(damaged(&format!("format is `{}`, expected `{FORMAT}`", version.format)));
+        }
+        if version.format_version != FORMAT_VERSION {
+            let (found, expected) = (version.format_version, FORMAT_VERSION);
+            return Err(CacheError::Version { path, found, expected });
+        }
+        if !digest_holds(text) {
+            return Err(damaged("its content does not match its `digest`: it was edited or damaged"));
+        }
+        serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))
+    }
+
+    /// The bytes of `manifest.json`.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let encode = |error: serde_json::Error| CacheError::Encode {
+            path: MANIFEST.into(),
+            reason: error.to_string(),
+        };
+        let mut text = serde_json::to_string_pretty(self).map_err(encode)?;
+        text.truncate(text.trim_end_matches(['}', '\n']).len());
+        let digest = Digest::of(text.as_bytes());
+        text.push_str(&format!("{DIGEST_KEY}{digest}{END}"));
+        Ok(text.into_bytes())
+    }
+
+    /// Recomputes the sums over shards.
+    pub(super) fn add_up(&mut self) {
+        let sum = |field: fn(&ShardEntry) -> u64| self.shards.iter().map(field).sum();
+        self.totals = Totals {
+            samples: sum(|shard| shard.samples),
+            quarantined: self.totals.quarantined,
+            tokens: sum(|shard| shard.tokens),
+            feature_rows: sum(|shard| shard.feature_rows),
+            bytes: sum(|shard| shard.entry.bytes),
+        };
+    }
+
+    /// Every file of the cache but the manifest itself.
+    pub fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        let others = std::iter::once(&self.head).chain(&self.card).chain(&self.quarantine);
+        self.shards.iter().map(|shard| &shard.entry).chain(others)
+    }
+}
+
+fn digest_holds(text: &str) -> bool {
+    let split = || {
+        let body = text.strip_suffix(END)?;
+        let (body, digest) = body.split_at_checked(body.len().checked_sub(64)?)?;
+        Some((body.strip_suffix(DIGEST_KEY)?, digest))
+    };
+    split().is_some_and(|(body, digest)| Digest::of(body.as_bytes()).to_string() == digest)
+}

@@ -1,0 +1,250 @@
+//! Reading a cache: an index by key in memory, everything else from the map when asked for.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::commit::{digest_of, locate};
+use super::error::{CacheError, Result};
+use super::feature_page;
+use super::head::HeadFile;
+use super::index::{IndexEntry, Shard};
+use super::manifest::Manifest;
+use super::sample::{FeatureBlock, FeatureDtype, QuarantinedRow, SampleMeta};
+use super::schema::{IMAGE_FILES, NUM_CELLS, Take, cells_to_meta};
+use super::table::read_table;
+use crate::ids::SampleKey;
+
+/// How a cache is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderOptions {
+    /// Check page and value checksums on every read; costs a few percent.
+    pub verify: bool,
+}
+
+impl Default for ReaderOptions {
+    fn default() -> Self {
+        Self { verify: true }
+    }
+}
+
+/// A cache opened for reading; share it between threads by reference.
+///
+/// Samples are numbered in shard order. The numbers hold for one state of the cache; keys hold always.
+pub struct CacheReader {
+    dir: PathBuf,
+    manifest: Manifest,
+    options: ReaderOptions,
+    shards: Vec<Shard>,
+    index: Vec<IndexEntry>,
+    /// Sample numbers in key order.
+    by_key: Vec<u32>,
+    head: HeadFile,
+}
+
+impl CacheReader {
+    /// Opens the cache at `dir`, finished or not, and checks every read.
+    ///
+    /// # Errors
+    /// If it is no cache, of another format version, or its manifest, a footer or the index is damaged.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(dir, ReaderOptions::default())
+    }
+
+    /// Opens the cache at `dir`.
+    ///
+    /// # Errors
+    /// As [`CacheReader::open`].
+    pub fn open_with(dir: impl AsRef<Path>, options: ReaderOptions) -> Result<Self> {
+        let dir = dir.as_ref().to_path_buf();
+        let manifest = Manifest::load(&dir)?;
+        let open = |(number, entry): (usize, &super::ShardEntry)| {
+            let shard = Shard::open(locate(&dir, &entry.entry), entry)?;
+            let index = shard.index(number)?;
+            Ok((shard, index))
+        };
+        let opened = manifest.shards.par_iter().enumerate().map(open).collect::<Result<Vec<_>>>()?;
+        let (shards, parts): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        let index: Vec<IndexEntry> = parts.into_iter().flatten().collect();
+        let by_key = sort_by_key(&dir, &index)?;
+        let head = HeadFile::open(&locate(&dir, &manifest.head))?;
+        Ok(Self { dir, manifest, options, shards, index, by_key, head })
+    }
+
+    /// What the cache is; see [`Manifest::complete`] before training on it.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The directory it was opened from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The teacher's own number type.
+    pub fn dtype(&self) -> FeatureDtype {
+        self.manifest.features.dtype
+    }
+
+    /// Values per position.
+    pub fn width(&self) -> usize {
+        self.manifest.features.width
+    }
+
+    /// The key of sample `i`.
+    pub fn key(&self, i: usize) -> SampleKey {
+        self.index[i].key
+    }
+
+    /// The number of the sample with this key.
+    pub fn find(&self, key: &SampleKey) -> Option<usize> {
+        let at = self.by_key.binary_search_by_key(key, |&i| self.index[i as usize].key).ok()?;
+        Some(self.by_key[at] as usize)
+    }
+
+    /// Teacher tokens of sample `i`, from the index.
+    pub fn num_tokens(&self, i: usize) -> usize {
+        self.index[i].num_tokens as usize
+    }
+
+    /// Positions of sample `i` that have features, from the index.
+    pub fn num_positions(&self, i: usize) -> usize {
+        self.index[i].num_positions as usize
+    }
+
+    /// All of sample `i` but its features. Reads a few small pages; nothing is kept.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row.
+    pub fn meta(&self, i: usize) -> Result<SampleMeta> {
+        let (shard, entry) = (self.shard(i), &self.index[i]);
+        let cells = shard.cells(entry.row as usize, 0..IMAGE_FILES)?;
+        let meta = cells_to_meta(cells).map_err(|reason| self.damaged(i, reason))?;
+        if meta.key != entry.key {
+            return Err(self.damaged(i, format!("key {}, expected {}", meta.key, entry.key)));
+        }
+        Ok(meta)
+    }
+
+    /// The encoded images of sample `i`, in the order of its `images`; empty if none were embedded.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row.
+    pub fn image_files(&self, i: usize) -> Result<Vec<Vec<u8>>> {
+        let cells = self.shard(i).cells(self.index[i].row as usize, IMAGE_FILES..NUM_CELLS)?;
+        let mut take = Take(cells.into_iter());
+        let read = take.bytes().and_then(|files| Ok((files, take.texts()?)));
+        let (files, digests) = read.map_err(|reason| self.damaged(i, reason))?;
+        let intact =
+            |(file, digest): (&Vec<u8>, &String)| crate::ids::Digest::of(file).to_string() == *digest;
+        match self.options.verify && !files.iter().zip(&digests).all(intact) {
+            true => Err(self.damaged(i, "an embedded image does not match its digest")),
+            false => Ok(files),
+        }
+    }
+
+    /// The features of sample `i` as the teacher computed them, bit for bit.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row.
+    pub fn features(&self, i: usize) -> Result<FeatureBlock> {
+        let (dtype, width) = (self.dtype(), self.width());
+        let frame = self.frame(i)?;
+        let bytes = feature_page::decode(frame, dtype, self.num_positions(i) * width)
+            .map_err(|reason| self.damaged(i, reason))?;
+        self.check_hash(i, xxh3_64(&bytes))?;
+        Ok(FeatureBlock { dtype, width, bytes })
+    }
+
+    /// The features of sample `i` widened to float32, exactly: `num_positions * width` values.
+    /// `out` is replaced; give the same vector again to keep its allocation.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row.
+    pub fn features_f32(&self, i: usize, out: &mut Vec<f32>) -> Result<()> {
+        let frame = self.frame(i)?;
+        out.resize(self.num_positions(i) * self.width(), 0.0);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(out);
+        let hash = feature_page::decode_f32(frame, self.dtype(), words, self.options.verify)
+            .map_err(|reason| self.damaged(i, reason))?;
+        hash.map_or(Ok(()), |hash| self.check_hash(i, hash))
+    }
+
+    /// The teacher's head.
+    pub fn head(&self) -> &HeadFile {
+        &self.head
+    }
+
+    /// The committed rows that could not become samples.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] if the table is not what was written.
+    pub fn quarantined(&self) -> Result<Vec<QuarantinedRow>> {
+        load_quarantine(&self.dir, &self.manifest)
+    }
+
+    fn shard(&self, i: usize) -> &Shard {
+        &self.shards[self.index[i].shard as usize]
+    }
+
+    fn frame(&self, i: usize) -> Result<&[u8]> {
+        let entry = &self.index[i];
+        let start = entry.page_offset as usize;
+        let page = self.shard(i).bytes().get(start..start + entry.page_bytes as usize);
+        let page = page.ok_or_else(|| self.damaged(i, "its page lies outside the file"))?;
+        let rows = entry.num_positions as usize;
+        feature_page::open(page, rows, self.width(), self.options.verify)
+            .map_err(|reason| self.damaged(i, reason))
+    }
+
+    fn check_hash(&self, i: usize, actual: u64) -> Result<()> {
+        let expected = self.index[i].features_xxh3;
+        if self.options.verify && actual != expected {
+            return Err(self.damaged(i, format!("feature checksum {actual:016x}, expected {expected:016x}")));
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
+        CacheError::damaged(&self.shard(i).path, Some(u64::from(self.index[i].row)), reason)
+    }
+}
+
+fn sort_by_key(dir: &Path, index: &[IndexEntry]) -> Result<Vec<u32>> {
+    let mut order: Vec<u32> = (0..index.len() as u32).collect();
+    order.par_sort_unstable_by_key(|&i| index[i as usize].key);
+    let twin = order.windows(2).find(|pair| index[pair[0] as usize].key == index[pair[1] as usize].key);
+    match twin {
+        Some(pair) => {
+            let reason = format!("sample `{}` is in it twice", index[pair[0] as usize].key);
+            Err(CacheError::damaged(dir, None, reason))
+        }
+        None => Ok(order),
+    }
+}
+
+/// The rows of the quarantine table that `manifest` names.
+pub(super) fn load_quarantine(dir: &Path, manifest: &Manifest) -> Result<Vec<QuarantinedRow>> {
+    let Some(entry) = &manifest.quarantine else { return Ok(Vec::new()) };
+    let path = locate(dir, entry);
+    if digest_of(&path)? != entry.digest {
+        return Err(CacheError::damaged(&path, None, "its content does not match the manifest"));
+    }
+    let rows = read_table(&path)?;
+    let decode = |(i, cells)| {
+        super::schema::cells_to_quarantined(cells)
+            .map_err(|reason| CacheError::damaged(&path, Some(i as u64), reason))
+    };
+    rows.into_iter().enumerate().map(decode).collect()
+}

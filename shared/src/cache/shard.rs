@@ -1,0 +1,229 @@
+//! One shard under construction: row groups of small columns and hand-made feature pages.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::Result as ParquetResult;
+use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder};
+use parquet::file::properties::WriterPropertiesPtr;
+use parquet::file::writer::SerializedFileWriter;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use super::error::{CacheError, IoContext, Result};
+use super::feature_page;
+use super::manifest::{FileEntry, ShardEntry};
+use super::page::PageHeader;
+use super::sample::Row;
+use super::schema::{Cell, FEATURES, NUM_CELLS, SHARD, row_to_cells};
+use super::table::{EncodedColumn, TableBuffer, properties};
+use crate::ids::{Digest, SampleKey};
+
+/// A row whose features have become a page; made by many threads, pushed by one.
+pub(super) struct EncodedRow {
+    pub(super) key: SampleKey,
+    tokens: u64,
+    positions: u64,
+    cells: Vec<Cell>,
+    page: Vec<u8>,
+    header: PageHeader,
+}
+
+impl EncodedRow {
+    /// Encodes one row, which has passed [`Row::check`].
+    pub(super) fn new(row: &Row) -> Result<Self> {
+        let features = &row.features;
+        let (page, header) = feature_page::make(features).map_err(|reason| row.meta.invariant(reason))?;
+        let cells = row_to_cells(row, xxh3_64(&features.bytes));
+        let (key, tokens) = (row.meta.key, row.meta.input_ids.len() as u64);
+        Ok(Self { key, tokens, positions: features.num_positions() as u64, cells, page, header })
+    }
+}
+
+/// A shard being written aside; dropped unfinished, it removes its file.
+pub(super) struct ShardWriter {
+    path: PathBuf,
+    properties: WriterPropertiesPtr,
+    file: SerializedFileWriter<HashingFile>,
+    group: RowGroupBuffer,
+    row_group_bytes: usize,
+    pub(super) keys: HashSet<SampleKey>,
+    tokens: u64,
+    feature_rows: u64,
+}
+
+impl ShardWriter {
+    /// Starts a shard at `path`.
+    pub(super) fn create(path: PathBuf, row_group_bytes: usize) -> Result<Self> {
+        let properties = properties(&SHARD);
+        let sink = HashingFile::create(&path).at("create", &path)?;
+        let file = SerializedFileWriter::new(sink, SHARD.root_schema_ptr(), properties.clone())
+            .map_err(|error| CacheError::writing(&path, error))?;
+        let group = RowGroupBuffer::new(&properties);
+        let keys = HashSet::new();
+        Ok(Self { path, properties, file, group, row_group_bytes, keys, tokens: 0, feature_rows: 0 })
+    }
+
+    /// Bytes so far, the open row group included.
+    pub(super) fn bytes(&self) -> usize {
+        self.file.bytes_written() + self.group.pages.len()
+    }
+
+    /// Appends a row; closes the row group when it is full.
+    pub(super) fn push(&mut self, row: EncodedRow) -> Result<()> {
+        self.keys.insert(row.key);
+        self.tokens += row.tokens;
+        self.feature_rows += row.positions;
+        self.group.push(row).map_err(|error| CacheError::writing(&self.path, error))?;
+        if self.group.pages.len() >= self.row_group_bytes { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let group = std::mem::replace(&mut self.group, RowGroupBuffer::new(&self.properties));
+        if group.rows == 0 {
+            return Ok(());
+        }
+        let write = || -> ParquetResult<()> {
+            let mut writer = self.file.next_row_group()?;
+            for (bytes, close) in group.finish()? {
+                writer.append_column(&bytes, close)?;
+            }
+            writer.close().map(drop)
+        };
+        write().map_err(|error| CacheError::writing(&self.path, error))
+    }
+
+    /// Completes and syncs the file; its entry has no name yet.
+    pub(super) fn finish(mut self) -> Result<FinishedShard> {
+        self.flush()?;
+        self.file.flush().at("write", &self.path)?;
+        // What is written from here on, page indexes and footer, is the tail that readers check first.
+        let tail_offset = self.file.bytes_written() as u64;
+        self.file.inner_mut().tail = Some(Xxh3::new());
+        self.file.finish().map_err(|error| CacheError::writing(&self.path, error))?;
+        let sink = self.file.inner_mut();
+        sink.file.sync_all().at("sync", &self.path)?;
+        let digest = Digest::from_bytes(sink.hasher.finalize().into());
+        let tail_xxh3 = sink.tail.take().map_or(0, |tail| tail.digest());
+        let entry = ShardEntry {
+            entry: FileEntry { file: String::new(), bytes: sink.bytes, digest },
+            samples: self.keys.len() as u64,
+            tokens: self.tokens,
+            feature_rows: self.feature_rows,
+            tail_offset,
+            tail_xxh3: format!("{tail_xxh3:016x}"),
+        };
+        Ok(FinishedShard {
+            path: std::mem::take(&mut self.path),
+            entry,
+            keys: std::mem::take(&mut self.keys),
+        })
+    }
+}
+
+/// A shard on disk that is not committed yet.
+pub(super) struct FinishedShard {
+    pub(super) path: PathBuf,
+    pub(super) entry: ShardEntry,
+    pub(super) keys: HashSet<SampleKey>,
+}
+
+impl Drop for ShardWriter {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            // Nothing to report to: what remains is removed by the next writer.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The open row group: small columns encoded as they come, feature pages one after another.
+struct RowGroupBuffer {
+    table: TableBuffer,
+    pages: Vec<u8>,
+    index: OffsetIndexBuilder,
+    rows: usize,
+    values: u64,
+    uncompressed: usize,
+}
+
+impl RowGroupBuffer {
+    fn new(properties: &WriterPropertiesPtr) -> Self {
+        Self {
+            table: TableBuffer::new(&SHARD, properties, NUM_CELLS),
+            pages: Vec::new(),
+            index: OffsetIndexBuilder::new(),
+            rows: 0,
+            values: 0,
+            uncompressed: 0,
+        }
+    }
+
+    fn push(&mut self, row: EncodedRow) -> ParquetResult<()> {
+        self.table.push(row.cells)?;
+        self.index.append_row_count(1);
+        self.index.append_offset_and_size(self.pages.len() as i64, row.page.len() as i32);
+        self.pages.extend_from_slice(&row.page);
+        self.rows += 1;
+        self.values += u64::from(row.header.num_values);
+        let header_bytes = row.page.len() - row.header.compressed_bytes as usize;
+        self.uncompressed += row.header.uncompressed_bytes as usize + header_bytes;
+        Ok(())
+    }
+
+    fn finish(self) -> ParquetResult<Vec<EncodedColumn>> {
+        let metadata = ColumnChunkMetaData::builder(SHARD.column(FEATURES))
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_encodings(vec![Encoding::RLE, Encoding::BYTE_STREAM_SPLIT])
+            .set_num_values(self.values as i64)
+            .set_total_compressed_size(self.pages.len() as i64)
+            .set_total_uncompressed_size(self.uncompressed as i64)
+            .set_data_page_offset(0)
+            .build()?;
+        let close = ColumnCloseResult {
+            bytes_written: self.pages.len() as u64,
+            rows_written: self.rows as u64,
+            metadata,
+            bloom_filter: None,
+            column_index: None,
+            offset_index: Some(self.index.build()),
+        };
+        let mut columns = self.table.finish()?;
+        columns.push((Bytes::from(self.pages), close));
+        Ok(columns)
+    }
+}
+
+/// A file that knows the digest of what went into it.
+struct HashingFile {
+    file: File,
+    bytes: u64,
+    hasher: blake3::Hasher,
+    tail: Option<Xxh3>,
+}
+
+impl HashingFile {
+    fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::create(path)?, bytes: 0, hasher: blake3::Hasher::new(), tail: None })
+    }
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        if let Some(tail) = &mut self.tail {
+            tail.update(&bytes[..written]);
+        }
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
