@@ -1,30 +1,49 @@
 //! The model families on candle, each usable frozen (extract) and trainable (distill).
 //!
+//! ```text
+//! config.json -> registry -> family -> weights -> Model { body, head, params }
+//! ```
+//!
+//! A family is a folder and a line in [`registry`]. Forward passes are packed: samples are concatenated, never
+//! padded. Trainable weights are float32 Vars, cast to the compute dtype where they are used; frozen ones are
+//! plain tensors in the compute dtype.
+//!
 //! Legend of axis letters: T packed tokens, S samples, D width, H heads, K head width, V vocabulary.
 
 use candle_core::{Result, Tensor};
+use serde::Serialize;
 
-use crate::image::ImageInput;
-
+mod batch;
+mod checkpoint;
+mod device;
+mod error;
+mod export;
+mod fields;
+mod generate;
+mod head;
+mod internvl;
 pub mod layers;
+mod load;
+mod params;
+mod qwen2_vl;
+pub mod registry;
+mod text_model;
+pub mod weights;
 
-/// Samples concatenated for one forward pass: no padding anywhere.
-#[derive(Clone, Debug, Default)]
-pub struct PackedBatch {
-    /// Token ids, (T).
-    pub input_ids: Vec<u32>,
-    /// (temporal, height, width) position of each token, (T); three equal numbers for 1-D rotary families.
-    pub positions: Vec<[u32; 3]>,
-    /// Sample boundaries in tokens: S+1 numbers from 0 to T.
-    pub cu_seqlens: Vec<usize>,
-    /// All images of all samples, in token order.
-    pub images: Vec<ImageInput>,
-    /// The packed positions that take image features, in the order the features come.
-    pub image_rows: Vec<u32>,
-}
+pub use batch::{Encoded, PackedBatch};
+pub use checkpoint::{Checkpoint, Entry};
+pub use device::device;
+pub use error::ModelError;
+pub use export::export_checkout;
+pub use generate::generate_greedy;
+pub use head::Head;
+pub use load::{LoadOptions, Model, expected_weights, load};
+pub use params::{ModelPart, Param, ParamSet, TrainableParts};
+pub use registry::{ModelConfig, config_of};
+pub use text_model::KvCache;
 
 /// The sizes every decoder has, under one name each; what the Recalibrator copies from a student.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DecoderConfig {
     /// D.
     pub hidden_size: usize,
@@ -55,17 +74,29 @@ pub trait VlmBody: Send + Sync {
     /// Sizes of the decoder.
     fn decoder(&self) -> &DecoderConfig;
 
+    /// The input embedding, (V, D).
+    fn embedding(&self) -> &Tensor;
+
     /// Token embeddings with image features in their rows, (T, D): vision encoder and projector.
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
     fn embed(&self, batch: &PackedBatch) -> Result<Tensor>;
 
+    /// Features of embedded tokens, (T, D): the decoder and its final norm. With a cache, `batch` describes the
+    /// tokens after those the cache already holds.
+    ///
+    /// # Errors
+    /// When a shape does not fit the model or the device fails.
+    fn decode_with(&self, embeds: &Tensor, batch: &PackedBatch, cache: Option<&mut KvCache>) -> Result<Tensor>;
+
     /// Features of embedded tokens, (T, D): the decoder and its final norm.
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn decode(&self, embeds: &Tensor, batch: &PackedBatch) -> Result<Tensor>;
+    fn decode(&self, embeds: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+        self.decode_with(embeds, batch, None)
+    }
 
     /// Features, (T, D): the last layer after the final norm, so that the head alone gives logits.
     ///

@@ -1,0 +1,68 @@
+//! Samples packed for one forward pass.
+
+use crate::image::ImageInput;
+use crate::text::Prompt;
+
+/// One conversation as one model takes it.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The rendered, expanded and tokenised text with its spans.
+    pub prompt: Prompt,
+    /// The images, in the order of the prompt's image spans.
+    pub images: Vec<ImageInput>,
+    /// (temporal, height, width) position of each token; three equal numbers for 1-D rotary families.
+    pub positions: Vec<[u32; 3]>,
+}
+
+/// Samples concatenated for one forward pass: no padding anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct PackedBatch {
+    /// Token ids, (T).
+    pub input_ids: Vec<u32>,
+    /// (temporal, height, width) position of each token, (T); three equal numbers for 1-D rotary families.
+    pub positions: Vec<[u32; 3]>,
+    /// Sample boundaries in tokens: S+1 numbers from 0 to T.
+    pub cu_seqlens: Vec<usize>,
+    /// All images of all samples, in token order.
+    pub images: Vec<ImageInput>,
+    /// The packed positions that take image features, in the order the features come.
+    pub image_rows: Vec<u32>,
+}
+
+impl PackedBatch {
+    /// Concatenates the samples in the order given.
+    pub fn pack(samples: &[&Encoded]) -> Self {
+        let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        for sample in samples {
+            let start = batch.input_ids.len();
+            batch.input_ids.extend_from_slice(&sample.prompt.input_ids);
+            batch.positions.extend_from_slice(&sample.positions);
+            batch.images.extend_from_slice(&sample.images);
+            for span in &sample.prompt.images {
+                batch.image_rows.extend(span.tokens.clone().map(|token| (start + token) as u32));
+            }
+            batch.cu_seqlens.push(batch.input_ids.len());
+        }
+        batch
+    }
+
+    /// One new token for each of several samples: a step of generation.
+    pub fn step(tokens: &[u32], positions: &[u32]) -> Self {
+        Self {
+            input_ids: tokens.to_vec(),
+            positions: positions.iter().map(|&position| [position; 3]).collect(),
+            cu_seqlens: (0..=tokens.len()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// T.
+    pub fn num_tokens(&self) -> usize {
+        self.input_ids.len()
+    }
+
+    /// S.
+    pub fn num_samples(&self) -> usize {
+        self.cu_seqlens.len().saturating_sub(1)
+    }
+}

@@ -1,0 +1,147 @@
+//! Where a model under construction gets its weights: from a checkpoint, or from nowhere, to learn their shapes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+use super::checkpoint::Checkpoint;
+use super::params::{ParamSet, TrainableParts};
+use super::registry::Family;
+
+/// Hands out weights by canonical name.
+pub trait WeightSource {
+    /// The weight of this name and shape.
+    ///
+    /// # Errors
+    /// When there is no such weight or the device fails.
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// Where the weights go.
+    fn device(&self) -> &Device;
+
+    /// The compute dtype.
+    fn dtype(&self) -> DType;
+}
+
+/// Weights by name under a prefix: a closure that layers call.
+pub fn under<'a>(
+    source: &'a mut dyn WeightSource,
+    prefix: &'a str,
+) -> impl FnMut(&str, &[usize]) -> Result<Tensor> + 'a {
+    move |name, shape| source.get(&format!("{prefix}.{name}"), shape)
+}
+
+/// Learns which weights a model asks for; gives zeros that take no memory.
+#[derive(Default)]
+pub struct Recorder {
+    /// Shape by canonical name.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl WeightSource for Recorder {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.shapes.insert(name.to_owned(), shape.to_vec());
+        Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+}
+
+/// Loads weights from a checkpoint: trainable ones as float32 Vars, frozen ones in the compute dtype.
+pub struct Loader<'a> {
+    /// The files.
+    pub checkpoint: &'a Checkpoint,
+    /// Says which part a name belongs to.
+    pub family: &'a Family,
+    /// Which parts train.
+    pub trainable: &'a TrainableParts,
+    /// The head shares the input embedding, which then trains with either.
+    pub tied: bool,
+    /// Where the weights go.
+    pub device: &'a Device,
+    /// The compute dtype.
+    pub dtype: DType,
+    /// What has been loaded to train.
+    pub params: ParamSet,
+}
+
+impl WeightSource for Loader<'_> {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let Some(entry) = self.checkpoint.entries().get(name) else {
+            candle_core::bail!("no weight `{name}` in `{}`", self.checkpoint.dir().display())
+        };
+        if entry.shape != shape {
+            candle_core::bail!("`{name}` has shape {:?}, not {shape:?}", entry.shape)
+        }
+        let part = self.family.part_of(name);
+        let trains = self.trainable.contains(part)
+            || (self.tied && name == self.family.embedding && self.trainable.contains(super::ModelPart::Head));
+        if !trains {
+            return self.checkpoint.tensor(entry, self.dtype, self.device);
+        }
+        let var = Var::from_tensor(&self.checkpoint.tensor(entry, DType::F32, self.device)?)?;
+        let tensor = var.as_tensor().clone();
+        self.params.insert(name, var, part);
+        Ok(tensor)
+    }
+
+    fn device(&self) -> &Device {
+        self.device
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+}
+
+/// How the stored weights differ from the expected ones, one line each; empty when they fit.
+///
+/// A stored head is no surprise where it is `tied`: it equals the embedding.
+pub fn differences(
+    expected: &BTreeMap<String, Vec<usize>>,
+    checkpoint: &Checkpoint,
+    family: &Family,
+    tied: bool,
+) -> Vec<String> {
+    let stored = checkpoint.entries();
+    let mut problems = Vec::new();
+    let missing: Vec<&str> = expected.keys().filter(|name| !stored.contains_key(*name)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        problems.push(format!("missing weights: {}", listed(&missing)));
+    }
+    let expected_names: BTreeSet<&str> = expected.keys().map(String::as_str).collect();
+    let unknown: Vec<&str> = stored
+        .iter()
+        .filter(|(name, _)| !expected_names.contains(name.as_str()) && !family.is_ignored(name) && !(tied && *name == family.head))
+        .map(|(_, entry)| entry.stored_name.as_str())
+        .collect();
+    if !unknown.is_empty() {
+        problems.push(format!("unknown weights: {}", listed(&unknown)));
+    }
+    for (name, shape) in expected {
+        match stored.get(name) {
+            Some(entry) if &entry.shape != shape => problems.push(format!(
+                "`{}` has shape {:?}, config.json asks for {shape:?}",
+                entry.stored_name, entry.shape
+            )),
+            _ => {}
+        }
+    }
+    problems
+}
+
+/// Up to eight names, and how many more.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,200 @@
+//! Reference checkpoints: a hub-style checkout with what transformers made of some conversations beside it.
+//!
+//! ```text
+//! DIR/<family>/config.json, model.safetensors, tokenizer and processor files
+//! DIR/<family>/ref/samples.json        messages, input_ids
+//! DIR/<family>/ref/<sample>.safetensors   in.* (model inputs), position_ids, final_hidden, ...
+//! DIR/images/                          the image files that the messages name
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use shared::dataset::{Message, Part, Role};
+use shared::image::ImageInput;
+use shared::models::Encoded;
+use shared::text::{ImageSpan, Prompt};
+
+/// One conversation and transformers' tensors for it.
+pub struct Sample {
+    /// Its name in samples.json.
+    pub name: String,
+    /// What is said.
+    pub messages: Vec<Message>,
+    /// The image files, in order.
+    pub images: Vec<PathBuf>,
+    /// Token ids as transformers' processor gives them.
+    pub input_ids: Vec<u32>,
+    tensors: HashMap<String, Tensor>,
+}
+
+#[derive(Deserialize)]
+struct StoredSample {
+    messages: Vec<StoredMessage>,
+    images: Vec<String>,
+    input_ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct StoredMessage {
+    role: Role,
+    content: Vec<StoredPart>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum StoredPart {
+    Text { text: String },
+    Image {},
+}
+
+/// All samples of a reference checkpoint, in name order.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub fn samples(dir: &Path) -> Result<Vec<Sample>> {
+    let path = dir.join("ref/samples.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let stored: BTreeMap<String, StoredSample> = serde_json::from_str(&text)?;
+    stored.into_iter().map(|(name, sample)| read_sample(dir, name, sample)).collect()
+}
+
+fn read_sample(dir: &Path, name: String, stored: StoredSample) -> Result<Sample> {
+    let path = dir.join(format!("ref/{name}.safetensors"));
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    let message = |message: StoredMessage| Message {
+        role: message.role,
+        content: message
+            .content
+            .into_iter()
+            .map(|part| match part {
+                StoredPart::Text { text } => Part::Text { text },
+                StoredPart::Image {} => Part::Image,
+            })
+            .collect(),
+    };
+    Ok(Sample {
+        name,
+        messages: stored.messages.into_iter().map(message).collect(),
+        images: stored.images.iter().map(|image| find_image(dir, image)).collect::<Result<_>>()?,
+        input_ids: stored.input_ids,
+        tensors,
+    })
+}
+
+fn find_image(dir: &Path, name: &str) -> Result<PathBuf> {
+    let folders = [dir.join("images"), dir.join("../images"), dir.join("../images_png")];
+    let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+    found.with_context(|| format!("no image `{name}` beside `{}`", dir.display()))
+}
+
+impl Sample {
+    /// A stored tensor.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
+        self.tensors.get(name).with_context(|| format!("sample `{}` has no tensor `{name}`", self.name))
+    }
+
+    /// Pixel values of all images as one row-major block, empty for text.
+    ///
+    /// # Errors
+    /// When the block cannot be read.
+    pub fn pixels(&self) -> Result<Vec<f32>> {
+        match self.tensors.get("in.pixel_values") {
+            Some(pixels) => Ok(pixels.flatten_all()?.to_vec1()?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// (temporal, height, width) of each image's patch grid, where the family has one.
+    ///
+    /// # Errors
+    /// When the block cannot be read.
+    pub fn grids(&self) -> Result<Option<Vec<[usize; 3]>>> {
+        let Some(grids) = self.tensors.get("in.image_grid_thw") else { return Ok(None) };
+        let grids = grids.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        Ok(Some(grids.iter().map(|g| [g[0] as usize, g[1] as usize, g[2] as usize]).collect()))
+    }
+
+    /// (temporal, height, width) position of each token; transformers stores none for 1-D families.
+    ///
+    /// # Errors
+    /// When the block cannot be read.
+    pub fn positions(&self) -> Result<Vec<[u32; 3]>> {
+        let Some(positions) = self.tensors.get("position_ids") else {
+            return Ok((0..self.input_ids.len() as u32).map(|position| [position; 3]).collect());
+        };
+        let axes = positions.squeeze(1)?.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        ensure!(axes.len() == 3, "positions of {} axes", axes.len());
+        Ok((0..axes[0].len()).map(|t| [axes[0][t], axes[1][t], axes[2][t]]).collect())
+    }
+
+    /// The sample with the inputs that transformers' processor made, not ours.
+    ///
+    /// # Errors
+    /// When the stored inputs are incomplete.
+    pub fn stored_inputs(&self, image_token: u32) -> Result<Encoded> {
+        let is_image = |t: usize| self.input_ids[t] == image_token;
+        let num_rows = (0..self.input_ids.len()).filter(|&t| is_image(t)).count();
+        let mut images = Vec::new();
+        if let Some(pixels) = self.tensors.get("in.pixel_values") {
+            // One block for all images: rows of patches (Qwen) or tiles (InternVL); packing does not mind.
+            let values = self.pixels()?;
+            let grids = self.grids()?;
+            let mut start = 0;
+            for grid in grids.unwrap_or_else(|| vec![[pixels.dims()[0], 1, 1]]) {
+                let rows = grid.iter().product::<usize>();
+                let width: usize = pixels.dims()[1..].iter().product();
+                let mut shape = pixels.dims().to_vec();
+                shape[0] = rows;
+                let num_tokens = num_rows * rows / pixels.dims()[0];
+                let pixels = values[start * width..(start + rows) * width].to_vec();
+                images.push(ImageInput { pixels, shape, grid, num_tokens });
+                start += rows;
+            }
+        }
+        let mut spans = Vec::new();
+        let mut t = 0;
+        while t < self.input_ids.len() {
+            let start = t;
+            while t < self.input_ids.len() && is_image(t) {
+                t += 1;
+            }
+            if t > start {
+                spans.push(ImageSpan { tokens: start..t, grid: [1, 1, 1] });
+            }
+            t += usize::from(t == start);
+        }
+        let prompt = Prompt {
+            text: String::new(),
+            input_ids: self.input_ids.clone(),
+            offsets: Vec::new(),
+            turns: Vec::new(),
+            images: spans,
+        };
+        Ok(Encoded { prompt, images, positions: self.positions()? })
+    }
+
+    /// transformers' features: what its `lm_head` receives, (T, D).
+    ///
+    /// # Errors
+    /// When they are not stored.
+    pub fn features(&self) -> Result<&Tensor> {
+        self.tensor("final_hidden")
+    }
+}
+
+/// The largest absolute difference of two tensors of one shape.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn worst_error(ours: &Tensor, theirs: &Tensor) -> Result<f32> {
+    Ok((ours.to_dtype(DType::F32)? - theirs)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
+}
