@@ -12,14 +12,19 @@ fn smoke() {
     let Ok(root) = std::env::var("REF") else { return };
     for family in ["qwen2_vl", "internvl"] {
         for sub in ["", "sharded_bf16"] {
-        let dir = PathBuf::from(&root).join(family);
-        let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::none() };
-        let model = load(&dir.join(sub), &options).unwrap();
-        for sample in samples(&dir).unwrap() {
-            let encoded = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
-            let features = model.body.features(&PackedBatch::pack(&[&encoded])).unwrap();
-            println!("{family} {sub} {} {}", sample.name, worst_error(&features, sample.features().unwrap()).unwrap());
+            let dir = PathBuf::from(&root).join(family);
+            let options =
+                LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::none() };
+            let model = load(&dir.join(sub), &options).unwrap();
+            for sample in samples(&dir).unwrap() {
+                let encoded = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+                let features = model.body.features(&PackedBatch::pack(&[&encoded])).unwrap();
+                println!(
+                    "{family} {sub} {} {}",
+                    sample.name,
+                    worst_error(&features, sample.features().unwrap()).unwrap()
+                );
+            }
         }
-    }
     }
 }

@@ -69,7 +69,11 @@ impl Checkpoint {
             };
             if let Some(other) = self.entries.insert(canonical, entry) {
                 let reason = format!("`{stored_name}` and `{}` are the same weight", other.stored_name);
-                return Err(ModelError::invalid(&path, reason, "remove the file that belongs to another checkpoint"));
+                return Err(ModelError::invalid(
+                    &path,
+                    reason,
+                    "remove the file that belongs to another checkpoint",
+                ));
             }
         }
         self.files.push((path, map));
@@ -105,7 +109,10 @@ impl Checkpoint {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => candle_core::bail!("`{}` is stored as {other:?}: only F32, F16 and BF16 are read", entry.stored_name),
+            other => candle_core::bail!(
+                "`{}` is stored as {other:?}: only F32, F16 and BF16 are read",
+                entry.stored_name
+            ),
         };
         let bytes = aligned(self.bytes(entry), stored.size_in_bytes());
         let tensor = Tensor::from_raw_buffer(&bytes, stored, &entry.shape, device)?.to_dtype(dtype)?;
@@ -117,13 +124,18 @@ impl Checkpoint {
     pub fn release(&self, entry: &Entry) {
         let map = &self.files[entry.file].1;
         // SAFETY: the map is private, read-only and file-backed: dropped pages come back from the file unchanged.
-        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.offset, entry.num_bytes) };
+        let _ =
+            unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.offset, entry.num_bytes) };
     }
 }
 
 /// The bytes at an address that `size`-byte numbers may be read from: safetensors headers may have any length.
 fn aligned(bytes: &[u8], size: usize) -> Cow<'_, [u8]> {
-    if (bytes.as_ptr() as usize).is_multiple_of(size) { Cow::Borrowed(bytes) } else { Cow::Owned(bytes.to_vec()) }
+    if (bytes.as_ptr() as usize).is_multiple_of(size) {
+        Cow::Borrowed(bytes)
+    } else {
+        Cow::Owned(bytes.to_vec())
+    }
 }
 
 /// `model.safetensors`, or the files that `model.safetensors.index.json` names.
@@ -135,7 +147,8 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let index = dir.join("model.safetensors.index.json");
     if !index.exists() {
         let reason = "no model.safetensors and no model.safetensors.index.json";
-        let hint = "a checkpoint is a folder as on the hub; PyTorch `.bin` files are not read, convert them first";
+        let hint =
+            "a checkpoint is a folder as on the hub; PyTorch `.bin` files are not read, convert them first";
         return Err(ModelError::invalid(dir, reason, hint));
     }
     let text = std::fs::read_to_string(&index).map_err(|error| ModelError::read(&index, error))?;

@@ -26,7 +26,11 @@ fn refused(asked: &str, reason: impl Into<String>, hint: &str) -> ModelError {
 
 fn cuda(asked: &str, ordinal: usize) -> Result<Device, ModelError> {
     if !cfg!(feature = "cuda") {
-        return Err(refused(asked, "this build has no CUDA", "build with `--features cuda`, or use `--device cpu`"));
+        return Err(refused(
+            asked,
+            "this build has no CUDA",
+            "build with `--features cuda`, or use `--device cpu`",
+        ));
     }
     // Candle panics where the driver library is absent, so look for it first.
     if !has_driver() {

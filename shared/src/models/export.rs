@@ -133,7 +133,11 @@ fn write_weights(
             .entries()
             .iter()
             .filter(|(name, entry)| entry.file == index && !(tied && *name == config.family.head))
-            .map(|(name, entry)| Written { entry, replaced: replaced.get(name), dtype: dtype_of(entry, dtype) })
+            .map(|(name, entry)| Written {
+                entry,
+                replaced: replaced.get(name),
+                dtype: dtype_of(entry, dtype),
+            })
             .collect();
         // Wide types first, so that every weight is aligned in the file.
         weights.sort_by_key(|weight| std::cmp::Reverse(width_of(weight.dtype)));

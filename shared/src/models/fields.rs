@@ -69,7 +69,8 @@ pub(super) struct RopeFields<'a> {
 impl<'a> RopeFields<'a> {
     /// Reads them from a text configuration.
     pub(super) fn read(text: &'a Value, default_theta: f64) -> Parsed<Self> {
-        let json = if text["rope_scaling"].is_object() { &text["rope_scaling"] } else { &text["rope_parameters"] };
+        let json =
+            if text["rope_scaling"].is_object() { &text["rope_scaling"] } else { &text["rope_parameters"] };
         let theta = number(json, "rope_theta", number(text, "rope_theta", default_theta)?)?;
         let kind = word(json, "rope_type", word(json, "type", "default")?)?;
         Ok(Self { theta, kind, json })

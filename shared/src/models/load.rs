@@ -5,13 +5,13 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
+use super::VlmBody;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
 use super::head::Head;
 use super::params::{ParamSet, TrainableParts};
 use super::registry::{ModelConfig, config_of};
 use super::weights::{Loader, Recorder, WeightSource, differences};
-use super::VlmBody;
 
 /// How to load a checkpoint.
 #[derive(Clone, Debug)]

@@ -88,7 +88,12 @@ pub trait VlmBody: Send + Sync {
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn decode_with(&self, embeds: &Tensor, batch: &PackedBatch, cache: Option<&mut KvCache>) -> Result<Tensor>;
+    fn decode_with(
+        &self,
+        embeds: &Tensor,
+        batch: &PackedBatch,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor>;
 
     /// Features of embedded tokens, (T, D): the decoder and its final norm.
     ///

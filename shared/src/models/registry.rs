@@ -98,11 +98,16 @@ pub struct ModelConfig {
 pub fn config_of(dir: &Path) -> std::result::Result<ModelConfig, ModelError> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(|error| ModelError::read(&path, error))?;
-    let json: Value = serde_json::from_str(&text)
-        .map_err(|error| ModelError::invalid(&path, format!("not JSON: {error}"), "download the file again"))?;
+    let json: Value = serde_json::from_str(&text).map_err(|error| {
+        ModelError::invalid(&path, format!("not JSON: {error}"), "download the file again")
+    })?;
     let family = family_of(&path, &json)?;
     let config = (family.parse)(&json).map_err(|reason| {
-        ModelError::invalid(&path, reason, "this variant of the architecture is not implemented, or the file is damaged")
+        ModelError::invalid(
+            &path,
+            reason,
+            "this variant of the architecture is not implemented, or the file is damaged",
+        )
     })?;
     Ok(ModelConfig { path, json, family, config })
 }
@@ -110,11 +115,14 @@ pub fn config_of(dir: &Path) -> std::result::Result<ModelConfig, ModelError> {
 fn family_of(path: &Path, json: &Value) -> std::result::Result<&'static Family, ModelError> {
     let model_type = json["model_type"].as_str().unwrap_or_default();
     let architecture = json["architectures"][0].as_str().unwrap_or_default();
-    let known = FAMILIES.iter().find(|family| family.model_type == model_type || family.architecture == architecture);
+    let known =
+        FAMILIES.iter().find(|family| family.model_type == model_type || family.architecture == architecture);
     known.copied().ok_or_else(|| {
         let supported = FAMILIES.iter().map(|family| family.architecture).collect::<Vec<_>>().join(", ");
         let note = match model_type {
-            "internvl_chat" => "; this is InternVL's original layout, use the checkpoint whose name ends in `-hf`",
+            "internvl_chat" => {
+                "; this is InternVL's original layout, use the checkpoint whose name ends in `-hf`"
+            }
             _ => "",
         };
         let found = if architecture.is_empty() { model_type } else { architecture };

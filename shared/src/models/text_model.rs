@@ -48,7 +48,12 @@ impl TextModel {
     /// Token embeddings with `images` (rows, D) in the image rows: (T, D) in `images`' type, or the embedding's.
     ///
     /// Placeholder tokens are not looked up, so their embedding gets no gradient from image rows.
-    pub(super) fn embed(&self, batch: &PackedBatch, images: Option<&Tensor>, dtype: candle_core::DType) -> Result<Tensor> {
+    pub(super) fn embed(
+        &self,
+        batch: &PackedBatch,
+        images: Option<&Tensor>,
+        dtype: candle_core::DType,
+    ) -> Result<Tensor> {
         let device = self.embedding.device();
         let num_image_rows = images.map_or(0, |images| images.dims()[0]);
         if num_image_rows != batch.image_rows.len() {

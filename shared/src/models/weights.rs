@@ -81,7 +81,9 @@ impl WeightSource for Loader<'_> {
         }
         let part = self.family.part_of(name);
         let trains = self.trainable.contains(part)
-            || (self.tied && name == self.family.embedding && self.trainable.contains(super::ModelPart::Head));
+            || (self.tied
+                && name == self.family.embedding
+                && self.trainable.contains(super::ModelPart::Head));
         if !trains {
             return self.checkpoint.tensor(entry, self.dtype, self.device);
         }
@@ -111,14 +113,19 @@ pub fn differences(
 ) -> Vec<String> {
     let stored = checkpoint.entries();
     let mut problems = Vec::new();
-    let missing: Vec<&str> = expected.keys().filter(|name| !stored.contains_key(*name)).map(String::as_str).collect();
+    let missing: Vec<&str> =
+        expected.keys().filter(|name| !stored.contains_key(*name)).map(String::as_str).collect();
     if !missing.is_empty() {
         problems.push(format!("missing weights: {}", listed(&missing)));
     }
     let expected_names: BTreeSet<&str> = expected.keys().map(String::as_str).collect();
     let unknown: Vec<&str> = stored
         .iter()
-        .filter(|(name, _)| !expected_names.contains(name.as_str()) && !family.is_ignored(name) && !(tied && *name == family.head))
+        .filter(|(name, _)| {
+            !expected_names.contains(name.as_str())
+                && !family.is_ignored(name)
+                && !(tied && *name == family.head)
+        })
         .map(|(_, entry)| entry.stored_name.as_str())
         .collect();
     if !unknown.is_empty() {

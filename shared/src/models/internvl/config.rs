@@ -91,7 +91,10 @@ fn max_positions(text: &Value) -> Parsed<usize> {
 fn decoder(json: &Value, text: &Value) -> Parsed<(DecoderConfig, Option<usize>)> {
     let model_type = word(text, "model_type", "qwen2")?;
     let llama = model_type == "llama";
-    only(llama || model_type == "qwen2", format!("a text model of type `{model_type}` (qwen2 and llama are)"))?;
+    only(
+        llama || model_type == "qwen2",
+        format!("a text model of type `{model_type}` (qwen2 and llama are)"),
+    )?;
     only(word(text, "hidden_act", "silu")? == "silu", "a text activation other than silu")?;
     only(!flag(text, "use_sliding_window", false)?, "`use_sliding_window`")?;
     only(!llama || !flag(text, "attention_bias", false)?, "`attention_bias` of a llama text model")?;

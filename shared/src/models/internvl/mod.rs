@@ -59,15 +59,24 @@ impl Projector {
     fn build(config: &config::Config, source: &mut dyn WeightSource) -> Result<Self> {
         let shuffled = config.vision.width * config.shuffle * config.shuffle;
         let width = config.decoder.hidden_size;
-        let mut get = |name: &str, shape: &[usize]| source.get(&format!("multi_modal_projector.{name}"), shape);
+        let mut get =
+            |name: &str, shape: &[usize]| source.get(&format!("multi_modal_projector.{name}"), shape);
         let norm = LayerNorm::new(
             get("layer_norm.weight", &[shuffled])?,
             get("layer_norm.bias", &[shuffled])?,
             PROJECTOR_NORM_EPS,
         );
-        let linear_1 = Linear::new(get("linear_1.weight", &[width, shuffled])?, Some(get("linear_1.bias", &[width])?));
-        let linear_2 = Linear::new(get("linear_2.weight", &[width, width])?, Some(get("linear_2.bias", &[width])?));
-        Ok(Self { shuffle: config.shuffle, norm, linear_1, activation: config.projector_activation, linear_2 })
+        let linear_1 =
+            Linear::new(get("linear_1.weight", &[width, shuffled])?, Some(get("linear_1.bias", &[width])?));
+        let linear_2 =
+            Linear::new(get("linear_2.weight", &[width, width])?, Some(get("linear_2.bias", &[width])?));
+        Ok(Self {
+            shuffle: config.shuffle,
+            norm,
+            linear_1,
+            activation: config.projector_activation,
+            linear_2,
+        })
     }
 
     /// Patch features (N, P, E) of square tiles -> rows (N * P/r^2, D): each r x r block of patches is one row.
@@ -111,12 +120,20 @@ impl VlmBody for InternVl {
         self.text.embed(batch, images.as_ref(), self.dtype)
     }
 
-    fn decode_with(&self, embeds: &Tensor, batch: &PackedBatch, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    fn decode_with(
+        &self,
+        embeds: &Tensor,
+        batch: &PackedBatch,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
         let positions: Vec<u32> = batch.positions.iter().map(|position| position[0]).collect();
         if let (Some(limit), Some(&last)) = (self.rope_limit, positions.iter().max())
             && last as usize >= limit
         {
-            bail!("a sample of {} tokens: `dynamic` rotary scaling is supported up to {limit}\nhint: limit the length of samples", last + 1)
+            bail!(
+                "a sample of {} tokens: `dynamic` rotary scaling is supported up to {limit}\nhint: limit the length of samples",
+                last + 1
+            )
         }
         let rope = Rope::new(&positions, self.decoder.head_dim, self.decoder.rope_theta, embeds.device())?;
         self.text.decode(embeds, &rope, batch, cache)

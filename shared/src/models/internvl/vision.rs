@@ -125,7 +125,10 @@ impl VisionModel {
                 )
             }
             tiles += image.shape[0];
-            image.pixels.chunks_exact(channels * height * width).for_each(|tile| self.append_patches(tile, &mut patches));
+            image
+                .pixels
+                .chunks_exact(channels * height * width)
+                .for_each(|tile| self.append_patches(tile, &mut patches));
         }
         let [rows, columns] = config.grid();
         let patch = channels * config.patch_size[0] * config.patch_size[1];
@@ -166,7 +169,8 @@ impl Layer {
         let fc1 = linear("mlp.fc1", [mlp, width], true)?;
         let fc2 = linear("mlp.fc2", [width, mlp], true)?;
         let mut head_norm = |part: &str| -> Result<Option<RmsNorm>> {
-            let weight = config.qk_norm.then(|| source.get(&name(&format!("{part}.weight")), &[width])).transpose()?;
+            let weight =
+                config.qk_norm.then(|| source.get(&name(&format!("{part}.weight")), &[width])).transpose()?;
             Ok(weight.map(|weight| RmsNorm::new(weight, QK_NORM_EPS)))
         };
         Ok(Self {

@@ -44,11 +44,16 @@ pub(super) fn parse(json: &Value) -> std::result::Result<Box<dyn FamilyConfig>, 
     only(matches!(rope.kind, "default" | "mrope"), format!("rotary scaling `{}`", rope.kind))?;
     let mrope_section = match &rope.json["mrope_section"] {
         Value::Null => vec![16, 24, 24],
-        value => serde_json::from_value(value.clone()).map_err(|error| format!("`mrope_section`: {error}"))?,
+        value => {
+            serde_json::from_value(value.clone()).map_err(|error| format!("`mrope_section`: {error}"))?
+        }
     };
     let decoder = decoder(json, text, rope.theta)?;
     if mrope_section.iter().sum::<usize>() * 2 != decoder.head_dim {
-        return Err(format!("`mrope_section` {mrope_section:?} does not sum to half the head width {}", decoder.head_dim));
+        return Err(format!(
+            "`mrope_section` {mrope_section:?} does not sum to half the head width {}",
+            decoder.head_dim
+        ));
     }
     let vision = vision(&json["vision_config"], decoder.hidden_size)?;
     let image_token_id = count(json, "image_token_id", 151_655)? as u32;
@@ -65,7 +70,10 @@ fn decoder(json: &Value, text: &Value, rope_theta: f64) -> std::result::Result<D
         Some(Value::Null) => num_heads,
         _ => count(text, "num_key_value_heads", 8)?,
     };
-    only(hidden_size.is_multiple_of(num_heads.max(1)), format!("{num_heads} heads of a width of {hidden_size}"))?;
+    only(
+        hidden_size.is_multiple_of(num_heads.max(1)),
+        format!("{num_heads} heads of a width of {hidden_size}"),
+    )?;
     Ok(DecoderConfig {
         hidden_size,
         intermediate_size: count(text, "intermediate_size", 29_568)?,
@@ -78,7 +86,8 @@ fn decoder(json: &Value, text: &Value, rope_theta: f64) -> std::result::Result<D
         rope_theta,
         vocab_size: count(text, "vocab_size", 152_064)?,
         // Checkpoints written before transformers 5 may say it in the text configuration only.
-        tie_word_embeddings: flag(json, "tie_word_embeddings", false)? || flag(text, "tie_word_embeddings", false)?,
+        tie_word_embeddings: flag(json, "tie_word_embeddings", false)?
+            || flag(text, "tie_word_embeddings", false)?,
     })
 }
 

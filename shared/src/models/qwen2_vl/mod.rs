@@ -65,9 +65,15 @@ impl VlmBody for Qwen2Vl {
         self.text.embed(batch, images.as_ref(), self.dtype)
     }
 
-    fn decode_with(&self, embeds: &Tensor, batch: &PackedBatch, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    fn decode_with(
+        &self,
+        embeds: &Tensor,
+        batch: &PackedBatch,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
         let DecoderConfig { head_dim, rope_theta, .. } = self.decoder;
-        let rope = Rope::sectioned(&batch.positions, head_dim, rope_theta, &self.mrope_section, embeds.device())?;
+        let rope =
+            Rope::sectioned(&batch.positions, head_dim, rope_theta, &self.mrope_section, embeds.device())?;
         self.text.decode(embeds, &rope, batch, cache)
     }
 }

@@ -49,7 +49,11 @@ fn norm(source: &mut dyn WeightSource, name: &str, width: usize) -> Result<Layer
 }
 
 impl VisionModel {
-    pub(super) fn build(config: &VisionConfig, out_width: usize, source: &mut dyn WeightSource) -> Result<Self> {
+    pub(super) fn build(
+        config: &VisionConfig,
+        out_width: usize,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
         let (width, p) = (config.width, config.patch_size);
         let merged = width * config.merge_size * config.merge_size;
         let kernel = [width, config.in_channels, config.temporal_patch_size, p, p];
@@ -84,8 +88,14 @@ impl VisionModel {
         let mut pixels = Vec::with_capacity(images.iter().map(|image| image.pixels.len()).sum());
         for image in images {
             let patches: usize = image.grid.iter().product();
-            if image.pixels.len() != patches * patch || !image.grid[1..].iter().all(|n| n % config.merge_size == 0) {
-                bail!("an image of shape {:?} and grid {:?} does not fit patches of {patch}", image.shape, image.grid)
+            if image.pixels.len() != patches * patch
+                || !image.grid[1..].iter().all(|n| n % config.merge_size == 0)
+            {
+                bail!(
+                    "an image of shape {:?} and grid {:?} does not fit patches of {patch}",
+                    image.shape,
+                    image.grid
+                )
             }
             pixels.extend_from_slice(&image.pixels);
         }
@@ -99,7 +109,8 @@ impl VisionModel {
         let mut positions = Vec::new();
         for [frames, rows, columns] in images.iter().map(|image| image.grid) {
             for _ in 0..frames {
-                for (row, column) in (0..rows / m).flat_map(|r| (0..columns / m).map(move |c| (r * m, c * m))) {
+                for (row, column) in (0..rows / m).flat_map(|r| (0..columns / m).map(move |c| (r * m, c * m)))
+                {
                     for (i, j) in (0..m).flat_map(|i| (0..m).map(move |j| (i, j))) {
                         positions.push([(row + i) as u32, (column + j) as u32]);
                     }
