@@ -18,6 +18,8 @@ mod decoder;
 mod linear;
 mod norm;
 mod rope;
+#[cfg(test)]
+mod tests;
 
 use candle_core::{DType, Device, Tensor};
 
