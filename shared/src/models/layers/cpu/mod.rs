@@ -26,6 +26,7 @@ const CHUNK: usize = 16 * 1024;
 const ROW_BLOCK: usize = 64;
 
 /// Compiles a function twice, for the baseline and for AVX2, and picks at run time.
+#[macro_export]
 macro_rules! vectorised {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
@@ -47,7 +48,7 @@ macro_rules! vectorised {
         }
     };
 }
-pub(crate) use vectorised;
+pub use vectorised;
 
 /// The float32 values of a contiguous CPU operand.
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

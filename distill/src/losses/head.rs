@@ -1,0 +1,186 @@
+//! Cross entropy and forward divergence through a head, never holding (tokens x vocabulary).
+//!
+//! Logits exist for one chunk of tokens at a time. While they do, their gradient is formed and multiplied back by the
+//! head, so that what is kept is one gradient of the features' size (and one of the head's, where it trains), and the
+//! backward only scales it. The trade: the gradient is computed even if `backward` never comes, unless nothing
+//! is tracked.
+//!
+//! The divergence is KL(p || q) with p the teacher's distribution (GenRecal, arXiv 2506.15681, section 3.2), its
+//! softmax at `temperature`, multiplied by the temperature's square so that gradients keep their size
+//! (arXiv 1503.02531, section 2.1). The cross entropy is always at temperature 1.
+
+use candle_core::{D, DType, Result, Tensor, bail};
+
+mod rows;
+
+/// Bytes of one chunk's logits; there are two such buffers with a teacher.
+const CHUNK_BYTES: usize = 64 << 20;
+
+/// Weights of the two terms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadLossOptions {
+    /// Weight of the cross entropy.
+    pub ce_weight: f64,
+    /// Weight of the divergence; without teacher features it is not computed.
+    pub kl_weight: f64,
+    /// Of both softmaxes in the divergence.
+    pub temperature: f64,
+}
+
+impl Default for HeadLossOptions {
+    fn default() -> Self {
+        HeadLossOptions { ce_weight: 1.0, kl_weight: 1.0, temperature: 1.0 }
+    }
+}
+
+/// Sums over tokens.
+#[derive(Clone, Debug)]
+pub struct HeadLossOutput {
+    /// `ce_weight * ce + kl_weight * kl`, differentiable, a scalar.
+    pub loss: Tensor,
+    /// Sum of the tokens' cross entropies, in nats.
+    pub ce: f64,
+    /// Sum of the tokens' divergences, in nats; 0 without a teacher.
+    pub kl: f64,
+}
+
+/// Cross entropy of `targets` (N) and divergence from the teacher, through one head (V, D).
+///
+/// `features` (N, D) receive a gradient if they track one, and so does `head`; `teacher` (N, D) are the teacher's
+/// features under the same head and never do.
+///
+/// # Errors
+/// When the shapes differ, or a target is not in the vocabulary.
+pub fn head_loss(
+    features: &Tensor,
+    head: &Tensor,
+    targets: &[u32],
+    teacher: Option<&Tensor>,
+    options: &HeadLossOptions,
+) -> Result<HeadLossOutput> {
+    let (tokens, width) = features.dims2()?;
+    let (vocab, head_width) = head.dims2()?;
+    if head_width != width || targets.len() != tokens || teacher.is_some_and(|t| t.dims() != features.dims()) {
+        bail!(
+            "features {:?}, head {:?}, {} targets and teacher features {:?} do not fit",
+            features.dims(),
+            head.dims(),
+            targets.len(),
+            teacher.map(Tensor::dims)
+        )
+    }
+    if let Some(bad) = targets.iter().find(|&&t| t as usize >= vocab) {
+        bail!("target {bad} is not among the head's {vocab} tokens")
+    }
+    let problem = Problem {
+        features: features.detach().contiguous()?,
+        head: head.detach().contiguous()?,
+        teacher: teacher.map(|t| t.detach().to_dtype(features.dtype())?.contiguous()).transpose()?,
+        targets,
+        options: *options,
+        wants: Wants { features: features.track_op(), head: head.track_op() },
+        chunk: (CHUNK_BYTES / (4 * vocab.max(1))).max(1),
+    };
+    let sums = problem.solve()?;
+    let value = options.ce_weight * sums.ce + options.kl_weight * sums.kl;
+    let mut loss = Tensor::new(value as f32, features.device())?;
+    for (input, gradient) in [(features, &sums.features), (head, &sums.head)] {
+        if let Some(gradient) = gradient {
+            loss = (loss + carrier(input, gradient)?)?;
+        }
+    }
+    Ok(HeadLossOutput { loss, ce: sums.ce, kl: sums.kl })
+}
+
+/// A scalar 0 whose gradient with respect to `input` is `gradient`.
+fn carrier(input: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    let product = input.to_dtype(DType::F32)?.mul(gradient)?.sum_all()?;
+    &product - product.detach()
+}
+
+/// Which gradients someone will ask for.
+#[derive(Clone, Copy)]
+struct Wants {
+    features: bool,
+    head: bool,
+}
+
+/// One call, without gradient tracking.
+struct Problem<'a> {
+    features: Tensor,
+    head: Tensor,
+    teacher: Option<Tensor>,
+    targets: &'a [u32],
+    options: HeadLossOptions,
+    wants: Wants,
+    /// Tokens whose logits are formed at a time.
+    chunk: usize,
+}
+
+/// What a call adds up; gradients are float32.
+struct Sums {
+    ce: f64,
+    kl: f64,
+    features: Option<Tensor>,
+    head: Option<Tensor>,
+}
+
+impl Problem<'_> {
+    fn solve(&self) -> Result<Sums> {
+        let on_cpu = self.features.device().is_cpu();
+        let all = [Some(&self.features), Some(&self.head), self.teacher.as_ref()];
+        if on_cpu && all.into_iter().flatten().all(|t| t.dtype() == DType::F32) {
+            rows::solve(self)
+        } else {
+            self.solve_composite()
+        }
+    }
+
+    /// The chunks as candle operations, for a GPU and for other types.
+    fn solve_composite(&self) -> Result<Sums> {
+        let (tokens, mut ce, mut kl) = (self.targets.len(), 0.0, 0.0);
+        let (mut features, mut head) = (Vec::new(), None::<Tensor>);
+        for start in (0..tokens).step_by(self.chunk) {
+            let n = self.chunk.min(tokens - start);
+            let x = self.features.narrow(0, start, n)?;
+            let logits = x.matmul(&self.head.t()?)?.to_dtype(DType::F32)?;
+            let (sums, gradient) = self.chunk_composite(&logits, start)?;
+            ce += sums.0;
+            kl += sums.1;
+            let gradient = gradient.to_dtype(self.head.dtype())?;
+            if self.wants.features {
+                features.push(gradient.matmul(&self.head)?.to_dtype(DType::F32)?);
+            }
+            if self.wants.head {
+                let part = gradient.t()?.matmul(&x)?.to_dtype(DType::F32)?;
+                head = Some(head.map_or_else(|| Ok(part.clone()), |head| head + &part)?);
+            }
+        }
+        let features = (!features.is_empty()).then(|| Tensor::cat(&features, 0)).transpose()?;
+        Ok(Sums { ce, kl, features, head })
+    }
+
+    /// One chunk's (ce, kl) and the gradient of its logits (n, V).
+    fn chunk_composite(&self, logits: &Tensor, start: usize) -> Result<((f64, f64), Tensor)> {
+        let (n, vocab) = logits.dims2()?;
+        let options = &self.options;
+        let targets = Tensor::new(&self.targets[start..start + n], logits.device())?.unsqueeze(1)?;
+        let log_q = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+        let ce = -f64::from(log_q.gather(&targets, 1)?.sum_all()?.to_scalar::<f32>()?);
+        let classes = Tensor::arange(0u32, vocab as u32, logits.device())?.unsqueeze(0)?;
+        let hit = classes.broadcast_eq(&targets)?.to_dtype(DType::F32)?;
+        let mut gradient = ((log_q.exp()? - hit)? * options.ce_weight)?;
+        let Some(teacher) = &self.teacher else { return Ok(((ce, 0.0), gradient)) };
+        let t = options.temperature;
+        let teacher = teacher.narrow(0, start, n)?.matmul(&self.head.t()?)?.to_dtype(DType::F32)?;
+        let log_p = candle_nn::ops::log_softmax(&(teacher / t)?, D::Minus1)?;
+        let log_q = candle_nn::ops::log_softmax(&(logits / t)?, D::Minus1)?;
+        let p = log_p.exp()?;
+        let kl = p.mul(&(&log_p - &log_q)?)?.sum_all()?.to_scalar::<f32>()?;
+        gradient = (gradient + ((log_q.exp()? - p)? * (options.kl_weight * t))?)?;
+        Ok(((ce, f64::from(kl) * t * t), gradient))
+    }
+}
+
+#[cfg(test)]
+mod tests;

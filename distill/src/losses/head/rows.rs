@@ -1,0 +1,210 @@
+//! The chunks on the CPU: products on slices, then one vectorised pass per row of logits.
+
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+use shared::models::layers::cpu::math::{exp, exp_sum, max};
+use shared::models::layers::cpu::{Mat, MatMut, matmul, parallelism, with_slices};
+
+use super::{HeadLossOptions, Problem, Sums};
+
+/// Scores all chunks and forms the wanted gradients.
+pub(super) fn solve(problem: &Problem) -> Result<Sums> {
+    let (v, d) = problem.head.dims2()?;
+    // A placeholder where there is no teacher: never read.
+    let teacher = problem.teacher.as_ref().unwrap_or(&problem.features);
+    let sums = with_slices([&problem.features, &problem.head, teacher], |[x, w, z]| {
+        Ok(Slices { x, w, z: problem.teacher.is_some().then_some(z), v, d }.solve(problem))
+    })?;
+    let cpu = &Device::Cpu;
+    Ok(Sums {
+        ce: sums.ce,
+        kl: sums.kl,
+        features: sums.gx.map(|g| Tensor::from_vec(g, (problem.targets.len(), d), cpu)).transpose()?,
+        head: sums.gw.map(|g| Tensor::from_vec(g, (v, d), cpu)).transpose()?,
+    })
+}
+
+/// Features x (N, D), head w (V, D), teacher features z (N, D).
+struct Slices<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    z: Option<&'a [f32]>,
+    v: usize,
+    d: usize,
+}
+
+struct RawSums {
+    ce: f64,
+    kl: f64,
+    gx: Option<Vec<f32>>,
+    gw: Option<Vec<f32>>,
+}
+
+impl Slices<'_> {
+    fn solve(&self, problem: &Problem) -> RawSums {
+        let (tokens, v, d) = (problem.targets.len(), self.v, self.d);
+        let rows = problem.chunk.min(tokens);
+        let mut logits = vec![0f32; rows * v];
+        let mut teacher = vec![0f32; if self.z.is_some() { rows * v } else { 0 }];
+        let w = Mat::new(self.w, v, d, d);
+        let mut sums = RawSums {
+            ce: 0.0,
+            kl: 0.0,
+            gx: problem.wants.features.then(|| vec![0f32; tokens * d]),
+            gw: problem.wants.head.then(|| vec![0f32; v * d]),
+        };
+        for start in (0..tokens).step_by(rows.max(1)) {
+            let n = rows.min(tokens - start);
+            let x = Mat::new(&self.x[start * d..], n, d, d);
+            matmul(MatMut::new(&mut logits, n, v, v), x, w.t(), 0.0, 1.0, parallelism());
+            if let Some(z) = self.z {
+                let z = Mat::new(&z[start * d..], n, d, d);
+                matmul(MatMut::new(&mut teacher, n, v, v), z, w.t(), 0.0, 1.0, parallelism());
+            }
+            let targets = &problem.targets[start..start + n];
+            let (ce, kl) = score_rows(&mut logits[..n * v], &teacher, targets, v, &problem.options);
+            sums.ce += ce;
+            sums.kl += kl;
+            let gradient = Mat::new(&logits, n, v, v);
+            if let Some(gx) = &mut sums.gx {
+                matmul(MatMut::new(&mut gx[start * d..], n, d, d), gradient, w, 0.0, 1.0, parallelism());
+            }
+            if let Some(gw) = &mut sums.gw {
+                matmul(MatMut::new(gw, v, d, d), gradient.t(), x, 1.0, 1.0, parallelism());
+            }
+        }
+        sums
+    }
+}
+
+/// Scores a chunk and turns its logits into their gradient; returns (ce, kl), summed over rows in order.
+fn score_rows(
+    logits: &mut [f32],
+    teacher: &[f32],
+    targets: &[u32],
+    v: usize,
+    options: &HeadLossOptions,
+) -> (f64, f64) {
+    let scores: Vec<(f64, f64)> = if teacher.is_empty() {
+        let rows = logits.par_chunks_mut(v).zip(targets);
+        rows.map(|(row, &target)| (cross_entropy(row, target as usize, options.ce_weight as f32), 0.0)).collect()
+    } else {
+        let rows = logits.par_chunks_mut(v).zip(teacher.par_chunks(v)).zip(targets);
+        rows.map(|((row, teacher), &target)| both(row, teacher, target as usize, options)).collect()
+    };
+    scores.iter().fold((0.0, 0.0), |(ce, kl), row| (ce + row.0, kl + row.1))
+}
+
+/// Cross entropy of one row, which becomes its gradient times `weight`.
+fn cross_entropy(row: &mut [f32], target: usize, weight: f32) -> f64 {
+    let (shift, at_target) = (maximum(row), row[target]);
+    let total = shifted_exp(row, shift);
+    rescale(row, weight / total);
+    row[target] -= weight;
+    f64::from(shift) + f64::from(total).ln() - f64::from(at_target)
+}
+
+/// Both terms of one row, which becomes the gradient of their weighted sum.
+fn both(row: &mut [f32], teacher: &[f32], target: usize, options: &HeadLossOptions) -> (f64, f64) {
+    let (t, ce_weight, kl_weight) =
+        (options.temperature as f32, options.ce_weight as f32, options.kl_weight as f32);
+    let at_target = row[target];
+    let shift = maximum(row);
+    let total = exp_total(row, shift, 1.0);
+    let ce = f64::from(shift) + f64::from(total).ln() - f64::from(at_target);
+    let soft_total = if t == 1.0 { total } else { exp_total(row, shift, 1.0 / t) };
+    let teacher_shift = maximum(teacher);
+    let teacher_total = exp_total(teacher, teacher_shift, 1.0 / t);
+    let factors = Factors {
+        inverse_t: 1.0 / t,
+        shift,
+        hard: ce_weight / total,
+        soft: kl_weight * t / soft_total,
+        teacher_shift,
+        teacher_inverse: 1.0 / teacher_total,
+        teacher_weight: kl_weight * t,
+    };
+    // KL = sum p ((z - r) / t) - log Z_p + log Z_q, with the logits shifted by their maxima.
+    let mean = f64::from(combine(row, teacher, &factors));
+    row[target] -= ce_weight;
+    let kl = mean - f64::from(teacher_total).ln() + f64::from(soft_total).ln();
+    (ce, kl * f64::from(t) * f64::from(t))
+}
+
+/// What [`combine`] multiplies and shifts by.
+struct Factors {
+    inverse_t: f32,
+    shift: f32,
+    hard: f32,
+    soft: f32,
+    teacher_shift: f32,
+    teacher_inverse: f32,
+    teacher_weight: f32,
+}
+
+shared::vectorised! {
+    fn maximum(row: &[f32]) -> f32 {
+        max(row)
+    }
+}
+
+shared::vectorised! {
+    fn shifted_exp(row: &mut [f32], shift: f32) -> f32 {
+        exp_sum(row, shift)
+    }
+}
+
+shared::vectorised! {
+    fn rescale(row: &mut [f32], by: f32) {
+        for x in row {
+            *x *= by;
+        }
+    }
+}
+
+shared::vectorised! {
+    /// Sum of e^((x - shift) by), in eight lanes.
+    fn exp_total(row: &[f32], shift: f32, by: f32) -> f32 {
+        let mut lanes = [0f32; 8];
+        let chunks = row.chunks_exact(8);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for i in 0..8 {
+                lanes[i] += exp((chunk[i] - shift) * by);
+            }
+        }
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += exp((x - shift) * by);
+        }
+        lanes.iter().sum()
+    }
+}
+
+shared::vectorised! {
+    /// Replaces logits by the gradient of both terms, the target's 1 left out; returns sum p ((z - r) / t), shifted.
+    fn combine(row: &mut [f32], teacher: &[f32], f: &Factors) -> f32 {
+        let mut lanes = [0f32; 8];
+        let mut rows = row.chunks_exact_mut(8);
+        let teachers = teacher.chunks_exact(8);
+        let teacher_rest = teachers.remainder();
+        for (row, teacher) in (&mut rows).zip(teachers) {
+            for i in 0..8 {
+                lanes[i] += combine_one(&mut row[i], teacher[i], f);
+            }
+        }
+        for ((x, &z), lane) in rows.into_remainder().iter_mut().zip(teacher_rest).zip(&mut lanes) {
+            *lane += combine_one(x, z, f);
+        }
+        lanes.iter().sum()
+    }
+}
+
+#[inline(always)]
+fn combine_one(x: &mut f32, z: f32, f: &Factors) -> f32 {
+    let r = *x - f.shift;
+    let z = (z - f.teacher_shift) * f.inverse_t;
+    let p = exp(z) * f.teacher_inverse;
+    let soft = r * f.inverse_t;
+    *x = exp(r) * f.hard + exp(soft) * f.soft - p * f.teacher_weight;
+    p * (z - soft)
+}
