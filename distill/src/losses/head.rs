@@ -60,7 +60,8 @@ pub fn head_loss(
 ) -> Result<HeadLossOutput> {
     let (tokens, width) = features.dims2()?;
     let (vocab, head_width) = head.dims2()?;
-    if head_width != width || targets.len() != tokens || teacher.is_some_and(|t| t.dims() != features.dims()) {
+    if head_width != width || targets.len() != tokens || teacher.is_some_and(|t| t.dims() != features.dims())
+    {
         bail!(
             "features {:?}, head {:?}, {} targets and teacher features {:?} do not fit",
             features.dims(),

@@ -136,7 +136,11 @@ impl Recalibrator {
     }
 
     /// A Recalibrator over given parameters.
-    fn from_vars(spec: &RecalibratorSpec, vars: BTreeMap<String, Var>, device: &Device) -> Result<Recalibrator> {
+    fn from_vars(
+        spec: &RecalibratorSpec,
+        vars: BTreeMap<String, Var>,
+        device: &Device,
+    ) -> Result<Recalibrator> {
         let layers = spec.build(&mut |name, shape| match vars.get(name) {
             Some(var) if var.dims() == shape => Ok(var.as_tensor().clone()),
             Some(var) => bail!("recalibrator parameter `{name}`: expected {shape:?}, got {:?}", var.dims()),

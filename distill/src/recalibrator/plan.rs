@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn regularisation_takes_the_teacher_for_both() {
-        let turns = SampleTurns { tokens: 3..9, filled: vec![6..8], answers: vec![6..8], answer_positions: vec![3] };
+        let turns =
+            SampleTurns { tokens: 3..9, filled: vec![6..8], answers: vec![6..8], answer_positions: vec![3] };
         let plan = Plan::new(&[turns], Source::Teacher, true);
         assert_eq!(plan.gather(0), (vec![3, 4, 5, 6, 7], vec![0, 1, 2, 3, 4]));
         assert_eq!((plan.scored, plan.teacher_rows), (vec![2, 3], vec![5, 6]));
@@ -197,7 +198,8 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_question_has_no_boundary() {
-        let turns = SampleTurns { tokens: 0..3, filled: vec![0..3], answers: vec![1..3], answer_positions: vec![0] };
+        let turns =
+            SampleTurns { tokens: 0..3, filled: vec![0..3], answers: vec![1..3], answer_positions: vec![0] };
         let plan = Plan::new(&[turns], Source::Student, true);
         assert_eq!((plan.scored, plan.targets), (vec![0], vec![2]));
     }

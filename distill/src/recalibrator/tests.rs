@@ -8,7 +8,13 @@ use shared::models::DecoderConfig;
 use super::{Init, Plan, Recalibrator, RecalibratorSpec, SampleTurns, Source};
 use crate::losses::{HeadLossOptions, head_loss};
 
-fn decoder(hidden: usize, intermediate: usize, heads: usize, kv_heads: usize, qkv_bias: bool) -> DecoderConfig {
+fn decoder(
+    hidden: usize,
+    intermediate: usize,
+    heads: usize,
+    kv_heads: usize,
+    qkv_bias: bool,
+) -> DecoderConfig {
     DecoderConfig {
         hidden_size: hidden,
         intermediate_size: intermediate,
@@ -58,10 +64,9 @@ fn turns() -> [SampleTurns; 2] {
 fn parameter_counts_are_the_papers() {
     // Expected: GenRecal (arXiv 2506.15681), 503.3 M and 524.8 M for a teacher 8,192 wide: its matrices, without the
     // 0.04 M of norms and biases.
-    for (decoder, expected) in [
-        (decoder(4096, 14336, 32, 8, false), "503.3"),
-        (decoder(3584, 18944, 28, 4, true), "524.8"),
-    ] {
+    for (decoder, expected) in
+        [(decoder(4096, 14336, 32, 8, false), "503.3"), (decoder(3584, 18944, 28, 4, true), "524.8")]
+    {
         let spec = RecalibratorSpec::new(decoder, 8192);
         let shapes = spec.parameters().unwrap();
         let matrices: usize = shapes.values().filter(|s| s.len() == 2).map(|s| s[0] * s[1]).sum();
@@ -112,7 +117,8 @@ fn a_frozen_recalibrator_passes_gradients_on_and_keeps_none() {
     let student = Var::from_tensor(&noise(2, (17, 12))).unwrap();
     let teacher = noise(3, (26, 10));
     let plan = Plan::new(&turns(), Source::Student, true);
-    let (a, b) = (rec.forward(Some(&student), &teacher, &plan), frozen.forward(Some(&student), &teacher, &plan));
+    let (a, b) =
+        (rec.forward(Some(&student), &teacher, &plan), frozen.forward(Some(&student), &teacher, &plan));
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!(values(&a), values(&b));
     let grads = b.sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -149,7 +155,8 @@ fn regularisation_needs_no_student_and_positions_matter() {
     let spec = small();
     let rec = Recalibrator::new(&spec, Init::Fresh, 1, &Device::Cpu).unwrap();
     let teacher = noise(3, (26, 10));
-    let sample = SampleTurns { tokens: 3..9, filled: vec![6..9], answers: vec![6..9], answer_positions: vec![40] };
+    let sample =
+        SampleTurns { tokens: 3..9, filled: vec![6..9], answers: vec![6..9], answer_positions: vec![40] };
     let plan = Plan::new(&[sample], Source::Teacher, true);
     let new = rec.forward(None, &teacher, &plan).unwrap();
     assert_eq!(new.dims(), [3, 10]);

@@ -87,7 +87,8 @@ fn score_rows(
 ) -> (f64, f64) {
     let scores: Vec<(f64, f64)> = if teacher.is_empty() {
         let rows = logits.par_chunks_mut(v).zip(targets);
-        rows.map(|(row, &target)| (cross_entropy(row, target as usize, options.ce_weight as f32), 0.0)).collect()
+        rows.map(|(row, &target)| (cross_entropy(row, target as usize, options.ce_weight as f32), 0.0))
+            .collect()
     } else {
         let rows = logits.par_chunks_mut(v).zip(teacher.par_chunks(v)).zip(targets);
         rows.map(|((row, teacher), &target)| both(row, teacher, target as usize, options)).collect()

@@ -40,7 +40,9 @@ const TARGETS: [u32; 9] = [3, 0, 18, 7, 7, 1, 2, 12, 5];
 #[test]
 fn matches_the_definition_and_finite_differences() {
     let (x, w, z) = (noise(1, (9, 6)), (noise(2, (19, 6)) * 2.0).unwrap(), noise(3, (9, 6)));
-    for (ce_weight, kl_weight, temperature) in [(1.0, 1.0, 1.0), (0.5, 2.0, 3.0), (0.0, 1.0, 0.5), (1.0, 0.0, 1.0)] {
+    for (ce_weight, kl_weight, temperature) in
+        [(1.0, 1.0, 1.0), (0.5, 2.0, 3.0), (0.0, 1.0, 0.5), (1.0, 0.0, 1.0)]
+    {
         let options = HeadLossOptions { ce_weight, kl_weight, temperature };
         let (xv, wv) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&w).unwrap());
         let got = head_loss(&xv, &wv, &TARGETS, Some(&z), &options).unwrap();
@@ -66,8 +68,7 @@ fn matches_the_definition_and_finite_differences() {
             ce_weight * out.ce + kl_weight * out.kl
         };
         let numeric = (at(h) - at(-h)) / (2.0 * h);
-        let along: f64 =
-            f64s(grads.get(&xv).unwrap()).iter().zip(f64s(&direction)).map(|(g, d)| g * d).sum();
+        let along: f64 = f64s(grads.get(&xv).unwrap()).iter().zip(f64s(&direction)).map(|(g, d)| g * d).sum();
         assert!((numeric - along).abs() < 1e-3 * along.abs().max(1.0), "{numeric} against {along}");
     }
 }

@@ -47,7 +47,11 @@ fn sum_of_products(y: &Tensor, c: &Tensor) -> f64 {
 }
 
 /// Output and gradients of sum(f(inputs) * c).
-fn differentiate(f: &dyn Fn(&[Tensor]) -> Result<Tensor>, inputs: &[Tensor], c: &Tensor) -> (Tensor, Vec<Tensor>) {
+fn differentiate(
+    f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    inputs: &[Tensor],
+    c: &Tensor,
+) -> (Tensor, Vec<Tensor>) {
     let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = f(&tensors).unwrap();
@@ -125,11 +129,9 @@ fn activations_match_their_twins() {
 fn norms_match_their_twins() {
     for shape in [[3, 8], [5, 37], [150, 192]] {
         let width = &shape[1..];
-        compare(
-            &[&shape, width],
-            &|x| RmsNorm::new(x[1].clone(), 1e-6).forward(&x[0]),
-            &|x| plain::rms_norm(&x[0], &x[1], 1e-6),
-        );
+        compare(&[&shape, width], &|x| RmsNorm::new(x[1].clone(), 1e-6).forward(&x[0]), &|x| {
+            plain::rms_norm(&x[0], &x[1], 1e-6)
+        });
         compare(
             &[&shape, width, width],
             &|x| LayerNorm::new(x[1].clone(), x[2].clone(), 1e-5).forward(&x[0]),
@@ -146,18 +148,19 @@ fn linears_match_their_twins() {
             &|x| Linear::new(x[1].clone(), Some(x[2].clone())).forward(&x[0]),
             &|x| plain::linear(&x[0], &x[1], Some(&x[2])),
         );
-        compare(
-            &[&[1, n, i], &[o, i]],
-            &|x| Linear::new(x[1].clone(), None).forward(&x[0]),
-            &|x| plain::linear(&x[0], &x[1], None),
-        );
+        compare(&[&[1, n, i], &[o, i]], &|x| Linear::new(x[1].clone(), None).forward(&x[0]), &|x| {
+            plain::linear(&x[0], &x[1], None)
+        });
         let (weight, bias) = (Noise(1).tensor(&[o, i]), Noise(2).tensor(&[o]));
-        let frozen = Linear::new(weight.to_dtype(DType::F32).unwrap(), Some(bias.to_dtype(DType::F32).unwrap()));
-        compare(
-            &[&[n, i]],
-            &|x| frozen.forward(&x[0]),
-            &|x| plain::linear(&x[0], &frozen.weight().to_dtype(DType::F64)?, Some(&frozen.bias().unwrap().to_dtype(DType::F64)?)),
-        );
+        let frozen =
+            Linear::new(weight.to_dtype(DType::F32).unwrap(), Some(bias.to_dtype(DType::F32).unwrap()));
+        compare(&[&[n, i]], &|x| frozen.forward(&x[0]), &|x| {
+            plain::linear(
+                &x[0],
+                &frozen.weight().to_dtype(DType::F64)?,
+                Some(&frozen.bias().unwrap().to_dtype(DType::F64)?),
+            )
+        });
     }
 }
 
@@ -190,7 +193,10 @@ fn rope_matches_its_twin_and_theory() {
     assert_eq!(bits(&a.get(0).unwrap()), bits(&x.get(0).unwrap()));
     // Angle j of position p is p * theta^(-2j/K): expected by hand for p = 9, j = 4.
     let expected = (9.0f64 * 1e4f64.powf(-8.0 / 16.0)).cos();
-    assert!((f64::from(line.cos().get(4).unwrap().get(4).unwrap().to_scalar::<f32>().unwrap()) - expected).abs() < 1e-6);
+    assert!(
+        (f64::from(line.cos().get(4).unwrap().get(4).unwrap().to_scalar::<f32>().unwrap()) - expected).abs()
+            < 1e-6
+    );
     assert!(Rope::sectioned(&positions, 16, 1e4, &[2, 3, 2], &Device::Cpu).is_err());
 }
 
@@ -239,7 +245,9 @@ fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
 #[test]
 fn a_row_of_a_linear_layer_depends_on_nothing_else() {
     let mut noise = Noise(6);
-    for (i, o) in [(3, 1), (2, 5), (48, 7), (64, 32), (1176, 32), (1030, 64), (192, 512), (2048, 192), (1500, 300)] {
+    for (i, o) in
+        [(3, 1), (2, 5), (48, 7), (64, 32), (1176, 32), (1030, 64), (192, 512), (2048, 192), (1500, 300)]
+    {
         let x = noise.tensor(&[300, i]).to_dtype(DType::F32).unwrap();
         let weight = noise.tensor(&[o, i]).to_dtype(DType::F32).unwrap();
         let bias = noise.tensor(&[o]).to_dtype(DType::F32).unwrap();
@@ -249,7 +257,11 @@ fn a_row_of_a_linear_layer_depends_on_nothing_else() {
                 let part = x.narrow(0, 300 - rows, rows).unwrap();
                 for threads in [1, 3] {
                     let part = bits(&with_threads(threads, || layer.forward(&part).unwrap()));
-                    assert_eq!(part, all[(300 - rows) * o..], "{rows} rows of {i} -> {o} on {threads} threads");
+                    assert_eq!(
+                        part,
+                        all[(300 - rows) * o..],
+                        "{rows} rows of {i} -> {o} on {threads} threads"
+                    );
                 }
             }
         }
@@ -265,7 +277,8 @@ fn a_segment_depends_on_no_other_segment() {
     let all = with_threads(3, || attention(&q, &k, &v, &Segments::same(&cu), true, 0.25).unwrap());
     for w in cu.windows(2) {
         let part = |t: &Tensor| t.narrow(0, w[0], w[1] - w[0]).unwrap();
-        let alone = attention(&part(&q), &part(&k), &part(&v), &Segments::same(&[0, w[1] - w[0]]), true, 0.25);
+        let alone =
+            attention(&part(&q), &part(&k), &part(&v), &Segments::same(&[0, w[1] - w[0]]), true, 0.25);
         assert_eq!(bits(&alone.unwrap()), bits(&part(&all)));
     }
 }
