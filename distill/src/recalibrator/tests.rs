@@ -95,7 +95,7 @@ fn gradients_match_finite_differences_for_inputs_and_every_parameter() {
         let grad = values(grads.get(var).expect(name));
         let start = var.as_tensor().copy().unwrap();
         let direction = noise(i as u64, (1, grad.len())).reshape(start.dims()).unwrap();
-        let mut at = |h: f64| {
+        let at = |h: f64| {
             var.set(&(&start + (&direction * h).unwrap()).unwrap()).unwrap();
             let out = loss(&student);
             out.ce + out.kl

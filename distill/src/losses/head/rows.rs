@@ -167,8 +167,7 @@ shared::vectorised! {
     /// Sum of e^((x - shift) by), in eight lanes.
     fn exp_total(row: &[f32], shift: f32, by: f32) -> f32 {
         let mut lanes = [0f32; 8];
-        let chunks = row.chunks_exact(8);
-        let rest = chunks.remainder();
+        let (chunks, rest) = row.as_chunks::<8>();
         for chunk in chunks {
             for i in 0..8 {
                 lanes[i] += exp((chunk[i] - shift) * by);
@@ -185,15 +184,14 @@ shared::vectorised! {
     /// Replaces logits by the gradient of both terms, the target's 1 left out; returns sum p ((z - r) / t), shifted.
     fn combine(row: &mut [f32], teacher: &[f32], f: &Factors) -> f32 {
         let mut lanes = [0f32; 8];
-        let mut rows = row.chunks_exact_mut(8);
-        let teachers = teacher.chunks_exact(8);
-        let teacher_rest = teachers.remainder();
-        for (row, teacher) in (&mut rows).zip(teachers) {
+        let (rows, row_rest) = row.as_chunks_mut::<8>();
+        let (teachers, teacher_rest) = teacher.as_chunks::<8>();
+        for (row, teacher) in rows.iter_mut().zip(teachers) {
             for i in 0..8 {
                 lanes[i] += combine_one(&mut row[i], teacher[i], f);
             }
         }
-        for ((x, &z), lane) in rows.into_remainder().iter_mut().zip(teacher_rest).zip(&mut lanes) {
+        for ((x, &z), lane) in row_rest.iter_mut().zip(teacher_rest).zip(&mut lanes) {
             *lane += combine_one(x, z, f);
         }
         lanes.iter().sum()

@@ -84,9 +84,9 @@ impl AttentionOp {
     }
 
     /// Probabilities of one head and block, (rows, block.keys), in the front of `p`.
-    fn probabilities(&self, q: Mat, k: Mat, block: &Block, p: &mut [f32]) {
+    fn probabilities(&self, q: Mat, kt: Mat, block: &Block, p: &mut [f32]) {
         let (n, m) = (block.rows.len(), block.keys);
-        matmul(MatMut::new(p, n, m, m), q, k.t(), 0.0, self.scale, Parallelism::None);
+        matmul(MatMut::new(p, n, m, m), q, kt, 0.0, self.scale, Parallelism::None);
         for (i, row) in p[..n * m].chunks_exact_mut(m).enumerate() {
             let visible = if self.causal { m + 1 + i - n } else { m };
             softmax(&mut row[..visible]);
@@ -97,12 +97,15 @@ impl AttentionOp {
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32], s: Sizes) -> Vec<f32> {
         let mut out = vec![0f32; q.len()];
         let shared = Shared(out.as_mut_ptr());
-        self.tasks(s.kv_heads).par_iter().for_each_init(Vec::new, |p: &mut Vec<f32>, task| {
-            let (k, v) = (s.keys(k, task), s.keys(v, task));
+        self.tasks(s.kv_heads).par_iter().for_each_init(Scratch::default, |scratch, task| {
+            let v = s.keys(v, task);
+            let Scratch { kt, p, .. } = scratch;
+            s.transpose_keys(k, task, kt);
             for block in self.blocks(task) {
-                p.resize(p.len().max(block.rows.len() * block.keys), 0.0);
+                grow(p, block.rows.len() * block.keys);
                 for head in s.heads_of(task) {
-                    self.probabilities(s.queries(q, &block, head), k.rows(block.keys), &block, p);
+                    let kt = s.transposed(kt, task, block.keys);
+                    self.probabilities(s.queries(q, &block, head), kt, &block, p);
                     let weights = Mat::new(p, block.rows.len(), block.keys, block.keys);
                     let out = shared.at(s.query_offset(&block, head));
                     // SAFETY: only this task writes these rows of this head, and `out` outlives the tasks.
@@ -118,49 +121,72 @@ impl AttentionOp {
     fn backward(&self, q: &[f32], k: &[f32], v: &[f32], go: &[f32], s: Sizes) -> [Vec<f32>; 3] {
         let (mut gq, mut gk, mut gv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
         let out = [Shared(gq.as_mut_ptr()), Shared(gk.as_mut_ptr()), Shared(gv.as_mut_ptr())];
-        let scratch = || (Vec::new(), Vec::new());
-        self.tasks(s.kv_heads).par_iter().for_each_init(scratch, |(p, gp), task| {
-            let keys = [s.keys(k, task), s.keys(v, task)];
+        self.tasks(s.kv_heads).par_iter().for_each_init(Scratch::default, |scratch, task| {
+            s.transpose_keys(k, task, &mut scratch.kt);
+            s.transpose_keys(v, task, &mut scratch.vt);
             for block in self.blocks(task) {
-                let size = block.rows.len() * block.keys;
-                p.resize(p.len().max(size), 0.0);
-                gp.resize(gp.len().max(size), 0.0);
+                grow(&mut scratch.p, block.rows.len() * block.keys);
+                grow(&mut scratch.gp, block.rows.len() * block.keys);
                 for head in s.heads_of(task) {
                     let queries = [s.queries(q, &block, head), s.queries(go, &block, head)];
-                    self.backward_block(queries, keys, task, &block, head, s, [p, gp], out);
+                    let places = Places { task, block: &block, head, sizes: s };
+                    self.backward_block(queries, s.keys(k, task), &places, scratch, out);
                 }
             }
         });
         [gq, gk, gv]
     }
 
-    /// Adds one block's gradients; `queries` are its rows of q and of the output's gradient, `keys` k and v.
-    #[allow(clippy::too_many_arguments)] // one call site, and a struct of the same names would say no more
+    /// Adds one block's gradients; `q` and `go` are its rows of the queries and of the output's gradient.
     fn backward_block(
         &self,
         [q, go]: [Mat; 2],
-        [k, v]: [Mat; 2],
-        task: &Task,
-        block: &Block,
-        head: usize,
-        s: Sizes,
-        [p, gp]: [&mut Vec<f32>; 2],
+        k: Mat,
+        at: &Places,
+        scratch: &mut Scratch,
         [gq, gk, gv]: [Shared; 3],
     ) {
-        let (n, m) = (block.rows.len(), block.keys);
-        let (k, v) = (k.rows(m), v.rows(m));
-        let key = s.key_offset(task);
+        let (n, m, s) = (at.block.rows.len(), at.block.keys, at.sizes);
+        let Scratch { kt, vt, p, gp } = scratch;
+        let (kt, vt) = (s.transposed(kt, at.task, m), s.transposed(vt, at.task, m));
+        let (key, query) = (s.key_offset(at.task), s.query_offset(at.block, at.head));
         let one = Parallelism::None;
-        self.probabilities(q, k, block, p);
+        self.probabilities(q, kt, at.block, p);
         // SAFETY: only this task writes these keys of this key-value head, and the buffer outlives the tasks.
         unsafe { raw(gv.at(key), s.key_stride(), Mat::new(p, n, m, m).t(), go, 1.0, 1.0, one) };
-        matmul(MatMut::new(gp, n, m, m), go, v.t(), 0.0, 1.0, one);
+        matmul(MatMut::new(gp, n, m, m), go, vt, 0.0, 1.0, one);
         score_gradient(&p[..n * m], &mut gp[..n * m], m, self.scale);
         let gs = Mat::new(gp, n, m, m);
         // SAFETY: only this task writes these rows of this head.
-        unsafe { raw(gq.at(s.query_offset(block, head)), s.query_stride(), gs, k, 0.0, 1.0, one) };
+        unsafe { raw(gq.at(query), s.query_stride(), gs, k.rows(m), 0.0, 1.0, one) };
         // SAFETY: as for `gv`.
         unsafe { raw(gk.at(key), s.key_stride(), gs.t(), q, 1.0, 1.0, one) };
+    }
+}
+
+/// Where a block's gradients go.
+struct Places<'a> {
+    task: &'a Task,
+    block: &'a Block,
+    head: usize,
+    sizes: Sizes,
+}
+
+/// What a thread reuses between tasks.
+#[derive(Default)]
+struct Scratch {
+    /// The task's keys and values transposed, (K, m): each block's product with them then needs no repacking.
+    kt: Vec<f32>,
+    vt: Vec<f32>,
+    /// A block's probabilities and their gradients, (rows, keys).
+    p: Vec<f32>,
+    gp: Vec<f32>,
+}
+
+/// At least `len` values.
+fn grow(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
     }
 }
 
@@ -209,6 +235,22 @@ impl Sizes {
     /// The block's rows of one head, (rows, K).
     fn queries<'a>(self, q: &'a [f32], block: &Block, head: usize) -> Mat<'a> {
         Mat::new(&q[self.query_offset(block, head)..], block.rows.len(), self.width, self.query_stride())
+    }
+
+    /// The task's keys or values into the front of `out`, (K, m).
+    fn transpose_keys(self, k: &[f32], task: &Task, out: &mut Vec<f32>) {
+        let m = task.keys.len();
+        grow(out, m * self.width);
+        for (j, key) in k[self.key_offset(task)..].chunks(self.key_stride()).take(m).enumerate() {
+            for (i, &x) in key[..self.width].iter().enumerate() {
+                out[i * m + j] = x;
+            }
+        }
+    }
+
+    /// The first `keys` columns of what [`transpose_keys`](Self::transpose_keys) wrote.
+    fn transposed<'a>(self, kt: &'a [f32], task: &Task, keys: usize) -> Mat<'a> {
+        Mat::new(kt, self.width, keys, task.keys.len())
     }
 
     /// The task's keys or values, (m, K).

@@ -68,9 +68,8 @@ fn fold(lanes: [f32; LANES]) -> f32 {
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
-    let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-    let (x_rest, y_rest) = (xs.remainder(), ys.remainder());
-    for (x, y) in xs.zip(ys) {
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in xs.iter().zip(ys) {
         for i in 0..LANES {
             lanes[i] += x[i] * y[i];
         }
@@ -85,8 +84,7 @@ pub fn dot(x: &[f32], y: &[f32]) -> f32 {
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
-    let xs = x.chunks_exact(LANES);
-    let rest = xs.remainder();
+    let (xs, rest) = x.as_chunks::<LANES>();
     for x in xs {
         for i in 0..LANES {
             lanes[i] += x[i];
@@ -102,8 +100,7 @@ pub fn sum(x: &[f32]) -> f32 {
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let xs = x.chunks_exact(LANES);
-    let rest = xs.remainder();
+    let (xs, rest) = x.as_chunks::<LANES>();
     for x in xs {
         for i in 0..LANES {
             lanes[i] = if x[i] > lanes[i] { x[i] } else { lanes[i] };
@@ -113,22 +110,13 @@ pub fn max(x: &[f32]) -> f32 {
     lanes.iter().fold(rest, |a, &b| if b > a { b } else { a })
 }
 
-/// Replaces x\[i\] by e^(x\[i\] - shift); returns their sum.
+/// Replaces x\[i\] by e^(x\[i\] - shift); returns their sum. Two passes, as the mixed one does not vectorise.
 #[inline(always)]
 pub fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let mut xs = x.chunks_exact_mut(LANES);
-    for x in &mut xs {
-        for i in 0..LANES {
-            x[i] = exp(x[i] - shift);
-            lanes[i] += x[i];
-        }
-    }
-    for (lane, x) in lanes.iter_mut().zip(xs.into_remainder()) {
+    for x in x.iter_mut() {
         *x = exp(*x - shift);
-        *lane += *x;
     }
-    fold(lanes)
+    sum(x)
 }
 
 /// Multiplies every x\[i\].
