@@ -2,6 +2,7 @@
 //!
 //! `RAYON_NUM_THREADS=1 cargo bench -p distill --bench losses`; PyTorch's time: `tests/peers/bench_ops.py`.
 #![allow(clippy::unwrap_used)] // a benchmark that fails should stop
+#![allow(clippy::single_range_in_vec_init)] // a sample of one turn has one range
 
 use candle_core::{D, Device, Tensor, Var};
 use distill::losses::{HeadLossOptions, head_loss};

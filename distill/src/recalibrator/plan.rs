@@ -138,6 +138,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init)] // a sample of one turn has one range
+
     use super::*;
 
     fn one_turn() -> SampleTurns {

@@ -202,7 +202,9 @@ fn rope_matches_its_twin_and_theory() {
 
 #[test]
 fn attention_matches_its_twin() {
-    let cases: [(&[usize], &[usize], usize, usize, usize); 5] = [
+    /// Query and key boundaries, heads, key-value heads, head width.
+    type Case = (&'static [usize], &'static [usize], usize, usize, usize);
+    let cases: [Case; 5] = [
         (&[0, 3, 3, 8], &[0, 3, 3, 8], 4, 2, 6),
         (&[0, 5, 9], &[0, 7, 15], 2, 2, 16),
         (&[0, 150], &[0, 150], 2, 1, 8),

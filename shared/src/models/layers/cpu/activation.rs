@@ -101,7 +101,7 @@ vectorised! {
 }
 
 /// 2 sqrt(2 / pi): (1 + tanh u) / 2 is sigmoid(2 u), which keeps its relative precision where tanh nears -1.
-const TANH: f32 = 1.595_769_1;
+const TANH: f32 = 1.595_769_2;
 /// The cubic coefficient of the tanh approximation.
 const CUBIC: f32 = 0.044_715;
 
