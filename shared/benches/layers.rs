@@ -25,10 +25,17 @@ fn inputs(shapes: &[&[usize]]) -> Vec<Var> {
 }
 
 /// `with_backward` off times the forward pass on constants, on also the gradients of all inputs.
-fn run(bencher: Bencher, with_backward: bool, shapes: &[&[usize]], f: impl Fn(&[Tensor]) -> Result<Tensor> + Sync) {
+fn run(
+    bencher: Bencher,
+    with_backward: bool,
+    shapes: &[&[usize]],
+    f: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+) {
     let vars = inputs(shapes);
-    let tensors: Vec<Tensor> =
-        vars.iter().map(|v| if with_backward { v.as_tensor().clone() } else { v.as_detached_tensor() }).collect();
+    let tensors: Vec<Tensor> = vars
+        .iter()
+        .map(|v| if with_backward { v.as_tensor().clone() } else { v.as_detached_tensor() })
+        .collect();
     bencher.bench_local(|| {
         let y = f(&tensors).unwrap();
         if with_backward {
@@ -54,44 +61,28 @@ macro_rules! pair {
     };
 }
 
-pair!(
-    linear_1280x192_512,
-    &[&[T, D], &[I, D]],
-    |x| Linear::new(x[1].clone(), None).forward(&x[0]),
-    |x| super::plain::linear(&x[0], &x[1], None)
-);
+pair!(linear_1280x192_512, &[&[T, D], &[I, D]], |x| Linear::new(x[1].clone(), None).forward(&x[0]), |x| {
+    super::plain::linear(&x[0], &x[1], None)
+});
 pair!(
     linear_256x1024_4096,
     &[&[256, 1024], &[4096, 1024]],
     |x| Linear::new(x[1].clone(), None).forward(&x[0]),
     |x| super::plain::linear(&x[0], &x[1], None)
 );
-pair!(
-    rms_norm_1280x192,
-    &[&[T, D], &[D]],
-    |x| RmsNorm::new(x[1].clone(), 1e-6).forward(&x[0]),
-    |x| super::plain::rms_norm(&x[0], &x[1], 1e-6)
-);
+pair!(rms_norm_1280x192, &[&[T, D], &[D]], |x| RmsNorm::new(x[1].clone(), 1e-6).forward(&x[0]), |x| {
+    super::plain::rms_norm(&x[0], &x[1], 1e-6)
+});
 pair!(
     layer_norm_1280x192,
     &[&[T, D], &[D], &[D]],
     |x| LayerNorm::new(x[1].clone(), x[2].clone(), 1e-6).forward(&x[0]),
     |x| super::plain::layer_norm(&x[0], &x[1], &x[2], 1e-6)
 );
-pair!(
-    swiglu_1280x512,
-    &[&[T, I], &[T, I]],
-    |x| swiglu(&x[0], &x[1]),
-    |x| super::plain::swiglu(&x[0], &x[1])
-);
+pair!(swiglu_1280x512, &[&[T, I], &[T, I]], |x| swiglu(&x[0], &x[1]), |x| super::plain::swiglu(&x[0], &x[1]));
 pair!(gelu_1280x512, &[&[T, I]], |x| gelu(&x[0]), |x| super::plain::gelu(&x[0]));
 pair!(quick_gelu_1280x512, &[&[T, I]], |x| quick_gelu(&x[0]), |x| super::plain::quick_gelu(&x[0]));
-pair!(
-    rope_1280x4x48,
-    &[&[T, 4, 48]],
-    |x| rotary().apply(&x[0]),
-    |x| super::plain::rope(&x[0], &rotary())
-);
+pair!(rope_1280x4x48, &[&[T, 4, 48]], |x| rotary().apply(&x[0]), |x| super::plain::rope(&x[0], &rotary()));
 pair!(
     attention_32x40_causal,
     &[&[T, 4, 48], &[T, 2, 48], &[T, 2, 48]],
