@@ -30,7 +30,9 @@ impl fmt::Display for BadRow {
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// A data file is missing or unreadable.
-    #[error("cannot read `{path}`: {source}\nhint: give the JSON or JSONL file, a folder of them, or a pattern such as `part-*.jsonl`")]
+    #[error(
+        "cannot read `{path}`: {source}\nhint: give the JSON or JSONL file, a folder of them, or a pattern such as `part-*.jsonl`"
+    )]
     Read {
         /// The file or folder.
         path: PathBuf,
@@ -38,7 +40,9 @@ pub enum DatasetError {
         source: std::io::Error,
     },
     /// An image file is missing or unreadable.
-    #[error("cannot read the image `{path}`: {source}\nhint: `--image-root` names the folder that image paths start from")]
+    #[error(
+        "cannot read the image `{path}`: {source}\nhint: `--image-root` names the folder that image paths start from"
+    )]
     Image {
         /// The file.
         path: PathBuf,
@@ -46,7 +50,9 @@ pub enum DatasetError {
         source: std::io::Error,
     },
     /// A folder or pattern that no file answers to.
-    #[error("no dataset file matches `{given}`\nhint: folders are searched for *.json and *.jsonl, not recursively")]
+    #[error(
+        "no dataset file matches `{given}`\nhint: folders are searched for *.json and *.jsonl, not recursively"
+    )]
     NoFiles {
         /// As typed.
         given: String,

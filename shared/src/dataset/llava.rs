@@ -45,14 +45,19 @@ pub(super) fn parse(
     let row: Row = serde_json::from_slice(json).map_err(|error| format!("is not a LLaVA row: {error}"))?;
     let images = image_paths(&row, image_root)?;
     let mut messages = messages(&row.conversations)?;
-    let placeholders = messages.iter().flat_map(|message| &message.content).filter(|part| **part == Part::Image);
+    let placeholders =
+        messages.iter().flat_map(|message| &message.content).filter(|part| **part == Part::Image);
     match (placeholders.count(), images.len()) {
         (found, expected) if found == expected => {}
         (0, _) if options.prepend_image => prepend(&mut messages, images.len()),
         (0, expected) => {
-            return Err(format!("{expected} image(s) and no `{PLACEHOLDER}`: `--prepend-image` puts them first"));
+            return Err(format!(
+                "{expected} image(s) and no `{PLACEHOLDER}`: `--prepend-image` puts them first"
+            ));
         }
-        (found, expected) => return Err(format!("{found} `{PLACEHOLDER}` placeholder(s) and {expected} image(s)")),
+        (found, expected) => {
+            return Err(format!("{found} `{PLACEHOLDER}` placeholder(s) and {expected} image(s)"));
+        }
     }
     Ok((messages, images))
 }
@@ -119,7 +124,9 @@ fn content(role: Role, value: &str, index: usize) -> Result<Vec<Part>, String> {
         return Err(format!("turn {index} is an empty answer"));
     }
     if role != Role::User && value.contains(PLACEHOLDER) {
-        return Err(format!("turn {index} from `{role:?}` contains `{PLACEHOLDER}`: images belong to questions"));
+        return Err(format!(
+            "turn {index} from `{role:?}` contains `{PLACEHOLDER}`: images belong to questions"
+        ));
     }
     Ok(if role == Role::User { split(value) } else { vec![Part::Text { text: value.to_owned() }] })
 }

@@ -87,8 +87,9 @@ impl ImageSource {
     pub fn read(&self) -> Result<Vec<u8>, DatasetError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.to_vec()),
-            Self::Path(path) => std::fs::read(path)
-                .map_err(|source| DatasetError::Image { path: path.clone(), source }),
+            Self::Path(path) => {
+                std::fs::read(path).map_err(|source| DatasetError::Image { path: path.clone(), source })
+            }
         }
     }
 }

@@ -22,7 +22,11 @@ pub(super) fn expand(sources: &[String]) -> Result<Vec<PathBuf>, DatasetError> {
     Ok(files)
 }
 
-fn matching(folder: &Path, given: &str, accepts: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, DatasetError> {
+fn matching(
+    folder: &Path,
+    given: &str,
+    accepts: impl Fn(&str) -> bool,
+) -> Result<Vec<PathBuf>, DatasetError> {
     let failed = |source| DatasetError::Read { path: folder.to_owned(), source };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {

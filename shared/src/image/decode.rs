@@ -50,7 +50,9 @@ fn decode_other(bytes: &[u8]) -> Result<RgbImage, ImageError> {
         DynamicImage::ImageLumaA16(image) => gray(image.iter().step_by(2).map(|&value| high_byte(value))),
         DynamicImage::ImageRgb16(image) => colour(image.chunks_exact(3), high_byte),
         DynamicImage::ImageRgba16(image) => colour(image.chunks_exact(4), high_byte),
-        other => return Err(ImageError::Decode(format!("pixels of type {:?} are not supported", other.color()))),
+        other => {
+            return Err(ImageError::Decode(format!("pixels of type {:?} are not supported", other.color())));
+        }
     };
     Ok(RgbImage { width, height, data })
 }

@@ -65,7 +65,9 @@ pub enum ImageError {
         height: u32,
     },
     /// A shape that the family's processor refuses.
-    #[error("the image of {width} x {height} pixels is too long and thin: the ratio of its sides is over {limit}")]
+    #[error(
+        "the image of {width} x {height} pixels is too long and thin: the ratio of its sides is over {limit}"
+    )]
     AspectRatio {
         /// Columns.
         width: u32,

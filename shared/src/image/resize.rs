@@ -40,7 +40,12 @@ impl ResizeFilter {
 ///
 /// # Errors
 /// When the target has no pixels.
-pub fn resize(image: &RgbImage, width: u32, height: u32, filter: ResizeFilter) -> Result<RgbImage, ImageError> {
+pub fn resize(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: ResizeFilter,
+) -> Result<RgbImage, ImageError> {
     if width == 0 || height == 0 {
         return Err(ImageError::Resize(format!("to {width} x {height} pixels")));
     }
@@ -52,7 +57,12 @@ pub fn resize(image: &RgbImage, width: u32, height: u32, filter: ResizeFilter) -
 }
 
 /// One direction; none if there is nothing to do.
-fn pass(image: &RgbImage, width: u32, height: u32, filter: ResizeFilter) -> Result<Option<RgbImage>, ImageError> {
+fn pass(
+    image: &RgbImage,
+    width: u32,
+    height: u32,
+    filter: ResizeFilter,
+) -> Result<Option<RgbImage>, ImageError> {
     if (image.width, image.height) == (width, height) {
         return Ok(None);
     }

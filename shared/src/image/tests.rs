@@ -1,0 +1,141 @@
+//! Expected values are Pillow's, torchvision's and transformers': `tests/fixtures/make_inputs.py` wrote them.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use super::*;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/inputs")
+}
+
+fn image_of(tensors: &SafeTensors<'_>, name: &str) -> RgbImage {
+    let tensor = tensors.tensor(name).unwrap();
+    let [height, width, 3] = tensor.shape() else { panic!("`{name}` has shape {:?}", tensor.shape()) };
+    RgbImage { width: *width as u32, height: *height as u32, data: tensor.data().to_vec() }
+}
+
+#[test]
+fn every_kind_of_file_decodes_to_pillows_pixels() {
+    let bytes = fs::read(fixtures().join("decoded.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let mut wrong = Vec::new();
+    for name in expected.names() {
+        let encoded = fs::read(fixtures().join("images").join(name)).unwrap();
+        match decode(&encoded) {
+            Ok(image) if image == image_of(&expected, name) => {}
+            Ok(image) => {
+                let expected = image_of(&expected, name);
+                let differ = image.data.iter().zip(&expected.data).map(|(a, b)| a.abs_diff(*b)).max();
+                wrong.push(format!("{name}: {}x{}, off by {differ:?}", image.width, image.height));
+            }
+            Err(error) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(expected.names().len() >= 30, "only {} files", expected.names().len());
+}
+
+#[test]
+fn broken_files_are_errors_as_in_pillow() {
+    for name in ["no_end.jpg", "half.jpg", "half.png", "text.png", "empty.jpg"] {
+        let encoded = fs::read(fixtures().join("broken").join(name)).unwrap();
+        assert!(decode(&encoded).is_err(), "{name} was decoded");
+    }
+    let half = fs::read(fixtures().join("broken/half.jpg")).unwrap();
+    assert!(matches!(decode(&half), Err(ImageError::Truncated(_))));
+}
+
+#[test]
+fn too_large_an_image_is_refused_by_its_header() {
+    let encoded = fs::read(fixtures().join("images/rgb.bmp")).unwrap();
+    let mut bomb = encoded.clone();
+    // Width and height of a BMP, at bytes 18 and 22.
+    bomb[18..22].copy_from_slice(&20_000_i32.to_le_bytes());
+    bomb[22..26].copy_from_slice(&20_000_i32.to_le_bytes());
+    assert!(matches!(decode(&bomb), Err(ImageError::TooLarge { width: 20_000, height: 20_000 })));
+}
+
+#[test]
+fn resizing_equals_torchvisions() {
+    let bytes = fs::read(fixtures().join("resized.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let source = image_of(&expected, "source");
+    let filters = [
+        ("bilinear", ResizeFilter::Bilinear),
+        ("bicubic", ResizeFilter::Bicubic),
+        ("lanczos", ResizeFilter::Lanczos),
+    ];
+    let mut num_compared = 0;
+    for (filter_name, filter) in filters {
+        for name in expected.names().into_iter().filter(|name| name.starts_with(filter_name)) {
+            let target = image_of(&expected, name);
+            let resized = resize(&source, target.width, target.height, filter).unwrap();
+            assert!(resized == target, "{name} differs");
+            num_compared += 1;
+        }
+    }
+    assert_eq!(num_compared, 21);
+}
+
+#[derive(Deserialize)]
+struct Sizes {
+    smart_resize: Vec<[u32; 7]>,
+    tile_grid: Vec<[u32; 7]>,
+}
+
+fn sizes() -> Sizes {
+    serde_json::from_slice(&fs::read(fixtures().join("sizes.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn smart_resize_equals_transformers() {
+    for case in sizes().smart_resize {
+        let [factor, min_pixels, max_pixels, width, height, new_width, new_height] = case;
+        let [factor, min_pixels, max_pixels] = [factor, min_pixels, max_pixels].map(|value| value as usize);
+        let target = SmartResize { factor, min_pixels, max_pixels }.target(width, height);
+        // The script writes 0 where transformers raises.
+        let expected = (new_width > 0).then_some((new_width, new_height));
+        assert_eq!(target.ok(), expected, "{case:?}");
+    }
+}
+
+#[test]
+fn tile_grids_equal_transformers() {
+    for case in sizes().tile_grid {
+        let [tile, min_tiles, max_tiles, width, height, columns, rows] = case;
+        let tiling = Tiling {
+            tile_width: tile,
+            tile_height: tile,
+            min_tiles: min_tiles as usize,
+            max_tiles: max_tiles as usize,
+            filter: ResizeFilter::Bicubic,
+        };
+        assert_eq!(tile_grid(width, height, &tiling), [rows as usize, columns as usize], "{case:?}");
+    }
+}
+
+#[test]
+fn patches_of_a_merge_window_lie_together() {
+    // 4 x 4 pixels of which the red value counts from 0: with p = 1, m = 2, T = 2 the order can be written down.
+    let data = (0..16).flat_map(|value| [value, 100, 200]).collect();
+    let image = RgbImage { width: 4, height: 4, data };
+    let layout = PatchLayout { patch_size: 1, merge_size: 2, temporal_patch_size: 2 };
+    let identity = Normalization::new([0.0; 3], [1.0 / 255.0; 3], 1.0 / 255.0);
+    let pixels = layout.cut(&image, &identity);
+    let red: Vec<f32> = pixels.chunks(6).map(|patch| patch[0]).collect();
+    assert_eq!(red, [0., 1., 4., 5., 2., 3., 6., 7., 8., 9., 12., 13., 10., 11., 14., 15.]);
+    assert_eq!(pixels[6..12], [1., 1., 100., 100., 200., 200.]);
+}
+
+#[test]
+fn cropping_takes_the_named_part() {
+    let data = (0..12).flat_map(|value| [value; 3]).collect();
+    let image = RgbImage { width: 4, height: 3, data };
+    let part = crop(&image, 1, 1, 2, 2);
+    assert_eq!(part, RgbImage { width: 2, height: 2, data: [5, 5, 5, 6, 6, 6, 9, 9, 9, 10, 10, 10].into() });
+}

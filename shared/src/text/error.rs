@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     /// A file of the checkpoint cannot be read.
-    #[error("cannot read `{path}`: {source}\nhint: a checkpoint has tokenizer.json, tokenizer_config.json and a chat template")]
+    #[error(
+        "cannot read `{path}`: {source}\nhint: a checkpoint has tokenizer.json, tokenizer_config.json and a chat template"
+    )]
     Read {
         /// The file.
         path: PathBuf,
@@ -24,16 +26,22 @@ pub enum TextError {
         hint: &'static str,
     },
     /// The template refused the conversation.
-    #[error("the chat template cannot render the conversation: {0}\nhint: the template decides which roles it takes, and in which order")]
+    #[error(
+        "the chat template cannot render the conversation: {0}\nhint: the template decides which roles it takes, and in which order"
+    )]
     Render(String),
     /// The template writes a turn differently once another follows.
-    #[error("the chat template rewrites turn {turn} when more turns follow, so its answer has no place in the prompt\nhint: use a template that only appends")]
+    #[error(
+        "the chat template rewrites turn {turn} when more turns follow, so its answer has no place in the prompt\nhint: use a template that only appends"
+    )]
     NotPrefix {
         /// Index of the turn.
         turn: usize,
     },
     /// The text holds more or fewer image placeholders than there are images.
-    #[error("the rendered prompt has {found} `{placeholder}` for {expected} image(s)\nhint: the text of a turn must not contain the placeholder itself")]
+    #[error(
+        "the rendered prompt has {found} `{placeholder}` for {expected} image(s)\nhint: the text of a turn must not contain the placeholder itself"
+    )]
     Placeholders {
         /// The family's placeholder.
         placeholder: String,

@@ -80,12 +80,21 @@ impl Layout {
         let tokens = tokenizer.encode(&expanded.text)?;
         let images = image_spans(&tokens.ids, image_id, images, placeholder)?;
         let mut chars = CharIndex::new(&expanded.text);
-        let mut prompt =
-            Prompt { input_ids: tokens.ids, offsets: tokens.offsets, turns: Vec::new(), images, text: String::new() };
+        let mut prompt = Prompt {
+            input_ids: tokens.ids,
+            offsets: tokens.offsets,
+            turns: Vec::new(),
+            images,
+            text: String::new(),
+        };
         let mut start = 0;
         for (turn, is_last) in expanded.turns.iter().zip((1..).map(|n| n == expanded.turns.len())) {
             // The last turn takes whatever the tokenizer appends.
-            let end = if is_last { prompt.input_ids.len() } else { first_from(&prompt.offsets, chars.of(turn.end)) };
+            let end = if is_last {
+                prompt.input_ids.len()
+            } else {
+                first_from(&prompt.offsets, chars.of(turn.end))
+            };
             let range = start..end.max(start);
             let written = turn.answer.map(|from| &expanded.text[from..turn.end]);
             let answer = turn.answer.zip(written).and_then(|(from, written)| {
@@ -153,7 +162,12 @@ fn first_from(offsets: &[(u32, u32)], char: u32) -> usize {
 
 /// The answer among the tokens of its turn: from the first token that holds some of its text to the end-of-turn token, or to the
 /// last of its text where the template writes none.
-fn answer_span(prompt: &Prompt, turn: Range<usize>, chars: Range<u32>, eos_ids: &[u32]) -> Option<Range<usize>> {
+fn answer_span(
+    prompt: &Prompt,
+    turn: Range<usize>,
+    chars: Range<u32>,
+    eos_ids: &[u32],
+) -> Option<Range<usize>> {
     let starts_in = |token: &usize| prompt.offsets[*token].1 > chars.start;
     let first = turn.clone().find(starts_in)?;
     let eos = (first..turn.end).rev().find(|&token| eos_ids.contains(&prompt.input_ids[token]));

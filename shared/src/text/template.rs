@@ -69,7 +69,11 @@ impl ChatTemplate {
     }
 
     /// As [`render`](Self::render), for messages in any shape the template takes.
-    pub(super) fn render_value(&self, messages: &Value, add_generation_prompt: bool) -> Result<String, TextError> {
+    pub(crate) fn render_value(
+        &self,
+        messages: &Value,
+        add_generation_prompt: bool,
+    ) -> Result<String, TextError> {
         let template = self.environment.get_template(NAME);
         template
             .and_then(|template| template.render(context! { messages, add_generation_prompt }))

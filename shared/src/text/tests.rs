@@ -1,0 +1,241 @@
+//! Expected values are those of transformers and tokenizers in Python: `tests/fixtures/make_inputs.py` and
+//! `make_families.py` wrote them.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::*;
+use crate::dataset::{Message, Part};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+#[derive(Deserialize)]
+struct TokenizerGolden {
+    texts: Vec<String>,
+    tokenizers: BTreeMap<String, Vec<Encoding>>,
+}
+
+#[derive(Deserialize)]
+struct Encoding {
+    with_special: Vec<u32>,
+    ids: Vec<u32>,
+    offsets: Vec<(u32, u32)>,
+    decoded: String,
+}
+
+#[test]
+fn three_kinds_of_tokenizer_give_pythons_ids_offsets_and_texts() {
+    let golden = fs::read(fixtures().join("inputs/tokenizers.json")).unwrap();
+    let golden: TokenizerGolden = serde_json::from_slice(&golden).unwrap();
+    assert_eq!(golden.tokenizers.len(), 3);
+    for (name, encodings) in &golden.tokenizers {
+        let tokenizer = TextTokenizer::load(&fixtures().join("inputs/tokenizers").join(name)).unwrap();
+        for (text, expected) in golden.texts.iter().zip(encodings) {
+            let tokens = tokenizer.encode_with(text, false).unwrap();
+            assert_eq!(tokens.ids, expected.ids, "{name}: {text:?}");
+            assert_eq!(tokens.offsets, expected.offsets, "{name}: {text:?}");
+            assert_eq!(
+                tokenizer.encode_with(text, true).unwrap().ids,
+                expected.with_special,
+                "{name}: {text:?}"
+            );
+            assert_eq!(tokenizer.decode(&tokens.ids).unwrap(), expected.decoded, "{name}: {text:?}");
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct TemplateGolden {
+    conversations: BTreeMap<String, Vec<Message>>,
+    templates: BTreeMap<String, String>,
+    rendered: BTreeMap<String, BTreeMap<String, [String; 2]>>,
+}
+
+#[test]
+fn templates_render_as_in_transformers() {
+    let golden = fs::read(fixtures().join("inputs/templates.json")).unwrap();
+    let golden: TemplateGolden = serde_json::from_slice(&golden).unwrap();
+    for (title, source) in &golden.templates {
+        let template = ChatTemplate::compile(source, "<s>", "</s>").unwrap();
+        for (name, [whole, question]) in &golden.rendered[title] {
+            let messages = &golden.conversations[name];
+            assert_eq!(&template.render(messages, false).unwrap(), whole, "{title}: {name}");
+            assert_eq!(&template.render(messages, true).unwrap(), question, "{title}: {name}");
+        }
+    }
+    assert!(golden.templates.len() >= 6);
+}
+
+fn text(text: &str) -> Part {
+    Part::Text { text: text.into() }
+}
+
+fn message(role: Role, content: Vec<Part>) -> Message {
+    Message { role, content }
+}
+
+#[test]
+fn a_template_may_refuse_a_conversation() {
+    let source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}";
+    let template = ChatTemplate::compile(source, "", "").unwrap();
+    let error = template.render(&[message(Role::System, vec![])], false).unwrap_err().to_string();
+    assert!(error.contains("no system turns") && error.contains("hint:"), "{error}");
+}
+
+#[test]
+fn the_template_is_found_where_a_checkpoint_keeps_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let render = || ChatTemplate::load(dir.path()).unwrap().render(&[], false).unwrap();
+    let missing = ChatTemplate::load(dir.path()).unwrap_err().to_string();
+    assert!(missing.contains("has no chat template") && missing.contains("hint:"), "{missing}");
+    let write = |name: &str, content: &str| fs::write(dir.path().join(name), content).unwrap();
+    write(
+        "tokenizer_config.json",
+        r#"{"eos_token": {"content": "E"}, "chat_template": [{"name": "tools", "template": "t"}, {"name": "default", "template": "c{{ eos_token }}"}]}"#,
+    );
+    assert_eq!(render(), "cE");
+    write("chat_template.json", r#"{"chat_template": "b{{ eos_token }}"}"#);
+    assert_eq!(render(), "bE");
+    write("chat_template.jinja", "a{{ eos_token }}");
+    assert_eq!(render(), "aE");
+    write("chat_template.jinja", "{% if %}");
+    let broken = ChatTemplate::load(dir.path()).unwrap_err().to_string();
+    assert!(broken.contains("chat_template.jinja") && broken.contains("does not compile"), "{broken}");
+}
+
+fn conversation() -> Vec<Message> {
+    vec![
+        message(Role::System, vec![text("You are a careful observer.")]),
+        message(Role::User, vec![Part::Image, text("What\nis 你?")]),
+        message(Role::Assistant, vec![text("  Two, é 🎉 \n")]),
+        message(Role::User, vec![text("And"), Part::Image, text("?")]),
+        message(Role::Assistant, vec![text("Yes")]),
+    ]
+}
+
+/// Placeholder, image id and end-of-turn id of each fixture family.
+fn families() -> [(&'static str, &'static str); 2] {
+    [("qwen2_vl", "<|image_pad|>"), ("internvl", "<IMG_CONTEXT>")]
+}
+
+fn prompt(
+    family: &str,
+    placeholder: &str,
+    messages: &[Message],
+    generation: bool,
+) -> (TextTokenizer, Prompt) {
+    let dir = fixtures().join(family);
+    let tokenizer = TextTokenizer::load(&dir).unwrap();
+    let template = ChatTemplate::load(&dir).unwrap();
+    let image_id = tokenizer.token_id(placeholder).unwrap();
+    let eos = tokenizer.token_id("<|im_end|>").unwrap();
+    let expand = |n: usize| Expansion { text: placeholder.repeat(n), num_tokens: n, grid: [1, 1, n] };
+    let images: Vec<_> = [3, 2].map(expand).into_iter().take(num_images(messages)).collect();
+    let layout = layout(&template, messages, generation).unwrap();
+    let prompt = layout.into_prompt(&tokenizer, placeholder, &images, image_id, &[eos]).unwrap();
+    (tokenizer, prompt)
+}
+
+fn num_images(messages: &[Message]) -> usize {
+    messages.iter().flat_map(|message| &message.content).filter(|part| **part == Part::Image).count()
+}
+
+/// The characters that a range of tokens came from.
+fn slice(prompt: &Prompt, tokens: std::ops::Range<usize>) -> String {
+    let start = prompt.offsets[tokens.start].0 as usize;
+    let end = prompt.offsets[tokens.end - 1].1 as usize;
+    prompt.text.chars().skip(start).take(end - start).collect()
+}
+
+#[test]
+fn turns_tile_the_prompt_and_answers_come_back_through_offsets() {
+    for (family, placeholder) in families() {
+        let messages = conversation();
+        let (_, prompt) = prompt(family, placeholder, &messages, false);
+        assert_eq!(prompt.turns.len(), messages.len());
+        let mut next = 0;
+        for (turn, message) in prompt.turns.iter().zip(&messages) {
+            assert_eq!((turn.tokens.start, turn.role), (next, message.role), "{family}");
+            next = turn.tokens.end;
+        }
+        assert_eq!(next, prompt.input_ids.len(), "{family}");
+        let answers: Vec<_> = prompt.turns.iter().filter_map(|turn| turn.answer.clone()).collect();
+        let written: Vec<_> = answers.into_iter().map(|answer| slice(&prompt, answer)).collect();
+        assert_eq!(written, ["  Two, é 🎉 \n<|im_end|>", "Yes<|im_end|>"], "{family}");
+    }
+}
+
+#[test]
+fn images_are_found_in_order() {
+    for (family, placeholder) in families() {
+        let (tokenizer, prompt) = prompt(family, placeholder, &conversation(), false);
+        let image_id = tokenizer.token_id(placeholder).unwrap();
+        let lengths: Vec<_> = prompt.images.iter().map(|image| image.tokens.len()).collect();
+        assert_eq!(lengths, [3, 2], "{family}");
+        let tokens: Vec<_> = prompt.images.iter().flat_map(|image| image.tokens.clone()).collect();
+        let expected: Vec<_> =
+            (0..prompt.input_ids.len()).filter(|&t| prompt.input_ids[t] == image_id).collect();
+        assert_eq!(tokens, expected, "{family}");
+        assert!(prompt.images[0].tokens.start >= prompt.turns[1].tokens.start);
+        assert!(prompt.images[1].tokens.end <= prompt.turns[3].tokens.end);
+    }
+}
+
+#[test]
+fn a_question_is_the_beginning_of_its_conversation() {
+    for (family, placeholder) in families() {
+        let messages = conversation();
+        let (_, whole) = prompt(family, placeholder, &messages, false);
+        let (_, question) = prompt(family, placeholder, &messages[..4], true);
+        let answer = whole.turns[4].answer.clone().unwrap();
+        assert_eq!(question.input_ids, whole.input_ids[..answer.start], "{family}");
+        assert!(question.turns.iter().all(|turn| turn.tokens.end <= question.input_ids.len()));
+        assert_eq!(question.turns[3].answer, None);
+    }
+}
+
+#[test]
+fn an_answer_without_an_end_token_ends_with_its_text() {
+    // LLaVA-1.5 without its end token: the last answer is followed by white space only.
+    let source = "{% for m in messages %}{{ m.role | upper }}: {{ m.content[0].text }} {% endfor %}{{ 'ASSISTANT:' if add_generation_prompt }}";
+    let template = ChatTemplate::compile(source, "", "").unwrap();
+    let tokenizer = TextTokenizer::load(&fixtures().join("qwen2_vl")).unwrap();
+    let messages =
+        [message(Role::User, vec![text("one?")]), message(Role::Assistant, vec![text("two three")])];
+    let layout = layout(&template, &messages, false).unwrap();
+    let prompt = layout.into_prompt(&tokenizer, "<|image_pad|>", &[], 0, &[]).unwrap();
+    assert_eq!(slice(&prompt, prompt.turns[1].answer.clone().unwrap()).trim_start(), "two three");
+}
+
+#[test]
+fn a_template_that_rewrites_turns_is_refused() {
+    // As Qwen3 does with reasoning: an answer is shortened once another turn follows.
+    let source = "{% for m in messages %}{{ m.role }}{{ '' if loop.last else '!' }}{{ m.content[0].text }}{% endfor %}";
+    let template = ChatTemplate::compile(source, "", "").unwrap();
+    let messages = [message(Role::User, vec![text("q")]), message(Role::Assistant, vec![text("a")])];
+    let error = layout(&template, &messages, false).unwrap_err();
+    assert!(matches!(error, TextError::NotPrefix { turn: 0 }), "{error}");
+}
+
+#[test]
+fn a_placeholder_in_the_text_is_refused() {
+    let dir = fixtures().join("qwen2_vl");
+    let (tokenizer, template) = (TextTokenizer::load(&dir).unwrap(), ChatTemplate::load(&dir).unwrap());
+    let messages = [message(Role::User, vec![text("what does <|image_pad|> mean?")])];
+    let layout = layout(&template, &messages, true).unwrap();
+    let error = layout.into_prompt(&tokenizer, "<|image_pad|>", &[], 1, &[]).unwrap_err().to_string();
+    assert!(error.contains("1 `<|image_pad|>` for 0 image(s)") && error.contains("hint:"), "{error}");
+}
+
+#[test]
+fn a_folder_without_a_tokenizer_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = TextTokenizer::load(dir.path()).err().unwrap().to_string();
+    assert!(error.contains("tokenizer.json") && error.contains("hint:"), "{error}");
+}

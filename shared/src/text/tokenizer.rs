@@ -35,7 +35,8 @@ impl TextTokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|source| TextError::Read { path: path.clone(), source })?;
         let hint = "save the tokenizer with transformers' `save_pretrained`, which writes tokenizer.json";
-        let mut inner = Tokenizer::from_bytes(&bytes).map_err(|error| TextError::invalid(&path, error, hint))?;
+        let mut inner =
+            Tokenizer::from_bytes(&bytes).map_err(|error| TextError::invalid(&path, error, hint))?;
         // A prompt is encoded whole: what the file says about batches would cut or pad it.
         inner.with_truncation(None).map_err(|error| TextError::invalid(&path, error, hint))?;
         inner.with_padding(None);

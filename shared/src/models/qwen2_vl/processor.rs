@@ -37,7 +37,13 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
         max_pixels: bound(json, "max_pixels", "longest_edge", DEFAULT_MAX_PIXELS)?,
     };
     let image_token = word(files.tokenizer.config(), "image_token", "<|image_pad|>")?.to_owned();
-    Ok(Box::new(Qwen2VlProcessor { normalization: common.normalization(), common, bounds, patches, image_token }))
+    Ok(Box::new(Qwen2VlProcessor {
+        normalization: common.normalization(),
+        common,
+        bounds,
+        patches,
+        image_token,
+    }))
 }
 
 /// The hub's files have `min_pixels` at the top, newer ones `size.shortest_edge`, and some write both names under `size`.

@@ -8,12 +8,19 @@ use std::path::Path;
 
 use serde_json::Value;
 
+mod common;
+
+pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings};
+
 use super::batch::Encoded;
 use super::error::ModelError;
 use super::registry::{Family, config_of};
 use crate::dataset::Message;
 use crate::image::{ImageError, ImageInput, RgbImage};
 use crate::text::{ChatTemplate, Expansion, Prompt, TextTokenizer, layout};
+
+#[cfg(test)]
+mod tests;
 
 /// How one family treats images: a folder's `processor.rs` implements it.
 pub(super) trait FamilyProcessor: Send + Sync {
@@ -175,14 +182,14 @@ fn image_token_id(
 /// Every token that may end a turn: generation_config.json and config.json name ids, tokenizer_config.json a text.
 fn eos_ids(dir: &Path, config: &Value, tokenizer: &TextTokenizer) -> Result<Vec<u32>, ModelError> {
     let generation = read_optional_json(&dir.join("generation_config.json"))?;
-    let named = [&generation["eos_token_id"], &config["eos_token_id"], &config["text_config"]["eos_token_id"]];
+    let named =
+        [&generation["eos_token_id"], &config["eos_token_id"], &config["text_config"]["eos_token_id"]];
     let listed = named.into_iter().flat_map(|value| match value {
         Value::Array(ids) => ids.iter().collect(),
         id => vec![id],
     });
     let text = tokenizer.special("eos_token").and_then(|token| tokenizer.token_id(token));
-    let mut ids: Vec<u32> =
-        listed.filter_map(|id| u32::try_from(id.as_u64()?).ok()).chain(text).collect();
+    let mut ids: Vec<u32> = listed.filter_map(|id| u32::try_from(id.as_u64()?).ok()).chain(text).collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
@@ -202,59 +209,3 @@ fn read_optional_json(path: &Path) -> Result<Value, ModelError> {
         Err(error) => Err(ModelError::read(path, error)),
     }
 }
-
-/// The settings that every image processor shares.
-pub(super) struct CommonSettings {
-    /// Channel means.
-    pub mean: [f64; 3],
-    /// Channel standard deviations.
-    pub std: [f64; 3],
-    /// From bytes to 0..1.
-    pub rescale_factor: f64,
-    /// Filter.
-    pub filter: crate::image::ResizeFilter,
-}
-
-impl CommonSettings {
-    /// Reads them; `mean` and `std` are the class defaults.
-    pub(super) fn parse(json: &Value, mean: [f64; 3], std: [f64; 3]) -> Result<Self, String> {
-        use super::fields::{count, flag, number, only};
-        for step in ["do_resize", "do_rescale", "do_normalize"] {
-            only(flag(json, step, true)?, format!("`{step}` false"))?;
-        }
-        let resample = count(json, "resample", 3)? as u64;
-        let filter = crate::image::ResizeFilter::from_pillow(resample)
-            .ok_or_else(|| format!("`resample` {resample} is not supported"))?;
-        let statistics = |key: &str, default: [f64; 3]| match &json[key] {
-            Value::Null => Ok(default),
-            value => serde_json::from_value(value.clone())
-                .map_err(|_| format!("`{key}` is {value}, not three numbers")),
-        };
-        Ok(Self {
-            mean: statistics("image_mean", mean)?,
-            std: statistics("image_std", std)?,
-            rescale_factor: number(json, "rescale_factor", 1.0 / 255.0)?,
-            filter,
-        })
-    }
-
-    /// The table from bytes to floats.
-    pub(super) fn normalization(&self) -> crate::image::Normalization {
-        crate::image::Normalization::new(self.mean, self.std, self.rescale_factor)
-    }
-
-    /// For the fingerprint.
-    pub(super) fn settings(&self) -> Value {
-        serde_json::json!({
-            "filter": format!("{:?}", self.filter).to_lowercase(),
-            "mean": self.mean,
-            "std": self.std,
-            "rescale_factor": self.rescale_factor,
-        })
-    }
-}
-
-/// CLIP's channel means.
-pub(super) const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
-/// CLIP's channel standard deviations.
-pub(super) const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];

@@ -1,0 +1,221 @@
+//! Against what transformers makes of the same files: `tests/fixtures/make_families.py` wrote it.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use super::*;
+use crate::dataset::{Part, Role};
+use crate::image::decode;
+
+const FAMILIES: [&str; 2] = ["qwen2_vl", "internvl"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+/// One sample of `samples.json`.
+struct Sample {
+    messages: Vec<Message>,
+    images: Vec<RgbImage>,
+    stored: Value,
+    tensors: Vec<u8>,
+}
+
+fn samples(family: &str) -> BTreeMap<String, Sample> {
+    let dir = fixtures().join(family).join("ref");
+    let stored: BTreeMap<String, Value> =
+        serde_json::from_slice(&fs::read(dir.join("samples.json")).unwrap()).unwrap();
+    let sample = |(name, stored): (String, Value)| {
+        let image = |file: &Value| fs::read(fixtures().join("images").join(file.as_str().unwrap())).unwrap();
+        let images = stored["images"].as_array().unwrap().iter();
+        let images = images.map(|file| decode(&image(file)).unwrap()).collect();
+        let tensors = fs::read(dir.join(format!("{name}.safetensors"))).unwrap();
+        (name, Sample { messages: messages(&stored["messages"]), images, stored, tensors })
+    };
+    stored.into_iter().map(sample).collect()
+}
+
+fn messages(stored: &Value) -> Vec<Message> {
+    let part = |part: &Value| match part["text"].as_str() {
+        Some(text) => Part::Text { text: text.to_owned() },
+        None => Part::Image,
+    };
+    let message = |message: &Value| Message {
+        role: serde_json::from_value(message["role"].clone()).unwrap(),
+        content: message["content"].as_array().unwrap().iter().map(part).collect(),
+    };
+    stored.as_array().unwrap().iter().map(message).collect()
+}
+
+fn numbers<T, const N: usize>(
+    tensors: &SafeTensors<'_>,
+    name: &str,
+    read: fn([u8; N]) -> T,
+) -> Option<Vec<T>> {
+    let tensor = tensors.tensor(name).ok()?;
+    Some(tensor.data().chunks_exact(N).map(|bytes| read(bytes.try_into().unwrap())).collect())
+}
+
+#[test]
+fn ids_pixels_grids_and_positions_equal_transformers_bit_for_bit() {
+    for family in FAMILIES {
+        let processor = Processor::load(&fixtures().join(family)).unwrap();
+        for (name, sample) in samples(family) {
+            let encoded = processor.encode(&sample.messages, &sample.images).unwrap();
+            let tensors = SafeTensors::deserialize(&sample.tensors).unwrap();
+            let ids = numbers(&tensors, "in.input_ids", i64::from_le_bytes).unwrap();
+            let ours: Vec<i64> = encoded.prompt.input_ids.iter().map(|&id| i64::from(id)).collect();
+            assert_eq!(ours, ids, "{family} {name}: ids");
+            let pixels: Vec<f32> = encoded.images.iter().flat_map(|image| image.pixels.clone()).collect();
+            let expected = numbers(&tensors, "in.pixel_values", f32::from_le_bytes).unwrap_or_default();
+            assert!(pixels == expected, "{family} {name}: pixels differ");
+            if let Some(grids) = numbers(&tensors, "in.image_grid_thw", i64::from_le_bytes) {
+                let ours: Vec<i64> =
+                    encoded.images.iter().flat_map(|image| image.grid.map(|n| n as i64)).collect();
+                assert_eq!(ours, grids, "{family} {name}: grids");
+            }
+            let num_tokens = ids.len();
+            let straight = || (0..3 * num_tokens).map(|at| (at % num_tokens) as i64).collect();
+            let expected = numbers(&tensors, "position_ids", i64::from_le_bytes).unwrap_or_else(straight);
+            let axis = |axis: usize| encoded.positions.iter().map(move |position| i64::from(position[axis]));
+            let ours: Vec<i64> = (0..3).flat_map(axis).collect();
+            assert_eq!(ours, expected, "{family} {name}: positions");
+        }
+    }
+}
+
+#[test]
+fn answers_are_where_transformers_puts_them() {
+    for family in FAMILIES {
+        let processor = Processor::load(&fixtures().join(family)).unwrap();
+        for (name, sample) in samples(family) {
+            let rendered: Vec<char> = sample.stored["rendered"].as_str().unwrap().chars().collect();
+            let spans: Vec<[usize; 2]> =
+                serde_json::from_value(sample.stored["assistant_char_spans_in_rendered"].clone()).unwrap();
+            // Theirs reach to the end of the turn, ours to its end token: the newline after it is no answer.
+            let text = |[start, end]: &[usize; 2]| rendered[*start..*end].iter().collect::<String>();
+            let expected: Vec<_> = spans.iter().map(|span| text(span).trim_end().to_owned()).collect();
+            let prompt = processor.encode(&sample.messages, &sample.images).unwrap().prompt;
+            let answers = prompt.turns.iter().filter_map(|turn| turn.answer.clone());
+            let characters = |answer: std::ops::Range<usize>| {
+                let (start, end) = (prompt.offsets[answer.start].0, prompt.offsets[answer.end - 1].1);
+                prompt.text.chars().skip(start as usize).take((end - start) as usize).collect::<String>()
+            };
+            assert_eq!(answers.map(characters).collect::<Vec<_>>(), expected, "{family} {name}");
+            let answers: Vec<_> = prompt.turns.iter().filter_map(|turn| turn.answer.clone()).collect();
+            for answer in answers {
+                assert!(processor.eos_ids().contains(&prompt.input_ids[answer.end - 1]), "{family} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_question_stops_where_its_answer_begins() {
+    for family in FAMILIES {
+        let processor = Processor::load(&fixtures().join(family)).unwrap();
+        let samples = samples(family);
+        let sample = &samples["one"];
+        let whole = processor.encode(&sample.messages, &sample.images).unwrap();
+        let question = processor.encode_question(&sample.messages[..1], &sample.images).unwrap();
+        let start = whole.prompt.turns[1].answer.clone().unwrap().start;
+        assert_eq!(question.prompt.input_ids, whole.prompt.input_ids[..start], "{family}");
+        assert_eq!(question.positions, whole.positions[..start], "{family}");
+    }
+}
+
+#[test]
+fn sizes_that_the_family_refuses_name_the_image() {
+    let processor = Processor::load(&fixtures().join("qwen2_vl")).unwrap();
+    let question = Message { role: Role::User, content: vec![Part::Image, Part::Image] };
+    let image = |width: u32| RgbImage { width, height: 1, data: vec![0; 3 * width as usize] };
+    let error = processor.encode_question(&[question], &[image(9), image(201)]).unwrap_err().to_string();
+    assert!(error.contains("image 1 of the sample") && error.contains("201 x 1"), "{error}");
+}
+
+#[test]
+fn more_images_than_placeholders_are_an_error() {
+    for family in FAMILIES {
+        let processor = Processor::load(&fixtures().join(family)).unwrap();
+        let sample = &samples(family)["one"];
+        let twice = [sample.images[0].clone(), sample.images[0].clone()];
+        let error = processor.encode(&sample.messages, &twice).unwrap_err().to_string();
+        assert!(error.contains("1 `") && error.contains("for 2 image(s)"), "{error}");
+    }
+}
+
+/// A copy of a fixture checkpoint's small files, to break one of them.
+fn copy(family: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixtures().join(family)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path.extension().is_some_and(|extension| extension != "safetensors") {
+            fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    dir
+}
+
+#[test]
+fn identity_tells_processors_apart_by_what_they_do() {
+    let original = copy("qwen2_vl");
+    let identity = |dir: &Path| Processor::load(dir).unwrap().identity();
+    let path = original.path().join("preprocessor_config.json");
+    let before = identity(original.path());
+    let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    // The newer spelling of the same bounds is the same processor ...
+    json["size"] =
+        serde_json::json!({"shortest_edge": json["min_pixels"], "longest_edge": json["max_pixels"]});
+    json.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_pixels"));
+    fs::write(&path, json.to_string()).unwrap();
+    assert_eq!(identity(original.path()), before);
+    // ... and so is the same under processor_config.json, where transformers 5 writes it.
+    fs::remove_file(&path).unwrap();
+    let nested = original.path().join("processor_config.json");
+    fs::write(&nested, serde_json::json!({ "image_processor": json }).to_string()).unwrap();
+    assert_eq!(identity(original.path()), before);
+    json["size"]["longest_edge"] = 1024.into();
+    fs::write(&nested, serde_json::json!({ "image_processor": json }).to_string()).unwrap();
+    let after = identity(original.path());
+    let changed: Vec<_> = before.keys().filter(|field| before[*field] != after[*field]).collect();
+    assert_eq!(changed, ["image_processor"]);
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["chat_template", "image_processor", "tokenizer"]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let fails = |family: &str, file: &str, change: &dyn Fn(&str) -> Option<String>| {
+        let dir = copy(family);
+        let path = dir.path().join(file);
+        match change(&fs::read_to_string(&path).unwrap()) {
+            Some(text) => fs::write(&path, text).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let error = Processor::load(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("hint:"), "{error}");
+        error
+    };
+    let gone = |_: &str| None;
+    let error = fails("qwen2_vl", "preprocessor_config.json", &gone);
+    assert!(error.contains("preprocessor_config.json`: is missing"), "{error}");
+    let error = fails("internvl", "chat_template.jinja", &gone);
+    assert!(error.contains("has no chat template"), "{error}");
+    let error = fails("internvl", "tokenizer.json", &|text| Some(text.replace("<IMG_CONTEXT>", "<OTHER>")));
+    assert!(error.contains("no image placeholder token `<IMG_CONTEXT>`"), "{error}");
+    let error = fails("qwen2_vl", "tokenizer.json", &|text| {
+        Some(
+            text.replace("<|image_pad|>", "#")
+                .replace("<|video_pad|>", "<|image_pad|>")
+                .replace('#', "<|video_pad|>"),
+        )
+    });
+    assert!(error.contains("but config.json says"), "{error}");
+    let resample = |text: &str| Some(text.replacen('{', "{\"resample\": 4,", 1));
+    let error = fails("qwen2_vl", "preprocessor_config.json", &resample);
+    assert!(error.contains("`resample` 4 is not supported"), "{error}");
+}
