@@ -184,32 +184,15 @@ fn a_second_writer_is_refused_and_parts_work_together() {
         a.append_batch(first.to_vec()).unwrap();
         b.append_batch(second.to_vec()).unwrap();
     }
-    a.append_batch(
-        samples[28..30]
-            .iter()
-            .filter(|row| !a.committed_keys().contains(&row.meta.key))
-            .take(0)
-            .cloned()
-            .collect(),
-    )
-    .unwrap();
     a.quarantine(rows::quarantined()[0].clone());
     b.quarantine(rows::quarantined()[1].clone());
     a.commit().unwrap();
     drop(a);
-    append_missing_of(&mut b, &samples[30..]);
-    b.commit().unwrap();
     let last = open(dir.path(), BF16, tiny());
     assert!(matches!(last, Err(CacheError::Locked { .. })), "part 1 is still at work");
     b.finish().unwrap();
     assert_holds(dir.path(), &samples);
     assert_eq!(CacheReader::open(dir.path()).unwrap().quarantined().unwrap(), rows::quarantined());
-}
-
-/// Samples 30..58 went in by sevens; the last two are left over by `zip`'s equal lengths or not at all.
-fn append_missing_of(writer: &mut CacheWriter, samples: &[Row]) {
-    writer.commit().unwrap();
-    append_missing(writer, samples);
 }
 
 #[test]

@@ -72,8 +72,6 @@ fn the_arrow_reader_agrees() {
                     let lists = lists.as_list::<i32>();
                     assert_eq!(lists.len(), reader.num_positions(i));
                     assert!((0..lists.len()).all(|at| lists.value_length(at) as usize == WIDTH));
-                    let values = lists.value(0).slice(0, 0);
-                    assert_eq!(values.len(), 0);
                     let theirs: Vec<u32> = (0..lists.len())
                         .flat_map(|at| lists.value(at).as_primitive::<Float32Type>().values().to_vec())
                         .map(f32::to_bits)
@@ -115,7 +113,7 @@ fn broken_rows_are_refused_and_the_rest_goes_on() {
         (|row| row.meta.positions.swap(0, 1), "not strictly ascending"),
         (|row| row.meta.positions[0] = 0, "the last question position"),
         (|row| *row.meta.positions.last_mut().unwrap() = 10_000, "position 10000 of a sample"),
-        (|row| drop(row.meta.offsets.pop()), "character spans for"),
+        (|row| row.meta.offsets.truncate(1), "character spans for"),
         (|row| row.meta.offsets[0].1 = 10_000, "token 0 spans characters"),
         (|row| row.meta.input_ids[0] = u32::MAX, "above 2^31 - 1"),
         (|row| row.meta.turns[1].num_answer_tokens = 1000, "the answer of turn 1 lies outside its turn"),
