@@ -1,0 +1,148 @@
+//! What goes in comes out, bit for bit, by our reader and by the `parquet` crate's.
+
+use std::fs::File;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Float32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use shared::cache::{CacheError, CacheReader, FeatureBlock, FeatureDtype, Row, verify};
+use tempfile::tempdir;
+
+use crate::{DTYPES, WIDTH, assert_holds, open, rows, tiny, write};
+
+#[test]
+fn every_dtype_comes_back_bit_for_bit() {
+    for dtype in DTYPES {
+        let dir = tempdir().unwrap();
+        let samples = rows::rows(1, 90, dtype, WIDTH);
+        write(dir.path(), dtype, &samples);
+        assert_holds(dir.path(), &samples);
+        let reader = CacheReader::open(dir.path()).unwrap();
+        assert!(reader.manifest().complete && reader.manifest().shards.len() > 3);
+        assert_eq!(reader.quarantined().unwrap(), rows::quarantined());
+        assert_eq!(reader.manifest().totals.quarantined, 2);
+        let tensors = reader.head().tensors().unwrap();
+        let head = tensors.tensor("lm_head.weight").unwrap();
+        assert_eq!(
+            (head.shape(), head.data()),
+            ([11, WIDTH].as_slice(), rows::head(dtype, WIDTH).as_slice())
+        );
+        let report = verify(dir.path(), |done, total| assert!(done <= total)).unwrap();
+        assert!(report.problems.is_empty(), "{:?}", report.problems);
+        assert_eq!(report.samples, 90);
+    }
+}
+
+/// Widening, by IEEE 754: bf16 is the upper half of a float32; f16 through the `half` crate, but for
+/// NaN, whose payload moves to the top of the wider fraction.
+fn widened(block: &FeatureBlock) -> Vec<u32> {
+    let halves = || block.bytes.chunks_exact(2).map(|value| u16::from_le_bytes([value[0], value[1]]));
+    match block.dtype {
+        FeatureDtype::F32 => {
+            block.bytes.chunks_exact(4).map(|v| u32::from_le_bytes([v[0], v[1], v[2], v[3]])).collect()
+        }
+        FeatureDtype::Bf16 => halves().map(|value| u32::from(value) << 16).collect(),
+        FeatureDtype::F16 => halves()
+            .map(|value| match half::f16::from_bits(value) {
+                nan if nan.is_nan() => {
+                    u32::from(value & 0x8000) << 16 | 0x7f80_0000 | u32::from(value & 0x3ff) << 13
+                }
+                number => number.to_f32().to_bits(),
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn the_arrow_reader_agrees() {
+    for dtype in DTYPES {
+        let dir = tempdir().unwrap();
+        write(dir.path(), dtype, &rows::rows(2, 50, dtype, WIDTH));
+        let reader = CacheReader::open(dir.path()).unwrap();
+        let (mut i, mut ours) = (0, Vec::new());
+        for shard in &reader.manifest().shards {
+            let file = File::open(dir.path().join(&shard.entry.file)).unwrap();
+            for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+                let batch = batch.unwrap();
+                let keys = batch.column_by_name("key").unwrap().as_string::<i32>().clone();
+                let column = batch.column_by_name("features").unwrap().as_list::<i32>().clone();
+                for row in 0..batch.num_rows() {
+                    assert_eq!(keys.value(row), reader.key(i).to_string());
+                    let lists = column.value(row);
+                    let lists = lists.as_list::<i32>();
+                    assert_eq!(lists.len(), reader.num_positions(i));
+                    assert!((0..lists.len()).all(|at| lists.value_length(at) as usize == WIDTH));
+                    let theirs: Vec<u32> = (0..lists.len())
+                        .flat_map(|at| lists.value(at).as_primitive::<Float32Type>().values().to_vec())
+                        .map(f32::to_bits)
+                        .collect();
+                    reader.features_f32(i, &mut ours).unwrap();
+                    assert_eq!(theirs, ours.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
+                    assert_eq!(theirs, widened(&reader.features(i).unwrap()));
+                    i += 1;
+                }
+            }
+        }
+        assert_eq!(i, reader.len());
+    }
+}
+
+#[test]
+fn batches_and_shard_sizes_change_nothing() {
+    let samples = rows::rows(3, 40, FeatureDtype::Bf16, WIDTH);
+    for (batch, shard_bytes) in [(1, 1), (7, 3000), (40, 1 << 20)] {
+        let dir = tempdir().unwrap();
+        let mut writer =
+            open(dir.path(), FeatureDtype::Bf16, shared::cache::WriterOptions { shard_bytes, ..tiny() })
+                .unwrap();
+        for rows in samples.chunks(batch) {
+            writer.append_batch(rows.to_vec()).unwrap();
+        }
+        writer.finish().unwrap();
+        assert_holds(dir.path(), &samples);
+    }
+}
+
+/// A way to break a row, and what the refusal says.
+type Breakage = (fn(&mut Row), &'static str);
+
+#[test]
+fn broken_rows_are_refused_and_the_rest_goes_on() {
+    let breakages: [Breakage; 11] = [
+        (|row| row.meta.positions.truncate(0), "no position has features"),
+        (|row| row.meta.positions.swap(0, 1), "not strictly ascending"),
+        (|row| row.meta.positions[0] = 0, "the last question position"),
+        (|row| *row.meta.positions.last_mut().unwrap() = 10_000, "position 10000 of a sample"),
+        (|row| row.meta.offsets.truncate(1), "character spans for"),
+        (|row| row.meta.offsets[0].1 = 10_000, "token 0 spans characters"),
+        (|row| row.meta.input_ids[0] = u32::MAX, "above 2^31 - 1"),
+        (|row| row.meta.turns[1].num_answer_tokens = 1000, "the answer of turn 1 lies outside its turn"),
+        (|row| row.meta.turns[1].num_tokens = 1000, "turn 1 ends after"),
+        (|row| row.features.bytes.truncate(4), "4 bytes of features for"),
+        (|row| row.features.width = 3, "of width 3, the cache holds f32 of width 12"),
+    ];
+    let dir = tempdir().unwrap();
+    let mut writer = open(dir.path(), FeatureDtype::F32, tiny()).unwrap();
+    let samples = rows::rows(4, 20, FeatureDtype::F32, WIDTH);
+    for (i, (breakage, expected)) in breakages.into_iter().enumerate() {
+        // Row 1 keeps only its answer's positions.
+        let mut row = samples[1].clone();
+        breakage(&mut row);
+        let error = writer.append(row).unwrap_err();
+        assert!(matches!(error, CacheError::Invariant { .. }), "{error}");
+        assert!(error.to_string().contains(expected) && error.to_string().contains("hint:"), "{i}: {error}");
+    }
+    writer.append_batch(samples.clone()).unwrap();
+    let twin = writer.append(samples[5].clone()).unwrap_err();
+    assert!(matches!(twin, CacheError::Duplicate { .. }), "{twin}");
+    writer.finish().unwrap();
+    assert_holds(dir.path(), &samples);
+}
+
+#[test]
+fn an_empty_cache_is_a_cache() {
+    let dir = tempdir().unwrap();
+    open(dir.path(), FeatureDtype::F16, tiny()).unwrap().finish().unwrap();
+    assert!(CacheReader::open(dir.path()).unwrap().is_empty());
+    assert!(verify(dir.path(), |_, _| ()).unwrap().problems.is_empty());
+}
