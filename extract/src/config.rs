@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use shared::dataset::Format;
 use shared::settings;
 
 use crate::cli::{CommonArgs, RunArgs};
@@ -142,11 +143,11 @@ pub struct DataSettings {
     /// Where relative image paths start.
     pub image_root: Option<PathBuf>,
     /// The format, where it is not to be told by content.
-    pub format: Option<String>,
+    pub format: Option<Format>,
     /// Put images without a placeholder at the front of the first question.
     pub prepend_image: bool,
-    /// Longest sample in tokens.
-    pub max_length: usize,
+    /// Longest sample in tokens; by default what the teacher was made for.
+    pub max_length: Option<usize>,
     /// Bad rows to bear.
     pub max_bad: MaxBad,
 }
@@ -158,7 +159,7 @@ impl Default for DataSettings {
             image_root: None,
             format: None,
             prepend_image: false,
-            max_length: 32_768,
+            max_length: None,
             max_bad: MaxBad::Percent(1.0),
         }
     }
@@ -243,7 +244,7 @@ impl RunConfig {
         let sources = Some(&settings.data.sources).filter(|sources| !sources.is_empty());
         required(sources, "a dataset", "--data SRC", "data.sources")?;
         positive(settings.batch.max_tokens, "batch.max_tokens")?;
-        positive(settings.data.max_length, "data.max_length")?;
+        positive(settings.data.max_length.unwrap_or(1), "data.max_length")?;
         Ok(RunConfig { teacher, out, settings })
     }
 }
@@ -278,7 +279,7 @@ mod tests {
         let config = RunConfig::decide(&args()).unwrap();
         let settings = config.settings;
         assert_eq!((settings.features.keep, settings.features.codec), (Keep::Answer, Codec::Lossless));
-        assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, 32_768));
+        assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, None));
         assert_eq!((settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()), ("256MiB".into(), "1%".into()));
     }
 
