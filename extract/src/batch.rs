@@ -43,7 +43,8 @@ impl Window {
         let lengths: Vec<(usize, u64)> = self.waiting.keys().copied().collect();
         let Some(oldest) = (0..lengths.len()).min_by_key(|&at| lengths[at].1) else { return Vec::new() };
         let chosen = around(&lengths, oldest, self.max_tokens);
-        let batch: Vec<Prepared> = lengths[chosen].iter().filter_map(|key| self.waiting.remove(key)).collect();
+        let batch: Vec<Prepared> =
+            lengths[chosen].iter().filter_map(|key| self.waiting.remove(key)).collect();
         self.num_tokens -= batch.iter().map(Prepared::num_tokens).sum::<usize>();
         self.pixel_bytes -= batch.iter().map(Prepared::pixel_bytes).sum::<usize>();
         batch

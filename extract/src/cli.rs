@@ -37,7 +37,9 @@ pub enum Command {
     #[command(after_help = PAIR_EXAMPLES)]
     Pair(PairArgs),
     /// Print a completion script for a shell.
-    #[command(after_help = "Example:\n  extract completions bash > ~/.local/share/bash-completion/completions/extract")]
+    #[command(
+        after_help = "Example:\n  extract completions bash > ~/.local/share/bash-completion/completions/extract"
+    )]
     Completions {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
@@ -246,7 +248,8 @@ mod tests {
 
     #[test]
     fn only_what_was_typed_overrides() {
-        let cli = Cli::try_parse_from(["extract", "run", "--teacher", "t", "--data", "a", "--max-bad", "2%"]).unwrap();
+        let cli = Cli::try_parse_from(["extract", "run", "--teacher", "t", "--data", "a", "--max-bad", "2%"])
+            .unwrap();
         let Command::Run(args) = cli.command else { panic!("not a run") };
         let expected = "[data]\nmax_bad = \"2%\"\nsources = [\"a\"]\n[teacher]\ndir = \"t\"\n";
         assert_eq!(args.overrides(), toml::from_str::<Table>(expected).unwrap());

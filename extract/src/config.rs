@@ -71,7 +71,9 @@ impl FromStr for Codec {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "lossless" => Ok(Codec::Lossless),
-            other => Err(format!("there is no codec `{other}`: this version stores features as `lossless` only")),
+            other => {
+                Err(format!("there is no codec `{other}`: this version stores features as `lossless` only"))
+            }
         }
     }
 }
@@ -251,7 +253,8 @@ impl RunConfig {
 
 /// The value, or a usage error that says which flag and which key give it.
 pub(crate) fn required<T>(value: Option<T>, what: &str, flag: &str, key: &str) -> Result<T> {
-    let missing = || Usage(format!("{what} is missing\nhint: give `{flag}`, or `{key}` in the configuration file"));
+    let missing =
+        || Usage(format!("{what} is missing\nhint: give `{flag}`, or `{key}` in the configuration file"));
     value.ok_or_else(|| missing().into())
 }
 
@@ -280,7 +283,10 @@ mod tests {
         let settings = config.settings;
         assert_eq!((settings.features.keep, settings.features.codec), (Keep::Answer, Codec::Lossless));
         assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, None));
-        assert_eq!((settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()), ("256MiB".into(), "1%".into()));
+        assert_eq!(
+            (settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()),
+            ("256MiB".into(), "1%".into())
+        );
     }
 
     #[test]

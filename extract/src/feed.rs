@@ -116,7 +116,10 @@ impl Feed<'_> {
     }
 
     /// The row with what to keep of it, if it is new.
-    fn plan(&mut self, row: Result<Identified, QuarantinedRow>) -> Result<Option<(Identified, Keep)>, Closed> {
+    fn plan(
+        &mut self,
+        row: Result<Identified, QuarantinedRow>,
+    ) -> Result<Option<(Identified, Keep)>, Closed> {
         let row = match row {
             Ok(row) => row,
             Err(row) => return self.quarantine(row).map(|()| None),

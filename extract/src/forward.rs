@@ -31,7 +31,8 @@ impl Teacher {
             (_, FeatureDtype::Bf16) => DType::BF16,
             (_, FeatureDtype::F16) => DType::F16,
         };
-        let options = LoadOptions { device: device.clone(), dtype: compute, trainable: TrainableParts::none() };
+        let options =
+            LoadOptions { device: device.clone(), dtype: compute, trainable: TrainableParts::none() };
         Ok(Teacher { model: shared::models::load(dir, &options)?, dtype })
     }
 
@@ -43,7 +44,12 @@ impl Teacher {
         let encoded: Vec<&Encoded> = samples.iter().map(|sample| &sample.encoded).collect();
         let batch = PackedBatch::pack(&encoded);
         let positions: Vec<&[u32]> = samples.iter().map(Prepared::positions).collect();
-        let advice = || format!("the teacher failed on {} tokens\nhint: lower `--max-tokens-per-batch`", batch.num_tokens());
+        let advice = || {
+            format!(
+                "the teacher failed on {} tokens\nhint: lower `--max-tokens-per-batch`",
+                batch.num_tokens()
+            )
+        };
         let kept = self.kept_rows(&batch, &positions).with_context(advice)?;
         let counts: Vec<usize> = positions.iter().map(|positions| positions.len()).collect();
         self.split(&kept, &counts)
@@ -53,7 +59,8 @@ impl Teacher {
     fn kept_rows(&self, batch: &PackedBatch, positions: &[&[u32]]) -> candle_core::Result<Tensor> {
         let features = self.model.body.features(batch)?;
         let starts = batch.cu_seqlens.iter();
-        let rows = positions.iter().zip(starts).flat_map(|(kept, start)| kept.iter().map(|at| at + *start as u32));
+        let rows =
+            positions.iter().zip(starts).flat_map(|(kept, start)| kept.iter().map(|at| at + *start as u32));
         let rows = Tensor::from_iter(rows, features.device())?;
         features.index_select(&rows, 0)
     }
@@ -63,7 +70,9 @@ impl Teacher {
         let width = kept.dim(1)?;
         let flat = kept.flatten_all()?;
         Ok(match self.dtype {
-            FeatureDtype::F32 => cut::<f32>(&flat.to_dtype(DType::F32)?.to_vec1()?, width, counts, FeatureBlock::from_f32),
+            FeatureDtype::F32 => {
+                cut::<f32>(&flat.to_dtype(DType::F32)?.to_vec1()?, width, counts, FeatureBlock::from_f32)
+            }
             FeatureDtype::Bf16 => {
                 cut::<bf16>(&flat.to_dtype(DType::BF16)?.to_vec1()?, width, counts, FeatureBlock::from_bf16)
             }
@@ -79,16 +88,23 @@ impl Teacher {
     ///
     /// # Errors
     /// When they disagree by more than rounding, naming sample and tokens.
-    pub fn self_test(&self, head: &StoredHead, samples: &[Prepared], features: &[FeatureBlock]) -> Result<()> {
+    pub fn self_test(
+        &self,
+        head: &StoredHead,
+        samples: &[Prepared],
+        features: &[FeatureBlock],
+    ) -> Result<()> {
         for (sample, block) in samples.iter().zip(features).take(SELF_TEST_SAMPLES) {
             let Some((position, question)) = first_question(sample) else { continue };
             let live = generate_greedy(&self.model, &[&question], 1, &[])?;
             let Some(&live) = live.first().and_then(|tokens| tokens.first()) else { continue };
             let Ok(row) = sample.positions().binary_search(&(position as u32)) else { continue };
             let row_bytes = block.width * block.dtype.size();
-            let feature: Vec<f32> = values(&block.bytes[row * row_bytes..][..row_bytes], block.dtype).collect();
-            compare(&head.logits(&feature), live, self.dtype)
-                .with_context(|| format!("self-test failed on sample `{}` at token {position}", sample.key()))?;
+            let feature: Vec<f32> =
+                values(&block.bytes[row * row_bytes..][..row_bytes], block.dtype).collect();
+            compare(&head.logits(&feature), live, self.dtype).with_context(|| {
+                format!("self-test failed on sample `{}` at token {position}", sample.key())
+            })?;
         }
         Ok(())
     }

@@ -29,13 +29,20 @@ impl StoredHead {
         let names = [config.family.head, config.family.embedding];
         let found = names.into_iter().find_map(|name| Some((name, checkpoint.entries().get(name)?)));
         let Some((name, entry)) = found else {
-            bail!("`{}` has neither `{}` nor `{}`\nhint: is the download complete?", dir.display(), names[0], names[1]);
+            bail!(
+                "`{}` has neither `{}` nor `{}`\nhint: is the download complete?",
+                dir.display(),
+                names[0],
+                names[1]
+            );
         };
         let dtype = match format!("{:?}", entry.dtype).as_str() {
             "F32" => FeatureDtype::F32,
             "F16" => FeatureDtype::F16,
             "BF16" => FeatureDtype::Bf16,
-            other => bail!("`{name}` is stored as {other}\nhint: use a checkpoint with f32, bf16 or f16 weights"),
+            other => {
+                bail!("`{name}` is stored as {other}\nhint: use a checkpoint with f32, bf16 or f16 weights")
+            }
         };
         let (stored_name, shape) = (name.to_owned(), entry.shape.clone());
         Ok(StoredHead { checkpoint, stored_name, dtype, shape })
@@ -48,7 +55,12 @@ impl StoredHead {
 
     /// The tensor for the cache.
     pub fn tensor(&self) -> HeadTensor<'_> {
-        HeadTensor { name: HEAD_NAME.to_owned(), dtype: self.dtype, shape: self.shape.clone(), bytes: self.bytes() }
+        HeadTensor {
+            name: HEAD_NAME.to_owned(),
+            dtype: self.dtype,
+            shape: self.shape.clone(),
+            bytes: self.bytes(),
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -60,7 +72,9 @@ impl StoredHead {
     pub fn logits(&self, feature: &[f32]) -> Vec<f64> {
         let row_bytes = feature.len() * self.dtype.size();
         let rows = self.bytes().par_chunks_exact(row_bytes.max(1));
-        let dot = |row: &[u8]| values(row, self.dtype).zip(feature).map(|(w, x)| f64::from(w) * f64::from(*x)).sum();
+        let dot = |row: &[u8]| {
+            values(row, self.dtype).zip(feature).map(|(w, x)| f64::from(w) * f64::from(*x)).sum()
+        };
         rows.map(dot).collect()
     }
 }

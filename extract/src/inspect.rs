@@ -104,10 +104,12 @@ pub fn inspect(args: &InspectArgs) -> Result<Inspected> {
 
 fn cache_facts(reader: &CacheReader) -> Result<CacheFacts> {
     let tensors = reader.head().tensors()?;
-    let head = tensors.iter().map(|(name, view)| format!("{name} {:?} {:?}", view.dtype(), view.shape())).collect();
+    let head =
+        tensors.iter().map(|(name, view)| format!("{name} {:?} {:?}", view.dtype(), view.shape())).collect();
     let mut quarantine_reasons = BTreeMap::new();
     for row in reader.quarantined()? {
-        let reason = row.reason.split(char::is_numeric).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#");
+        let reason =
+            row.reason.split(char::is_numeric).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#");
         *quarantine_reasons.entry(reason).or_insert(0) += 1;
     }
     Ok(CacheFacts { manifest: reader.manifest().clone(), head, quarantine_reasons })
@@ -118,8 +120,12 @@ fn find(reader: &CacheReader, prefix: &str) -> Result<usize> {
     let mut found = (0..reader.len()).filter(|&i| reader.key(i).to_string().starts_with(prefix));
     match (found.next(), found.next()) {
         (Some(only), None) => Ok(only),
-        (Some(_), Some(_)) => bail!("several samples have a key that begins with `{prefix}`\nhint: give more of it"),
-        (None, _) => bail!("no sample has a key that begins with `{prefix}`\nhint: the column `key` of the shards has them all"),
+        (Some(_), Some(_)) => {
+            bail!("several samples have a key that begins with `{prefix}`\nhint: give more of it")
+        }
+        (None, _) => bail!(
+            "no sample has a key that begins with `{prefix}`\nhint: the column `key` of the shards has them all"
+        ),
     }
 }
 
@@ -129,7 +135,10 @@ fn sample_facts(reader: &CacheReader, sample: usize) -> Result<SampleFacts> {
     reader.features_f32(sample, &mut values)?;
     let image = |image: &shared::cache::CachedImage| {
         let (start, end) = (image.token_start, image.token_start + image.num_tokens);
-        format!("{} x {} pixels, tokens {start}..{end}, grid {:?}, {}", image.width, image.height, image.grid, image.digest)
+        format!(
+            "{} x {} pixels, tokens {start}..{end}, grid {:?}, {}",
+            image.width, image.height, image.grid, image.digest
+        )
     };
     Ok(SampleFacts {
         key: meta.key.to_string(),
@@ -189,11 +198,22 @@ impl fmt::Display for CacheFacts {
         let state = if *complete { "complete" } else { "unfinished" };
         writeln!(f, "format version {}, {state}", self.manifest.format_version)?;
         let (samples, tokens, rows) = (totals.samples, totals.tokens, totals.feature_rows);
-        writeln!(f, "{} samples, {} tokens, {} with features", HumanCount(samples), HumanCount(tokens), HumanCount(rows))?;
+        writeln!(
+            f,
+            "{} samples, {} tokens, {} with features",
+            HumanCount(samples),
+            HumanCount(tokens),
+            HumanCount(rows)
+        )?;
         let raw = rows * (features.width * features.dtype.size()) as u64;
         let ratio = raw as f64 / totals.bytes.max(1) as f64;
         writeln!(f, "features {} of width {}, {}", features.dtype, features.width, features.codec)?;
-        writeln!(f, "{} in {} shard(s), {ratio:.2} times smaller than the features alone", HumanBytes(totals.bytes), shards.len())?;
+        writeln!(
+            f,
+            "{} in {} shard(s), {ratio:.2} times smaller than the features alone",
+            HumanBytes(totals.bytes),
+            shards.len()
+        )?;
         self.head.iter().try_for_each(|tensor| writeln!(f, "head {tensor}"))?;
         writeln!(f, "fingerprint {}", self.manifest.fingerprint_digest)?;
         fingerprint.fields.iter().try_for_each(|(name, value)| writeln!(f, "  {name} {value}"))?;
@@ -214,7 +234,11 @@ impl fmt::Display for SampleFacts {
             writeln!(f, "{} {what} {start}..{end}: {}", turn.role, shorten(&turn.text))?;
         }
         let FeatureFacts { width, mean, std, max_abs, norms } = &self.features;
-        write!(f, "width {width}, mean {mean:.4}, std {std:.4}, largest {max_abs:.4}, norms {:.4} to {:.4}", norms.0, norms.1)
+        write!(
+            f,
+            "width {width}, mean {mean:.4}, std {std:.4}, largest {max_abs:.4}, norms {:.4} to {:.4}",
+            norms.0, norms.1
+        )
     }
 }
 

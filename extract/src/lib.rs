@@ -12,23 +12,23 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
-mod batch;
+pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod error;
-mod feed;
-mod forward;
-mod head;
+pub mod feed;
+pub mod forward;
+pub mod head;
 pub mod inspect;
 pub mod pair;
-mod plan;
-mod progress;
+pub mod plan;
+pub mod progress;
 pub mod run;
-mod sample;
-mod sink;
-mod stop;
+pub mod sample;
+pub mod sink;
+pub mod stop;
 pub mod summary;
-mod tally;
+pub mod tally;
 pub mod units;
 pub mod verify;
 
@@ -50,7 +50,9 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
         }
     };
     match cli.command {
-        Command::Run(args) => report(&args.common, RunConfig::decide(&args).and_then(|config| run::run(&config))),
+        Command::Run(args) => {
+            report(&args.common, RunConfig::decide(&args).and_then(|config| run::run(&config)))
+        }
         Command::Verify(args) => report(&args.common, verify::verify(&args)),
         Command::Inspect(args) => report(&args.common, inspect::inspect(&args)),
         Command::Pair(args) => report(&args.common, pair::pair(&args)),

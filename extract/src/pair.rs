@@ -74,7 +74,8 @@ fn side(model: &Path, text: &str, images: &[image::RgbImage]) -> Result<Side> {
     content.push(Part::Text { text: text.to_owned() });
     let prompt = processor.encode_question(&[Message { role: Role::User, content }], images)?.prompt;
     let tokens = processor.tokenizer().encode_with(text, false)?;
-    let piece = |&(start, end): &(u32, u32)| text.chars().skip(start as usize).take((end - start) as usize).collect();
+    let piece =
+        |&(start, end): &(u32, u32)| text.chars().skip(start as usize).take((end - start) as usize).collect();
     Ok(Side {
         model: model.to_owned(),
         vocab_size: processor.tokenizer().vocab_size(),

@@ -70,7 +70,9 @@ fn time_left(counts: &Counts, expected_rows: u64) -> Option<Duration> {
 /// A bar of bytes, for commands that only read: call the result with bytes done and in all.
 pub fn bytes_bar() -> impl Fn(u64, u64) + Sync {
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes}, {bytes_per_sec}, about {eta} left") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes}, {bytes_per_sec}, about {eta} left")
+    {
         bar.set_style(style);
     }
     let started = Instant::now();
@@ -99,7 +101,14 @@ mod tests {
 
     #[test]
     fn a_line_says_what_there_is_to_say() {
-        let counts = Counts { read: 5, written: 3, quarantined: 1, tokens: 300, teacher_seconds: 2.0, ..Counts::default() };
+        let counts = Counts {
+            read: 5,
+            written: 3,
+            quarantined: 1,
+            tokens: 300,
+            teacher_seconds: 2.0,
+            ..Counts::default()
+        };
         let text = line(&counts, 8);
         assert!(text.starts_with("4/8 rows, 150 tokens/s, 1 bad, about 3 seconds left"), "{text}");
     }

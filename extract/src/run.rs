@@ -166,6 +166,10 @@ fn stream(
         let writer = written?;
         ran?;
         fed?;
+        let counts = tally.counts();
+        if settings.data.max_bad.is_spent(counts.quarantined, counts.read, true) {
+            stop.raise(StopReason::BudgetSpent);
+        }
         close(writer, tally, stop)
     })
 }
@@ -186,7 +190,11 @@ fn close(writer: CacheWriter, tally: &Tally, stop: &Stop) -> Result<Manifest> {
         return Ok(writer.manifest().clone());
     }
     if counts.settled() != counts.read {
-        bail!("{} rows were read, {} are accounted for\nhint: please report this", counts.read, counts.settled());
+        bail!(
+            "{} rows were read, {} are accounted for\nhint: please report this",
+            counts.read,
+            counts.settled()
+        );
     }
     Ok(writer.finish()?)
 }
@@ -209,7 +217,9 @@ impl Run<'_> {
             let is_first = teacher.is_none();
             let teacher = match &mut teacher {
                 Some(teacher) => teacher,
-                none => none.insert(Teacher::load(&self.config.teacher, &self.files.device, self.files.dtype)?),
+                none => {
+                    none.insert(Teacher::load(&self.config.teacher, &self.files.device, self.files.dtype)?)
+                }
             };
             if !self.batch(teacher, is_first, batch, &deliveries)? {
                 break;
@@ -256,7 +266,6 @@ fn judge(config: &RunConfig, summary: &Summary, stop: &Stop) -> Result<()> {
         Some(StopReason::Interrupted) => return Err(Interrupted { samples: summary.samples }.into()),
         Some(StopReason::Failed) => bail!("a thread failed without saying why\nhint: please report this"),
         Some(StopReason::BudgetSpent) => {}
-        None if max_bad.is_spent(bad, read, true) => {}
         None => return Ok(()),
     }
     bail!(

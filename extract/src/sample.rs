@@ -160,7 +160,9 @@ fn answers(prompt: &Prompt) -> Result<Vec<Range<usize>>, String> {
     turns
         .map(|(number, turn)| match &turn.answer {
             Some(answer) if answer.start > 0 && !answer.is_empty() => Ok(answer.clone()),
-            Some(answer) if answer.start == 0 => Err(format!("the answer of turn {number} has no token before it")),
+            Some(answer) if answer.start == 0 => {
+                Err(format!("the answer of turn {number} has no token before it"))
+            }
             _ => Err(format!("the answer of turn {number} is empty")),
         })
         .collect()
