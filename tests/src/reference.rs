@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -29,6 +30,8 @@ pub struct Sample {
     pub images: Vec<PathBuf>,
     /// Token ids as transformers' processor gives them.
     pub input_ids: Vec<u32>,
+    /// transformers' greedy continuation, where the reference has one.
+    pub generated: Option<Vec<u32>>,
     tensors: HashMap<String, Tensor>,
 }
 
@@ -37,6 +40,7 @@ struct StoredSample {
     messages: Vec<StoredMessage>,
     images: Vec<String>,
     input_ids: Vec<u32>,
+    generated: Option<Vec<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +87,7 @@ fn read_sample(dir: &Path, name: String, stored: StoredSample) -> Result<Sample>
         messages: stored.messages.into_iter().map(message).collect(),
         images: stored.images.iter().map(|image| find_image(dir, image)).collect::<Result<_>>()?,
         input_ids: stored.input_ids,
+        generated: stored.generated,
         tensors,
     })
 }
@@ -141,45 +146,33 @@ impl Sample {
     /// # Errors
     /// When the stored inputs are incomplete.
     pub fn stored_inputs(&self, image_token: u32) -> Result<Encoded> {
-        let is_image = |t: usize| self.input_ids[t] == image_token;
-        let num_rows = (0..self.input_ids.len()).filter(|&t| is_image(t)).count();
-        let mut images = Vec::new();
-        if let Some(pixels) = self.tensors.get("in.pixel_values") {
-            // One block for all images: rows of patches (Qwen) or tiles (InternVL); packing does not mind.
-            let values = self.pixels()?;
-            let grids = self.grids()?;
-            let mut start = 0;
-            for grid in grids.unwrap_or_else(|| vec![[pixels.dims()[0], 1, 1]]) {
-                let rows = grid.iter().product::<usize>();
-                let width: usize = pixels.dims()[1..].iter().product();
-                let mut shape = pixels.dims().to_vec();
-                shape[0] = rows;
-                let num_tokens = num_rows * rows / pixels.dims()[0];
-                let pixels = values[start * width..(start + rows) * width].to_vec();
-                images.push(ImageInput { pixels, shape, grid, num_tokens });
-                start += rows;
-            }
-        }
-        let mut spans = Vec::new();
-        let mut t = 0;
-        while t < self.input_ids.len() {
-            let start = t;
-            while t < self.input_ids.len() && is_image(t) {
-                t += 1;
-            }
-            if t > start {
-                spans.push(ImageSpan { tokens: start..t, grid: [1, 1, 1] });
-            }
-            t += usize::from(t == start);
-        }
+        let images = self.stored_images()?;
+        let spans = runs_of(&self.input_ids, image_token)
+            .map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
         let prompt = Prompt {
             text: String::new(),
             input_ids: self.input_ids.clone(),
             offsets: Vec::new(),
             turns: Vec::new(),
-            images: spans,
+            images: spans.collect(),
         };
         Ok(Encoded { prompt, images, positions: self.positions()? })
+    }
+
+    /// The images' pixels by grid; all tiles as one image where the family has no grids, which packing does not mind.
+    fn stored_images(&self) -> Result<Vec<ImageInput>> {
+        let Some(pixels) = self.tensors.get("in.pixel_values") else { return Ok(Vec::new()) };
+        let (rows, width) = (pixels.dims()[0], pixels.dims()[1..].iter().product::<usize>());
+        let values = self.pixels()?;
+        let mut start = 0;
+        let image = |grid: [usize; 3]| {
+            let count = grid.iter().product::<usize>();
+            let pixels_of_image = values[start * width..(start + count) * width].to_vec();
+            start += count;
+            let shape = [&[count], &pixels.dims()[1..]].concat();
+            ImageInput { pixels: pixels_of_image, shape, grid, num_tokens: 0 }
+        };
+        Ok(self.grids()?.unwrap_or_else(|| vec![[rows, 1, 1]]).into_iter().map(image).collect())
     }
 
     /// transformers' features: what its `lm_head` receives, (T, D).
@@ -189,6 +182,16 @@ impl Sample {
     pub fn features(&self) -> Result<&Tensor> {
         self.tensor("final_hidden")
     }
+}
+
+/// The maximal runs of `token`.
+fn runs_of(ids: &[u32], token: u32) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    ids.chunk_by(|a, b| (*a == token) == (*b == token)).filter_map(move |chunk| {
+        let run = start..start + chunk.len();
+        start = run.end;
+        (chunk[0] == token).then_some(run)
+    })
 }
 
 /// The largest absolute difference of two tensors of one shape.

@@ -1,30 +1,325 @@
-//! Features against transformers' own, stored beside a small checkpoint of each family.
+//! Models against transformers 5.23's own results, stored beside small checkpoints by tests/fixtures/models/make.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
-use e2e::reference::{samples, worst_error};
-use shared::models::{LoadOptions, PackedBatch, TrainableParts, load};
+use candle_core::{DType, Device, Tensor};
+use e2e::reference::{Sample, samples, worst_error};
+use shared::models::{
+    Encoded, LoadOptions, Model, PackedBatch, TrainableParts, config_of, export_checkout, expected_weights,
+    generate_greedy, identity, load, weights_digest,
+};
+
+/// Every family, and the variants of each that a configuration can ask for.
+const CHECKPOINTS: [&str; 4] = ["qwen2_vl", "qwen2_vl_untied", "internvl", "internvl_llama"];
+
+/// Features may differ by this much: float32 against float64 differs by up to 6e-5 in the reference checkpoints.
+const TOLERANCE: f32 = 2e-4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name)
+}
+
+fn options(dtype: DType) -> LoadOptions {
+    LoadOptions { device: Device::Cpu, dtype, trainable: TrainableParts::none() }
+}
+
+fn frozen(dir: &Path) -> Model {
+    load(dir, &options(DType::F32)).unwrap()
+}
+
+fn encoded(model: &Model, samples: &[Sample]) -> Vec<Encoded> {
+    samples.iter().map(|sample| sample.stored_inputs(model.config.config.image_token_id()).unwrap()).collect()
+}
+
+fn features(model: &Model, sample: &Encoded) -> Tensor {
+    model.body.features(&PackedBatch::pack(&[sample])).unwrap()
+}
+
+/// A copy of a fixture to damage.
+fn copy_of(name: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    copy
+}
+
+/// The message of the error that loading ends in, which must carry a hint.
+fn refusal(dir: &Path) -> String {
+    let message = load(dir, &options(DType::F32)).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("hint: "), "{message}");
+    message
+}
+
+fn edit_config(dir: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
+    let path = dir.join("config.json");
+    let mut json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    edit(&mut json);
+    fs::write(&path, json.to_string()).unwrap();
+}
+
+/// Rewrites model.safetensors with the tensors that `edit` leaves.
+fn edit_weights(dir: &Path, edit: impl FnOnce(&mut std::collections::HashMap<String, Tensor>)) {
+    let path = dir.join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    edit(&mut tensors);
+    fs::remove_file(&path).unwrap();
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+}
 
 #[test]
-fn smoke() {
-    let Ok(root) = std::env::var("REF") else { return };
-    for family in ["qwen2_vl", "internvl"] {
-        for sub in ["", "sharded_bf16"] {
-            let dir = PathBuf::from(&root).join(family);
-            let options =
-                LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::none() };
-            let model = load(&dir.join(sub), &options).unwrap();
-            for sample in samples(&dir).unwrap() {
-                let encoded = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
-                let features = model.body.features(&PackedBatch::pack(&[&encoded])).unwrap();
-                println!(
-                    "{family} {sub} {} {}",
-                    sample.name,
-                    worst_error(&features, sample.features().unwrap()).unwrap()
-                );
-            }
+fn features_equal_transformers() {
+    for name in CHECKPOINTS {
+        let model = frozen(&fixture(name));
+        for sample in samples(&fixture(name)).unwrap() {
+            let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+            let worst = worst_error(&features(&model, &inputs), sample.features().unwrap()).unwrap();
+            assert!(worst < TOLERANCE, "{name}/{}: {worst}", sample.name);
         }
+    }
+}
+
+#[test]
+fn packing_changes_no_bit() {
+    for name in CHECKPOINTS {
+        let model = frozen(&fixture(name));
+        let samples = encoded(&model, &samples(&fixture(name)).unwrap());
+        let packed = PackedBatch::pack(&samples.iter().collect::<Vec<_>>());
+        let together = model.body.features(&packed).unwrap();
+        for (sample, bounds) in samples.iter().zip(packed.cu_seqlens.windows(2)) {
+            let alone = features(&model, sample).to_vec2::<f32>().unwrap();
+            let part = together.narrow(0, bounds[0], bounds[1] - bounds[0]).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(alone, part, "{name}");
+        }
+    }
+}
+
+#[test]
+fn greedy_generation_equals_transformers() {
+    for name in CHECKPOINTS {
+        let model = frozen(&fixture(name));
+        let stored = samples(&fixture(name)).unwrap();
+        let inputs = encoded(&model, &stored);
+        // make.py: NEW_TOKENS = 8, EOS = 91. One sample of internvl_llama ends early, among others that go on.
+        let answers = generate_greedy(&model, &inputs.iter().collect::<Vec<_>>(), 8, &[91]).unwrap();
+        for (sample, answer) in stored.iter().zip(answers) {
+            assert_eq!(Some(answer), sample.generated, "{name}/{}", sample.name);
+        }
+    }
+}
+
+/// Deliberate errors must be far outside the tolerance, or the tests above prove nothing.
+#[test]
+fn deliberate_errors_show() {
+    for name in CHECKPOINTS {
+        let model = frozen(&fixture(name));
+        let stored = samples(&fixture(name)).unwrap();
+        let sample = stored.iter().find(|sample| sample.name == "image").unwrap();
+        let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+        let far = |wrong: Encoded| {
+            let worst = worst_error(&features(&model, &wrong), sample.features().unwrap()).unwrap();
+            assert!(worst > 100.0 * TOLERANCE, "{name}: {worst}");
+        };
+        let mut zero_pixels = inputs.clone();
+        zero_pixels.images[0].pixels.fill(0.0);
+        far(zero_pixels);
+        let mut mirrored = inputs.clone();
+        mirrored.images[0].pixels.reverse();
+        far(mirrored);
+        let mut shifted = inputs.clone();
+        shifted.prompt.images[0].tokens = inputs.prompt.images[0].tokens.start - 1..inputs.prompt.images[0].tokens.end - 1;
+        far(shifted);
+        if name.starts_with("qwen2_vl") {
+            let mut plain_rope = inputs.clone();
+            plain_rope.positions = (0..inputs.positions.len() as u32).map(|t| [t; 3]).collect();
+            far(plain_rope);
+            let mut transposed = inputs;
+            transposed.images[0].grid.swap(1, 2);
+            far(transposed);
+        }
+    }
+}
+
+#[test]
+fn every_naming_is_read() {
+    // (a prefix as stored, the prefix to store instead): the namings of transformers' keys.json listings.
+    let hub_to_native = [
+        ("model.", "model.language_model."),
+        ("visual.", "model.visual."),
+        ("language_model.model.", "model.language_model."),
+        ("language_model.lm_head.", "lm_head."),
+        ("vision_tower.", "model.vision_tower."),
+        ("multi_modal_projector.", "model.multi_modal_projector."),
+    ];
+    let copy = copy_of("qwen2_vl");
+    let digest = weights_digest(copy.path()).unwrap();
+    edit_weights(copy.path(), |tensors| {
+        for (name, tensor) in std::mem::take(tensors) {
+            let (from, to) = hub_to_native.iter().find(|(from, _)| name.starts_with(from)).unwrap();
+            tensors.insert(name.replacen(from, to, 1), tensor);
+        }
+    });
+    assert!(fs::read(copy.path().join("model.safetensors")).unwrap().windows(13).any(|w| w == b"model.visual."));
+    assert_eq!(weights_digest(copy.path()).unwrap(), digest);
+    let stored = samples(&fixture("qwen2_vl")).unwrap();
+    let model = frozen(copy.path());
+    let inputs = stored[0].stored_inputs(model.config.config.image_token_id()).unwrap();
+    assert!(worst_error(&features(&model, &inputs), stored[0].features().unwrap()).unwrap() < TOLERANCE);
+}
+
+#[test]
+fn sharding_is_not_identity_but_weights_are() {
+    let sharded = fixture("internvl");
+    let single = tempfile::tempdir().unwrap();
+    fs::copy(sharded.join("config.json"), single.path().join("config.json")).unwrap();
+    let mut tensors = std::collections::HashMap::new();
+    for entry in fs::read_dir(&sharded).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            tensors.extend(candle_core::safetensors::load(&path, &Device::Cpu).unwrap());
+        }
+    }
+    candle_core::safetensors::save(&tensors, single.path().join("model.safetensors")).unwrap();
+    assert_eq!(identity(single.path()).unwrap(), identity(&sharded).unwrap());
+    edit_weights(single.path(), |tensors| {
+        let norm = tensors.get_mut("language_model.model.norm.weight").unwrap();
+        *norm = (&*norm * 1.5).unwrap();
+    });
+    assert_ne!(weights_digest(single.path()).unwrap(), weights_digest(&sharded).unwrap());
+}
+
+#[test]
+fn sparse_and_full_configurations_mean_the_same() {
+    for name in CHECKPOINTS {
+        let sparse = config_of(&fixture(name)).unwrap();
+        // As transformers wrote it back: every class default spelled out.
+        let full = config_of(&fixture(name).join("v5")).unwrap();
+        assert_eq!(sparse.config.canonical(), full.config.canonical(), "{name}");
+        assert_eq!(sparse.config.max_positions(), full.config.max_positions(), "{name}");
+        assert_eq!(expected_weights(&sparse).unwrap(), expected_weights(&full).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn half_precision_runs_in_its_own_type() {
+    for name in CHECKPOINTS {
+        let model = load(&fixture(name), &options(DType::BF16)).unwrap();
+        for sample in samples(&fixture(name)).unwrap() {
+            let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+            let ours = features(&model, &inputs);
+            assert_eq!(ours.dtype(), DType::BF16);
+            let worst = worst_error(&ours, sample.features().unwrap()).unwrap();
+            // bfloat16 keeps 8 bits; features reach 4.5.
+            assert!(worst < 0.25, "{name}/{}: {worst}", sample.name);
+        }
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named() {
+    let copy = copy_of("qwen2_vl");
+    edit_weights(copy.path(), |tensors| {
+        tensors.remove("model.layers.1.mlp.up_proj.weight").unwrap();
+        tensors.insert("model.layers.7.surprise".into(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
+        let norm = tensors.get_mut("model.norm.weight").unwrap();
+        *norm = norm.narrow(0, 0, 5).unwrap();
+    });
+    let message = refusal(copy.path());
+    for part in ["missing weights: `model.layers.1.mlp.up_proj.weight`", "unknown weights: `model.layers.7.surprise`"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(message.contains("`model.norm.weight` has shape [5], config.json asks for [32]"), "{message}");
+}
+
+#[test]
+fn a_tied_head_may_be_stored_and_an_other_head_unties() {
+    let copy = copy_of("qwen2_vl");
+    edit_weights(copy.path(), |tensors| {
+        tensors.insert("lm_head.weight".into(), tensors["model.embed_tokens.weight"].clone());
+    });
+    assert!(frozen(copy.path()).head.tied);
+    edit_weights(copy.path(), |tensors| {
+        let other = (&tensors["model.embed_tokens.weight"] * 2.0).unwrap();
+        tensors.insert("lm_head.weight".into(), other);
+    });
+    assert!(!frozen(copy.path()).head.tied);
+}
+
+#[test]
+fn broken_checkpoints_are_refused_with_a_hint() {
+    let empty = tempfile::tempdir().unwrap();
+    assert!(refusal(empty.path()).contains("config.json"));
+
+    let copy = copy_of("qwen2_vl");
+    edit_config(copy.path(), |json| {
+        json["model_type"] = "qwen9_vl".into();
+        json["architectures"] = serde_json::json!(["Qwen9VLForConditionalGeneration"]);
+    });
+    let message = refusal(copy.path());
+    assert!(message.contains("`Qwen9VLForConditionalGeneration` is not supported"), "{message}");
+    assert!(message.contains("InternVLForConditionalGeneration"), "{message}");
+
+    let copy = copy_of("internvl_llama");
+    edit_config(copy.path(), |json| json["text_config"]["model_type"] = "internlm2".into());
+    assert!(refusal(copy.path()).contains("`internlm2`"));
+
+    let copy = copy_of("internvl");
+    let shard = copy.path().join("model-00001-of-00002.safetensors");
+    fs::write(&shard, &fs::read(&shard).unwrap()[..100]).unwrap();
+    assert!(refusal(copy.path()).contains("model-00001-of-00002.safetensors"));
+    fs::remove_file(&shard).unwrap();
+    assert!(refusal(copy.path()).contains("the index names this file"));
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused() {
+    let model = frozen(&fixture("internvl"));
+    let stored = samples(&fixture("internvl")).unwrap();
+    let image = stored.iter().find(|sample| sample.name == "image").unwrap();
+    let inputs = image.stored_inputs(model.config.config.image_token_id()).unwrap();
+    let refused = |wrong: Encoded| model.body.features(&PackedBatch::pack(&[&wrong])).unwrap_err().to_string();
+
+    let mut larger = inputs.clone();
+    larger.images[0].shape = vec![1, 3, 16, 20];
+    assert!(refused(larger).contains("vision_config.image_size"));
+    let mut without = inputs.clone();
+    without.images.clear();
+    assert!(refused(without).contains("0 rows of image features for 4 image tokens"));
+    // make.py: max_position_embeddings is 64, and dynamic scaling starts there.
+    let mut long = inputs;
+    long.positions.last_mut().unwrap()[0] = 64;
+    assert!(refused(long).contains("up to 64"));
+}
+
+#[test]
+fn an_export_is_the_checkpoint_with_the_new_weights() {
+    for name in CHECKPOINTS {
+        let out = tempfile::tempdir().unwrap();
+        let same = out.path().join("same");
+        export_checkout(&fixture(name), &same, &BTreeMap::new(), None).unwrap();
+        assert_eq!(identity(&same).unwrap(), identity(&fixture(name)).unwrap(), "{name}");
+
+        let all = LoadOptions { trainable: TrainableParts::all(), ..options(DType::F32) };
+        let model = load(&fixture(name), &all).unwrap();
+        assert!(model.params.len() > 20);
+        let doubled: BTreeMap<String, Tensor> =
+            model.params.iter().map(|(key, param)| (key.to_owned(), (param.var.as_tensor() * 2.0).unwrap())).collect();
+        let trained = out.path().join("trained");
+        export_checkout(&fixture(name), &trained, &doubled, Some(DType::F32)).unwrap();
+        let again = load(&trained, &all).unwrap();
+        assert_eq!(again.params.len(), doubled.len());
+        for (key, param) in again.params.iter() {
+            assert_eq!(worst_error(param.var.as_tensor(), &doubled[key]).unwrap(), 0.0, "{name}: {key}");
+        }
+        let text = fs::read_to_string(trained.join("config.json")).unwrap();
+        assert!(!text.contains("bfloat16"), "{text}");
+        let refused = export_checkout(&fixture(name), &trained, &doubled, None).unwrap_err().to_string();
+        assert!(refused.contains("already exists"), "{refused}");
     }
 }
