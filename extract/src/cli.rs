@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use toml::{Table, Value};
 
+use shared::dataset::Format;
+
 use crate::config::{Codec, DtypeChoice, Keep};
 use crate::units::{ByteSize, Interval, MaxBad};
 
@@ -35,7 +37,9 @@ pub enum Command {
     #[command(after_help = PAIR_EXAMPLES)]
     Pair(PairArgs),
     /// Print a completion script for a shell.
-    #[command(after_help = "Example:\n  extract completions bash > ~/.local/share/bash-completion/completions/extract")]
+    #[command(
+        after_help = "Example:\n  extract completions bash > ~/.local/share/bash-completion/completions/extract"
+    )]
     Completions {
         /// bash, elvish, fish, powershell or zsh.
         shell: clap_complete::Shell,
@@ -112,7 +116,7 @@ pub struct RunArgs {
     /// Tokens in one forward pass; changes speed and memory, never the result [default: 4096].
     #[arg(long, value_name = "TOKENS")]
     pub max_tokens_per_batch: Option<usize>,
-    /// Samples longer than this are quarantined, never cut [default: 32768].
+    /// Samples longer than this are quarantined, never cut [default: the teacher's maximum].
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
     /// Bad rows to bear, as a share of the rows read or as a number, before the run fails [default: 1%].
@@ -126,7 +130,7 @@ pub struct RunArgs {
     pub commit_every: Option<Interval>,
     /// Read the dataset as this format instead of telling it by its content.
     #[arg(long)]
-    pub format: Option<String>,
+    pub format: Option<Format>,
     /// Put images that no placeholder asks for at the front of the first question instead of refusing the row.
     #[arg(long)]
     pub prepend_image: bool,
@@ -145,7 +149,7 @@ impl RunArgs {
         let sources = self.data.iter().cloned().map(Value::String).collect::<Vec<_>>();
         flags.put("data", "sources", (!sources.is_empty()).then_some(sources));
         flags.put("data", "image_root", self.image_root.as_deref().map(path));
-        flags.put("data", "format", self.format.clone());
+        flags.put("data", "format", self.format.map(|format| format.to_string()));
         flags.put("data", "prepend_image", self.prepend_image.then_some(true));
         flags.put("data", "max_length", self.max_length.map(integer));
         flags.put("data", "max_bad", self.max_bad.map(|max| max.to_string()));
@@ -244,7 +248,8 @@ mod tests {
 
     #[test]
     fn only_what_was_typed_overrides() {
-        let cli = Cli::try_parse_from(["extract", "run", "--teacher", "t", "--data", "a", "--max-bad", "2%"]).unwrap();
+        let cli = Cli::try_parse_from(["extract", "run", "--teacher", "t", "--data", "a", "--max-bad", "2%"])
+            .unwrap();
         let Command::Run(args) = cli.command else { panic!("not a run") };
         let expected = "[data]\nmax_bad = \"2%\"\nsources = [\"a\"]\n[teacher]\ndir = \"t\"\n";
         assert_eq!(args.overrides(), toml::from_str::<Table>(expected).unwrap());

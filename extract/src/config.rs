@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use shared::dataset::Format;
 use shared::settings;
 
 use crate::cli::{CommonArgs, RunArgs};
@@ -70,7 +71,9 @@ impl FromStr for Codec {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "lossless" => Ok(Codec::Lossless),
-            other => Err(format!("there is no codec `{other}`: this version stores features as `lossless` only")),
+            other => {
+                Err(format!("there is no codec `{other}`: this version stores features as `lossless` only"))
+            }
         }
     }
 }
@@ -142,11 +145,11 @@ pub struct DataSettings {
     /// Where relative image paths start.
     pub image_root: Option<PathBuf>,
     /// The format, where it is not to be told by content.
-    pub format: Option<String>,
+    pub format: Option<Format>,
     /// Put images without a placeholder at the front of the first question.
     pub prepend_image: bool,
-    /// Longest sample in tokens.
-    pub max_length: usize,
+    /// Longest sample in tokens; by default what the teacher was made for.
+    pub max_length: Option<usize>,
     /// Bad rows to bear.
     pub max_bad: MaxBad,
 }
@@ -158,7 +161,7 @@ impl Default for DataSettings {
             image_root: None,
             format: None,
             prepend_image: false,
-            max_length: 32_768,
+            max_length: None,
             max_bad: MaxBad::Percent(1.0),
         }
     }
@@ -243,14 +246,15 @@ impl RunConfig {
         let sources = Some(&settings.data.sources).filter(|sources| !sources.is_empty());
         required(sources, "a dataset", "--data SRC", "data.sources")?;
         positive(settings.batch.max_tokens, "batch.max_tokens")?;
-        positive(settings.data.max_length, "data.max_length")?;
+        positive(settings.data.max_length.unwrap_or(1), "data.max_length")?;
         Ok(RunConfig { teacher, out, settings })
     }
 }
 
 /// The value, or a usage error that says which flag and which key give it.
 pub(crate) fn required<T>(value: Option<T>, what: &str, flag: &str, key: &str) -> Result<T> {
-    let missing = || Usage(format!("{what} is missing\nhint: give `{flag}`, or `{key}` in the configuration file"));
+    let missing =
+        || Usage(format!("{what} is missing\nhint: give `{flag}`, or `{key}` in the configuration file"));
     value.ok_or_else(|| missing().into())
 }
 
@@ -278,8 +282,11 @@ mod tests {
         let config = RunConfig::decide(&args()).unwrap();
         let settings = config.settings;
         assert_eq!((settings.features.keep, settings.features.codec), (Keep::Answer, Codec::Lossless));
-        assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, 32_768));
-        assert_eq!((settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()), ("256MiB".into(), "1%".into()));
+        assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, None));
+        assert_eq!(
+            (settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()),
+            ("256MiB".into(), "1%".into())
+        );
     }
 
     #[test]

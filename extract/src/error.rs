@@ -18,12 +18,16 @@ impl std::error::Error for Usage {}
 #[derive(Debug)]
 pub struct Interrupted {
     /// Samples that the cache holds now.
-    pub samples: usize,
+    pub samples: u64,
 }
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "stopped on request with {} samples committed\nhint: the same command continues", self.samples)
+        write!(
+            f,
+            "stopped on request with {} samples committed\nhint: the same command continues",
+            self.samples
+        )
     }
 }
 

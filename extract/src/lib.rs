@@ -1,1 +1,84 @@
-//! The command-line program.
+//! `extract`: runs a teacher VLM once over a dataset and writes its token-aligned last-layer features to a cache.
+//!
+//! [`cli`] is the command line as typed, [`config`] the run as decided, [`run`] the run itself with its threads.
+//! The binary is [`main_with`] and nothing else, so that tests can call it in their own process.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+use serde::Serialize;
+
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod feed;
+pub mod forward;
+pub mod head;
+pub mod inspect;
+pub mod pair;
+pub mod plan;
+pub mod progress;
+pub mod run;
+pub mod sample;
+pub mod sink;
+pub mod stop;
+pub mod summary;
+pub mod tally;
+pub mod units;
+pub mod verify;
+
+use cli::{Cli, Command, CommonArgs};
+use config::RunConfig;
+use error::{Usage, explain};
+
+/// Exit code of a command that cannot be right.
+const USAGE: u8 = 2;
+
+/// The program: `args` begin with its own name. Exit code 0 done, 1 failed, 2 wrong usage.
+pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to be done if even the terminal is gone. `--help` comes this way too, with exit code 0.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    match cli.command {
+        Command::Run(args) => {
+            report(&args.common, RunConfig::decide(&args).and_then(|config| run::run(&config)))
+        }
+        Command::Verify(args) => report(&args.common, verify::verify(&args)),
+        Command::Inspect(args) => report(&args.common, inspect::inspect(&args)),
+        Command::Pair(args) => report(&args.common, pair::pair(&args)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "extract", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Prints a result or an error. With `--json`, standard output gets exactly one object in either case.
+fn report<T: Serialize + Display>(common: &CommonArgs, outcome: Result<T>) -> ExitCode {
+    let (text, code) = match outcome {
+        Ok(value) if common.json => (serde_json::to_string(&value).unwrap_or_default(), 0),
+        Ok(value) => (value.to_string(), 0),
+        Err(error) => {
+            let explained = explain(&error);
+            eprintln!("{explained}");
+            let code = if error.is::<Usage>() { USAGE } else { 1 };
+            let object = serde_json::json!({ "error": explained.message, "hints": explained.hints });
+            (if common.json { object.to_string() } else { String::new() }, code)
+        }
+    };
+    // A closed pipe is the reader's choice, not an error of the run.
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+    ExitCode::from(code)
+}

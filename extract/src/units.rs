@@ -130,7 +130,8 @@ impl FromStr for MaxBad {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not an error budget: write a share such as `1%` or a number of rows");
+        let wrong =
+            || format!("`{text}` is not an error budget: write a share such as `1%` or a number of rows");
         let Some(percent) = text.strip_suffix('%') else {
             return text.trim().parse().map(MaxBad::Rows).map_err(|_| wrong());
         };

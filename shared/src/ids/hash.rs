@@ -1,6 +1,7 @@
 //! Content hashes: fixed-size bytes that read, print and serialise as lower-case hexadecimal.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -16,6 +17,16 @@ impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes).into())
+    }
+
+    /// The digest of a file's content, read in pieces on all threads: memory does not grow with the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn of_file(path: &Path) -> std::io::Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_mmap_rayon(path)?;
+        Ok(Self(hasher.finalize().into()))
     }
 
     /// A digest computed elsewhere, such as by a streaming hasher.

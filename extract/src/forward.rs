@@ -1,0 +1,192 @@
+//! The teacher at work: a packed batch in, the kept rows of its last-layer features out.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use shared::cache::{FeatureBlock, FeatureDtype};
+use shared::models::{Encoded, LoadOptions, Model, PackedBatch, TrainableParts, generate_greedy};
+
+use crate::head::{StoredHead, values};
+use crate::sample::Prepared;
+
+/// Samples that the self-test compares.
+const SELF_TEST_SAMPLES: usize = 3;
+
+/// A loaded teacher.
+pub struct Teacher {
+    model: Model,
+    dtype: FeatureDtype,
+}
+
+impl Teacher {
+    /// Loads the weights, frozen. A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
+    ///
+    /// # Errors
+    /// When the checkpoint is incomplete or does not fit the device.
+    pub fn load(dir: &Path, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
+        let compute = match (device, dtype) {
+            (Device::Cpu, _) | (_, FeatureDtype::F32) => DType::F32,
+            (_, FeatureDtype::Bf16) => DType::BF16,
+            (_, FeatureDtype::F16) => DType::F16,
+        };
+        let options =
+            LoadOptions { device: device.clone(), dtype: compute, trainable: TrainableParts::none() };
+        Ok(Teacher { model: shared::models::load(dir, &options)?, dtype })
+    }
+
+    /// The features that each sample keeps, in its positions' order, as they are stored.
+    ///
+    /// # Errors
+    /// When the device fails, most likely for lack of memory.
+    pub fn features(&self, samples: &[Prepared]) -> Result<Vec<FeatureBlock>> {
+        let encoded: Vec<&Encoded> = samples.iter().map(|sample| &sample.encoded).collect();
+        let batch = PackedBatch::pack(&encoded);
+        let positions: Vec<&[u32]> = samples.iter().map(Prepared::positions).collect();
+        let advice = || {
+            format!(
+                "the teacher failed on {} tokens\nhint: lower `--max-tokens-per-batch`",
+                batch.num_tokens()
+            )
+        };
+        let kept = self.kept_rows(&batch, &positions).with_context(advice)?;
+        let counts: Vec<usize> = positions.iter().map(|positions| positions.len()).collect();
+        self.split(&kept, &counts)
+    }
+
+    /// Features (T, D) of a packed batch, reduced to the positions that its samples keep.
+    fn kept_rows(&self, batch: &PackedBatch, positions: &[&[u32]]) -> candle_core::Result<Tensor> {
+        let features = self.model.body.features(batch)?;
+        let starts = batch.cu_seqlens.iter();
+        let rows =
+            positions.iter().zip(starts).flat_map(|(kept, start)| kept.iter().map(|at| at + *start as u32));
+        let rows = Tensor::from_iter(rows, features.device())?;
+        features.index_select(&rows, 0)
+    }
+
+    /// Converts to the stored type and cuts at sample boundaries: `counts` rows each.
+    fn split(&self, kept: &Tensor, counts: &[usize]) -> Result<Vec<FeatureBlock>> {
+        let width = kept.dim(1)?;
+        let flat = kept.flatten_all()?;
+        Ok(match self.dtype {
+            FeatureDtype::F32 => {
+                cut::<f32>(&flat.to_dtype(DType::F32)?.to_vec1()?, width, counts, FeatureBlock::from_f32)
+            }
+            FeatureDtype::Bf16 => {
+                cut::<bf16>(&flat.to_dtype(DType::BF16)?.to_vec1()?, width, counts, FeatureBlock::from_bf16)
+            }
+            FeatureDtype::F16 => {
+                cut::<f16>(&flat.to_dtype(DType::F16)?.to_vec1()?, width, counts, FeatureBlock::from_f16)
+            }
+        })
+    }
+
+    /// Tests that the stored features and the stored head together say what the model says: for a few samples, the token
+    /// that `head x feature` prefers at the last question position is the one the model generates there. Features taken
+    /// before the final norm, shifted by a position, or a head of another model do not pass.
+    ///
+    /// # Errors
+    /// When they disagree by more than rounding, naming sample and tokens.
+    pub fn self_test(
+        &self,
+        head: &StoredHead,
+        samples: &[Prepared],
+        features: &[FeatureBlock],
+    ) -> Result<()> {
+        for (sample, block) in samples.iter().zip(features).take(SELF_TEST_SAMPLES) {
+            let Some((position, question)) = first_question(sample) else { continue };
+            let live = generate_greedy(&self.model, &[&question], 1, &[])?;
+            let Some(&live) = live.first().and_then(|tokens| tokens.first()) else { continue };
+            let Ok(row) = sample.positions().binary_search(&(position as u32)) else { continue };
+            let row_bytes = block.width * block.dtype.size();
+            let feature: Vec<f32> =
+                values(&block.bytes[row * row_bytes..][..row_bytes], block.dtype).collect();
+            compare(&head.logits(&feature), live, self.dtype).with_context(|| {
+                format!("self-test failed on sample `{}` at token {position}", sample.key())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of `width` values, `counts` of them a sample.
+fn cut<T>(
+    mut values: &[T],
+    width: usize,
+    counts: &[usize],
+    block: fn(usize, &[T]) -> FeatureBlock,
+) -> Vec<FeatureBlock> {
+    let cut = |count: &usize| {
+        let (sample, rest) = values.split_at(count * width);
+        values = rest;
+        block(width, sample)
+    };
+    counts.iter().map(cut).collect()
+}
+
+/// Whether every value is a number: an f16 overflow or a broken weight must not reach a student.
+pub fn is_finite(block: &FeatureBlock) -> bool {
+    values(&block.bytes, block.dtype).all(f32::is_finite)
+}
+
+/// The last question position before the first answer, and the prompt up to it.
+fn first_question(sample: &Prepared) -> Option<(usize, Encoded)> {
+    let encoded = &sample.encoded;
+    let answer = encoded.prompt.turns.iter().find_map(|turn| turn.answer.clone())?;
+    let mut question = encoded.clone();
+    question.prompt.input_ids.truncate(answer.start);
+    question.positions.truncate(answer.start);
+    question.prompt.images.retain(|image| image.tokens.end <= answer.start);
+    question.images.truncate(question.prompt.images.len());
+    Some((answer.start - 1, question))
+}
+
+/// Two tokens whose logits differ by less than rounding may change places.
+fn compare(logits: &[f64], live: u32, dtype: FeatureDtype) -> Result<()> {
+    let tolerance = match dtype {
+        FeatureDtype::F32 => 1e-3,
+        FeatureDtype::F16 => 1e-2,
+        FeatureDtype::Bf16 => 5e-2,
+    };
+    let best = logits.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+    let Some((best, highest)) = best else { bail!("the stored head has no rows") };
+    let got = logits.get(live as usize).copied().unwrap_or(f64::NEG_INFINITY);
+    if highest - got > tolerance * highest.abs().max(1.0) {
+        bail!(
+            "the stored head prefers token {best} (logit {highest:.4}), the model says {live} (logit {got:.4} by the stored head)\n\
+             hint: the checkpoint's files may belong to different models; if not, please report this, nothing was written"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    // A failed unwrap is a failed test.
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_at_sample_boundaries() {
+        let values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let blocks = cut(&values, 2, &[1, 0, 2], FeatureBlock::from_f32);
+        let expected = [&values[..2], &[], &values[2..]].map(|values| FeatureBlock::from_f32(2, values));
+        assert_eq!(blocks, expected);
+    }
+
+    #[test]
+    fn the_self_test_bears_rounding_and_nothing_else() {
+        assert!(compare(&[0.0, 2.0, 1.999], 2, FeatureDtype::F32).is_ok());
+        let error = compare(&[0.0, 2.0, 1.9], 2, FeatureDtype::F32).unwrap_err().to_string();
+        assert!(error.contains("prefers token 1") && error.contains("says 2"), "{error}");
+        assert!(compare(&[0.0, 2.0], 7, FeatureDtype::Bf16).is_err(), "a token beyond the head");
+    }
+
+    #[test]
+    fn an_overflow_to_infinity_is_seen() {
+        let block = FeatureBlock::from_f16(1, &[f16::from_f32(70_000.0)]);
+        assert!(!is_finite(&block) && is_finite(&FeatureBlock::from_f32(1, &[70_000.0])));
+    }
+}

@@ -1,0 +1,277 @@
+//! `extract run`: the dataset through the teacher into the cache.
+//!
+//! ```text
+//! feed thread                                   main thread            sink thread
+//! rows -> identify -> plan -> prepare -> window =batches=> teacher =rows=> writer -> shards
+//!         (rayon)             (rayon)           bounded            bounded
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::ScopedJoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use shared::cache::{CacheIdentity, CacheWriter, FeatureDtype, Manifest, WriterOptions};
+use shared::dataset::{self, Dataset, DatasetOptions};
+use shared::ids::{Digest, Fingerprint};
+use shared::models::{self, ModelConfig, Processor};
+
+use crate::config::{DtypeChoice, RunConfig};
+use crate::error::Interrupted;
+use crate::feed::{self, Feed};
+use crate::forward::{Teacher, is_finite};
+use crate::head::StoredHead;
+use crate::plan::{Plan, last_of_first_keys};
+use crate::progress;
+use crate::sample::Prepared;
+use crate::sink::{self, Delivery};
+use crate::stop::{self, Stop, StopReason};
+use crate::summary::Summary;
+use crate::tally::Tally;
+
+/// Everything about the teacher but its loaded weights, which wait until there is something to run.
+struct TeacherFiles {
+    config: ModelConfig,
+    device: Device,
+    dtype: FeatureDtype,
+    head: StoredHead,
+    processor: Processor,
+}
+
+/// Runs the teacher over what the cache does not have yet.
+///
+/// # Errors
+/// When something of the teacher, the dataset or the cache cannot be used, when the error budget is spent, or when a signal
+/// ended the run. What was written is committed in each case.
+pub fn run(config: &RunConfig) -> Result<Summary> {
+    let started = Instant::now();
+    stop::on_signals();
+    let stop = Stop::default();
+    let files = TeacherFiles::open(config)?;
+    let dataset = open_dataset(config)?;
+    let writer = open_cache(config, &files, &dataset)?;
+    let resumed_from = writer.manifest().totals.samples;
+    if resumed_from > 0 {
+        eprintln!("continuing: `{}` has {resumed_from} samples", config.out.display());
+    }
+    let features = config.settings.features;
+    let all_up_to = last_of_first_keys(open_dataset(config)?, features.all_for, &stop)?;
+    let plan = Plan::new(writer.committed_keys(), features.keep, all_up_to);
+    let tally = Tally::default();
+    let manifest = stream(config, &files, dataset, plan, writer, &tally, &stop)?;
+    let summary = Summary::new(&manifest, &tally.counts(), resumed_from, started.elapsed().as_secs_f64());
+    judge(config, &summary, &stop)?;
+    Ok(summary)
+}
+
+impl TeacherFiles {
+    /// Looks at everything that can be wrong before anything expensive is done.
+    fn open(config: &RunConfig) -> Result<TeacherFiles> {
+        let dir = &config.teacher;
+        let settings = &config.settings.teacher;
+        let model = models::config_of(dir)?;
+        let device = models::device(&settings.device)?;
+        let head = StoredHead::open(dir, &model)?;
+        let dtype = match (settings.dtype, &device) {
+            (DtypeChoice::F32, _) | (DtypeChoice::Auto, Device::Cpu) => FeatureDtype::F32,
+            (DtypeChoice::Bf16, _) => FeatureDtype::Bf16,
+            (DtypeChoice::F16, _) => FeatureDtype::F16,
+            (DtypeChoice::Auto, _) => head.dtype(),
+        };
+        let processor = Processor::load(dir)?;
+        Ok(TeacherFiles { config: model, device, dtype, head, processor })
+    }
+
+    /// What decides the features: two runs with the same answer may write into one cache.
+    fn fingerprint(&self, config: &RunConfig) -> Result<Fingerprint> {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.extend(models::identity(&config.teacher)?);
+        fingerprint.extend(self.processor.identity());
+        fingerprint.insert("features", config.settings.features.keep);
+        fingerprint.insert("features_all_for", config.settings.features.all_for);
+        Ok(fingerprint)
+    }
+}
+
+fn open_dataset(config: &RunConfig) -> Result<Dataset> {
+    let data = &config.settings.data;
+    let options = DatasetOptions {
+        image_root: data.image_root.clone(),
+        prepend_image: data.prepend_image,
+        format: data.format,
+    };
+    Ok(dataset::open(&data.sources, &options)?)
+}
+
+fn open_cache(config: &RunConfig, files: &TeacherFiles, dataset: &Dataset) -> Result<CacheWriter> {
+    let digest = |path: &Path| -> Result<(String, String)> {
+        let digest = Digest::of_file(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        Ok((path.display().to_string(), digest.to_string()))
+    };
+    let name = config.teacher.file_name().map(|name| name.to_string_lossy().into_owned());
+    let identity = CacheIdentity {
+        fingerprint: files.fingerprint(config)?,
+        dtype: files.dtype,
+        width: files.config.config.decoder().hidden_size,
+        head: vec![files.head.tensor()],
+        about: BTreeMap::from([("teacher".to_owned(), name.unwrap_or_default())]),
+        dataset: dataset.paths().map(digest).collect::<Result<_>>()?,
+    };
+    let shard_bytes = usize::try_from(config.settings.cache.shard_size.0).unwrap_or(usize::MAX);
+    let row_group_bytes = WriterOptions::default().row_group_bytes.min(shard_bytes);
+    let options = WriterOptions { shard_bytes, row_group_bytes, ..WriterOptions::default() };
+    Ok(CacheWriter::open(&config.out, identity, options)?)
+}
+
+/// Starts the threads, works until there is nothing left or a reason to stop, and gives the cache's state back.
+fn stream(
+    config: &RunConfig,
+    files: &TeacherFiles,
+    dataset: Dataset,
+    plan: Plan,
+    writer: CacheWriter,
+    tally: &Tally,
+    stop: &Stop,
+) -> Result<Manifest> {
+    let settings = &config.settings;
+    let (batches, to_run) = sync_channel(feed::QUEUE);
+    let (deliveries, to_write) = sync_channel(sink::QUEUE);
+    let (finished, show_until) = sync_channel(0);
+    let feed = Feed {
+        dataset,
+        plan,
+        processor: &files.processor,
+        max_length: settings.data.max_length.unwrap_or_else(|| files.config.config.max_positions()),
+        max_tokens: settings.batch.max_tokens,
+        max_bad: settings.data.max_bad,
+        tally,
+        stop,
+        batches,
+        deliveries: deliveries.clone(),
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| progress::show(tally, show_until));
+        let feed = scope.spawn(|| failing(stop, feed.run()));
+        let every = settings.cache.commit_every.0;
+        let sink = scope.spawn(move || failing(stop, sink::write(writer, to_write, every, tally)));
+        let run = Run { config, files, tally, stop };
+        let ran = failing(stop, run.batches(to_run, deliveries));
+        let fed = join(feed);
+        let written = join(sink);
+        drop(finished);
+        // A full disk explains why the others could not go on, so the writer is heard first.
+        let writer = written?;
+        ran?;
+        fed?;
+        let counts = tally.counts();
+        if settings.data.max_bad.is_spent(counts.quarantined, counts.read, true) {
+            stop.raise(StopReason::BudgetSpent);
+        }
+        close(writer, tally, stop)
+    })
+}
+
+/// Tells the other threads to stop when this one has failed.
+fn failing<T, E>(stop: &Stop, outcome: Result<T, E>) -> Result<T, E> {
+    outcome.inspect_err(|_| stop.raise(StopReason::Failed))
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Declares the cache complete if the run got to the end; a cache that was complete and has nothing new is left untouched.
+fn close(writer: CacheWriter, tally: &Tally, stop: &Stop) -> Result<Manifest> {
+    let counts = tally.counts();
+    if stop.is_raised() || (writer.manifest().complete && counts.written == 0) {
+        return Ok(writer.manifest().clone());
+    }
+    if counts.settled() != counts.read {
+        bail!(
+            "{} rows were read, {} are accounted for\nhint: please report this",
+            counts.read,
+            counts.settled()
+        );
+    }
+    Ok(writer.finish()?)
+}
+
+/// What the thread with the model needs.
+struct Run<'a> {
+    config: &'a RunConfig,
+    files: &'a TeacherFiles,
+    tally: &'a Tally,
+    stop: &'a Stop,
+}
+
+impl Run<'_> {
+    fn batches(&self, to_run: Receiver<Vec<Prepared>>, deliveries: SyncSender<Delivery>) -> Result<()> {
+        let mut teacher = None;
+        for batch in to_run {
+            if self.stop.is_raised() {
+                break;
+            }
+            let is_first = teacher.is_none();
+            let teacher = match &mut teacher {
+                Some(teacher) => teacher,
+                none => {
+                    none.insert(Teacher::load(&self.config.teacher, &self.files.device, self.files.dtype)?)
+                }
+            };
+            if !self.batch(teacher, is_first, batch, &deliveries)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs one batch; whether the writer still takes deliveries.
+    fn batch(
+        &self,
+        teacher: &Teacher,
+        is_first: bool,
+        batch: Vec<Prepared>,
+        deliveries: &SyncSender<Delivery>,
+    ) -> Result<bool> {
+        self.tally.first_batch.get_or_init(Instant::now);
+        let features = teacher.features(&batch)?;
+        if is_first {
+            teacher.self_test(&self.files.head, &batch, &features)?;
+        }
+        Tally::add(&self.tally.tokens, batch.iter().map(|sample| sample.num_tokens() as u64).sum());
+        let mut rows = Vec::with_capacity(batch.len());
+        for (sample, features) in batch.into_iter().zip(features) {
+            if is_finite(&features) {
+                rows.push(sample.into_row(features));
+                continue;
+            }
+            let reason = format!("the teacher's features are not all finite in {}", self.files.dtype);
+            self.tally.add_bad(self.config.settings.data.max_bad, self.stop);
+            if deliveries.send(Delivery::Bad(sample.into_quarantined(&reason))).is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(deliveries.send(Delivery::Rows(rows)).is_ok())
+    }
+}
+
+/// Whether the run did what it should; the summary goes into the error otherwise.
+fn judge(config: &RunConfig, summary: &Summary, stop: &Stop) -> Result<()> {
+    let (bad, read) = (summary.quarantined, summary.read);
+    let max_bad = config.settings.data.max_bad;
+    match stop.reason() {
+        Some(StopReason::Interrupted) => return Err(Interrupted { samples: summary.samples }.into()),
+        Some(StopReason::Failed) => bail!("a thread failed without saying why\nhint: please report this"),
+        Some(StopReason::BudgetSpent) => {}
+        None => return Ok(()),
+    }
+    bail!(
+        "{bad} of {read} rows are bad, more than the budget of {max_bad}; {} samples are committed\nhint: the reasons are in \
+         `{}` (`extract inspect` shows them); mend the dataset or raise `--max-bad`, then run the same command",
+        summary.samples,
+        config.out.join("quarantine.parquet").display()
+    )
+}

@@ -1,0 +1,92 @@
+//! What a run reports at its end: for people in a few lines, for scripts as one JSON object.
+
+use std::fmt;
+
+use indicatif::{HumanBytes, HumanCount};
+use serde::Serialize;
+use shared::cache::Manifest;
+use shared::memory::peak_rss_bytes;
+
+use crate::tally::Counts;
+
+/// The summary of `extract run`. `samples` to `bytes` are of the whole cache, the rest is of this run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Samples in the cache.
+    pub samples: u64,
+    /// Bad rows that this run met.
+    pub quarantined: u64,
+    /// Teacher tokens of all samples.
+    pub tokens: u64,
+    /// Tokens that have features.
+    pub feature_rows: u64,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// From start to end, loading included.
+    pub seconds: f64,
+    /// Tokens of this run by the time since its first batch; 0 when there was nothing to do.
+    pub tokens_per_second: f64,
+    /// The most resident memory of this process.
+    pub peak_rss_bytes: Option<u64>,
+    /// What the cache was made from.
+    pub fingerprint: String,
+    /// Samples that the cache had when the run began.
+    pub resumed_from: u64,
+    /// Rows read from the dataset.
+    pub read: u64,
+    /// Samples added by this run.
+    pub written: u64,
+    /// Rows that repeat a sample of an earlier row; a cache has each sample once.
+    pub duplicates: u64,
+    /// Whether the dataset was read to its end.
+    pub complete: bool,
+}
+
+impl Summary {
+    /// Puts together what the cache and the counters say.
+    pub fn new(manifest: &Manifest, counts: &Counts, resumed_from: u64, seconds: f64) -> Summary {
+        Summary {
+            samples: manifest.totals.samples,
+            quarantined: counts.quarantined,
+            tokens: manifest.totals.tokens,
+            feature_rows: manifest.totals.feature_rows,
+            bytes: manifest.totals.bytes,
+            seconds,
+            tokens_per_second: counts.tokens_per_second(),
+            peak_rss_bytes: peak_rss_bytes(),
+            fingerprint: manifest.fingerprint_digest.to_string(),
+            resumed_from,
+            read: counts.read,
+            written: counts.written,
+            duplicates: counts.duplicates,
+            complete: manifest.complete,
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.read - self.written - self.quarantined - self.duplicates;
+        writeln!(
+            f,
+            "read {} rows: {} written, {known} already there, {} quarantined, {} duplicates",
+            self.read, self.written, self.quarantined, self.duplicates
+        )?;
+        writeln!(
+            f,
+            "the cache has {} samples, {} tokens, {} of them with features, {}",
+            HumanCount(self.samples),
+            HumanCount(self.tokens),
+            HumanCount(self.feature_rows),
+            HumanBytes(self.bytes)
+        )?;
+        write!(f, "{:.1} seconds", self.seconds)?;
+        if self.tokens_per_second > 0.0 {
+            write!(f, ", {:.0} tokens/s", self.tokens_per_second)?;
+        }
+        if let Some(peak) = self.peak_rss_bytes {
+            write!(f, ", at most {} of memory", HumanBytes(peak))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,127 @@
+//! The run's counters. Every row that is read ends in exactly one of them.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::stop::{Stop, StopReason};
+use crate::units::MaxBad;
+
+/// Counters that all threads share; totals of this run, not of the cache.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Rows read from the dataset, good or bad.
+    pub read: AtomicU64,
+    /// Rows whose sample the cache had before.
+    pub committed: AtomicU64,
+    /// Rows whose sample came earlier in this run.
+    pub duplicates: AtomicU64,
+    /// Rows in quarantine.
+    pub quarantined: AtomicU64,
+    /// Samples handed to the writer.
+    pub written: AtomicU64,
+    /// Tokens the teacher ran.
+    pub tokens: AtomicU64,
+    /// Bytes of the dataset files read.
+    pub bytes_read: AtomicU64,
+    /// Bytes of the dataset files in all.
+    pub bytes_total: AtomicU64,
+    /// When the teacher took its first batch.
+    pub first_batch: OnceLock<Instant>,
+}
+
+/// A copy of the counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// See [`Tally::read`].
+    pub read: u64,
+    /// See [`Tally::committed`].
+    pub committed: u64,
+    /// See [`Tally::duplicates`].
+    pub duplicates: u64,
+    /// See [`Tally::quarantined`].
+    pub quarantined: u64,
+    /// See [`Tally::written`].
+    pub written: u64,
+    /// See [`Tally::tokens`].
+    pub tokens: u64,
+    /// Since the first batch; 0 before it.
+    pub teacher_seconds: f64,
+}
+
+impl Tally {
+    /// Adds to one counter.
+    pub fn add(counter: &AtomicU64, number: u64) {
+        counter.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Counts a bad row, and stops the run if that was one too many.
+    pub fn add_bad(&self, budget: MaxBad, stop: &Stop) {
+        let bad = self.quarantined.fetch_add(1, Ordering::Relaxed) + 1;
+        if budget.is_spent(bad, self.read.load(Ordering::Relaxed), false) {
+            stop.raise(StopReason::BudgetSpent);
+        }
+    }
+
+    /// The counters now.
+    pub fn counts(&self) -> Counts {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            read: get(&self.read),
+            committed: get(&self.committed),
+            duplicates: get(&self.duplicates),
+            quarantined: get(&self.quarantined),
+            written: get(&self.written),
+            tokens: get(&self.tokens),
+            teacher_seconds: self.first_batch.get().map_or(0.0, |start| start.elapsed().as_secs_f64()),
+        }
+    }
+
+    /// Notes how far the dataset's files have been read: bytes done and in all.
+    pub fn set_bytes(&self, (read, total): (u64, u64)) {
+        self.bytes_read.store(read, Ordering::Relaxed);
+        self.bytes_total.store(total, Ordering::Relaxed);
+    }
+
+    /// Rows the dataset will have had at its end, as far as the bytes read tell.
+    pub fn expected_rows(&self) -> u64 {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (read, done, total) = (get(&self.read), get(&self.bytes_read), get(&self.bytes_total));
+        if done == 0 || done >= total { read } else { (read as f64 * total as f64 / done as f64) as u64 }
+    }
+}
+
+impl Counts {
+    /// Rows whose fate is known.
+    pub fn settled(&self) -> u64 {
+        self.committed + self.duplicates + self.quarantined + self.written
+    }
+
+    /// How fast the teacher is.
+    pub fn tokens_per_second(&self) -> f64 {
+        if self.teacher_seconds > 0.0 { self.tokens as f64 / self.teacher_seconds } else { 0.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_tell_how_many_rows_to_expect() {
+        let tally = Tally::default();
+        Tally::add(&tally.read, 10);
+        assert_eq!(tally.expected_rows(), 10, "nothing known yet");
+        tally.set_bytes((250, 1000));
+        assert_eq!(tally.expected_rows(), 40);
+    }
+
+    #[test]
+    fn one_bad_row_too_many_stops_the_run() {
+        let (tally, stop) = (Tally::default(), Stop::default());
+        tally.add_bad(MaxBad::Rows(1), &stop);
+        assert!(!stop.is_raised());
+        tally.add_bad(MaxBad::Rows(1), &stop);
+        assert_eq!(stop.reason(), Some(StopReason::BudgetSpent));
+    }
+}

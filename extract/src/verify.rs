@@ -1,0 +1,54 @@
+//! `extract verify`: every checksum and invariant of a cache.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use shared::cache;
+
+use crate::cli::{Overrides, VerifyArgs, path};
+use crate::config::{Settings, required};
+use crate::error::explain;
+use crate::progress;
+
+/// What was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Files compared with their digests.
+    pub files: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Samples decoded and checked.
+    pub samples: u64,
+    /// How many things are wrong.
+    pub problems: usize,
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sound: {} files, {} bytes, {} samples", self.files, self.bytes, self.samples)
+    }
+}
+
+/// Verifies the cache; each problem goes to standard error as it is.
+///
+/// # Errors
+/// When there is no cache, or anything in it is wrong.
+pub fn verify(args: &VerifyArgs) -> Result<Verified> {
+    let mut flags = Overrides::default();
+    flags.put("cache", "dir", args.cache.as_deref().map(path));
+    let settings = Settings::load(&args.common, flags.0)?;
+    let dir = required(settings.cache.dir, "the cache", "CACHE", "cache.dir")?;
+    let report = cache::verify(&dir, progress::bytes_bar())?;
+    let num_problems = report.problems.len();
+    for problem in report.problems {
+        eprintln!("{}", explain(&problem.into()).message);
+    }
+    if num_problems > 0 {
+        bail!(
+            "`{}` has {num_problems} problem(s)\nhint: restore the files named above from a copy, or extract again into a new directory",
+            dir.display()
+        );
+    }
+    Ok(Verified { files: report.files, bytes: report.bytes, samples: report.samples, problems: 0 })
+}
