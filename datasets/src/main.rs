@@ -1,2 +1,1 @@
-//! Makes the toy.
-fn main() {}
+fn main(){}
