@@ -5,11 +5,15 @@
 //! - [`tokenizers`]: two tokenizers of different kinds, trained on the world's own text;
 //! - [`checkout`]: untrained checkpoints of two families, from a recipe and a seed.
 //!
-//! Everything is a function of the manifest (`datasets/toy/toy.toml`): the same seed gives the same
+//! Everything is a function of the [`manifest`] (`datasets/toy/toy.toml`): the same seed gives the same
 //! bytes. The one thing that is not made here is the teacher's training, which is
 //! `distill run --stages finetune` on the world's training split (`make toy`).
 
+pub mod checkout;
 pub mod dice;
+pub mod manifest;
 #[cfg(test)]
 mod oracle;
+pub mod splits;
+pub mod tokenizers;
 pub mod world;

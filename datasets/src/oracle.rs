@@ -86,7 +86,7 @@ fn place_of(object: &Seen) -> String {
 pub(crate) fn answer(seen: &[Seen], question: &str) -> (String, String) {
     let text = question.trim_end_matches(['?', '.']);
     // Longer openings first, where one starts with another.
-    let openings: [(&str, fn(&[Seen], &str) -> (String, String)); 24] = [
+    let openings: [(&str, fn(&[Seen], &str) -> (String, String)); 23] = [
         ("What colour is the ", colour),
         ("Which colour does the ", colour),
         ("Tell me the colour of the ", colour),
@@ -103,9 +103,8 @@ pub(crate) fn answer(seen: &[Seen], question: &str) -> (String, String) {
         ("Does the picture show ", exist),
         ("Where is the ", locate),
         ("Locate the ", locate),
-        ("What is in the picture", list),
-        ("Describe the picture", list),
-        ("List the objects", list),
+        ("What is in the picture", describe),
+        ("Describe the picture", describe),
         ("What is in the ", cell),
         ("Which object is in the ", cell),
         ("Which is ", compare),
@@ -175,11 +174,12 @@ fn cell(seen: &[Seen], place: &str) -> (String, String) {
     }
 }
 
-fn list(seen: &[Seen], _: &str) -> (String, String) {
-    let names: Vec<&str> = seen.iter().map(|object| object.2.as_str()).collect();
-    let (last, front) = names.split_last().unwrap();
-    let front: Vec<String> = front.iter().map(|name| article(name)).collect();
-    (names.join(", "), format!("There is {} and {}.", front.join(", "), article(last)))
+fn describe(seen: &[Seen], _: &str) -> (String, String) {
+    let all = |format: fn(String, &str) -> String| {
+        seen.iter().map(|object| format(place_of(object), &object.2)).collect::<Vec<_>>().join(", ")
+    };
+    let short = all(|place, name| format!("{place} {name}"));
+    (short, format!("Here {}.", all(|place, name| format!("the {place} has {}", article(name)))))
 }
 
 fn relation(seen: &[Seen], rest: &str) -> (String, String) {

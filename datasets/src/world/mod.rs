@@ -1,7 +1,8 @@
 //! The toy world: a 3 x 3 board of coloured shapes, and what may be asked about it.
 //!
 //! A cell is 28 pixels wide, so that under a patch of 14 pixels merged two by two (Qwen2-VL's
-//! merger, InternVL's pixel shuffle) one image token sees exactly one cell.
+//! merger, InternVL's pixel shuffle) one image token sees exactly one cell. The ground brightens
+//! towards the right and the bottom, which tells a cell by its looks as well as by its place.
 //!
 //! Six of the 36 colour-shape pairs are held out: no training picture shows them and no training
 //! question names them. Every test question turns on one of them, so a model that has only learnt
@@ -119,8 +120,6 @@ impl Object {
 pub struct Scene {
     /// In reading order; at most one in a cell.
     pub objects: Vec<Object>,
-    /// Which of [`render::BACKGROUNDS`].
-    pub background: usize,
 }
 
 impl Scene {
@@ -136,7 +135,7 @@ impl Scene {
         let mut chosen = cells[..kinds.len()].to_vec();
         chosen.sort_unstable();
         let objects = chosen.into_iter().zip(kinds).map(|(cell, kind)| random_object(cell, kind, dice)).collect();
-        Self { objects, background: dice.below(render::BACKGROUNDS.len()) }
+        Self { objects }
     }
 
     /// How many objects satisfy `test`.

@@ -4,8 +4,10 @@ use image::{Rgb, RgbImage};
 
 use super::{CELL_PIXELS, Colour, Object, PICTURE_PIXELS, Scene, Shape, Size};
 
-/// The colours a picture's ground may have.
-pub const BACKGROUNDS: [[u8; 3]; 3] = [[18, 18, 24], [34, 36, 42], [52, 54, 60]];
+/// The ground of a cell: redder to the right, bluer downwards.
+pub fn ground(row: u8, column: u8) -> [u8; 3] {
+    [16 + 24 * column, 16 + 12 * (row + column), 16 + 24 * row]
+}
 
 /// The pure form of a colour.
 pub fn rgb(colour: Colour) -> [u8; 3] {
@@ -29,8 +31,9 @@ pub fn radius(size: Size) -> i32 {
 
 /// The picture of a scene, [`PICTURE_PIXELS`] on each side.
 pub fn render(scene: &Scene) -> RgbImage {
-    let ground = Rgb(BACKGROUNDS[scene.background]);
-    let mut picture = RgbImage::from_pixel(PICTURE_PIXELS, PICTURE_PIXELS, ground);
+    let cell = |pixel: u32| (pixel / CELL_PIXELS) as u8;
+    let mut picture =
+        RgbImage::from_fn(PICTURE_PIXELS, PICTURE_PIXELS, |x, y| Rgb(ground(cell(y), cell(x))));
     for object in &scene.objects {
         draw(object, &mut picture);
     }

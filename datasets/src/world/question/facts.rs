@@ -142,15 +142,15 @@ impl Asker<'_> {
         })
     }
 
-    pub(super) fn list(&mut self) -> Option<Exchange> {
-        if self.scene.objects.len() > 4 || self.targets(|_| true).is_empty() {
-            return None;
+    pub(super) fn describe(&mut self) -> Option<Exchange> {
+        let text = self.dice.one_of(["What is in the picture?", "Describe the picture."]);
+        let (mut phrases, mut clauses) = (Vec::new(), Vec::new());
+        for object in &self.scene.objects {
+            let (place, name) = (place(object.row, object.column), object.full_name());
+            phrases.push(format!("{place} {name}"));
+            clauses.push(format!("the {place} has {}", with_article(&name)));
         }
-        let names: Vec<String> = self.scene.objects.iter().map(|o| o.full_name()).collect();
-        let mut nouns: Vec<String> = names.iter().map(|name| with_article(name)).collect();
-        let text = self.dice.one_of(["What is in the picture?", "Describe the picture.", "List the objects."]);
-        let last = nouns.pop()?;
-        let sentence = format!("There is {} and {last}.", nouns.join(", "));
-        Some((text.to_owned(), names.join(", "), sentence))
+        let sentence = format!("Here {}.", clauses.join(", "));
+        Some((text.to_owned(), phrases.join(", "), sentence))
     }
 }

@@ -30,7 +30,7 @@ pub enum Topic {
     /// What lies in a cell.
     Cell,
     /// Everything in the picture.
-    List,
+    Describe,
     /// Whether one object is left of, right of, above or below another.
     Relation,
     /// Which of two objects is larger or smaller.
@@ -47,7 +47,7 @@ impl Topic {
         Topic::Exist,
         Topic::Locate,
         Topic::Cell,
-        Topic::List,
+        Topic::Describe,
         Topic::Relation,
         Topic::Compare,
     ];
@@ -62,7 +62,7 @@ impl Topic {
             Topic::Exist => "exist",
             Topic::Locate => "locate",
             Topic::Cell => "cell",
-            Topic::List => "list",
+            Topic::Describe => "describe",
             Topic::Relation => "relation",
             Topic::Compare => "compare",
         }
@@ -106,7 +106,7 @@ impl<'a> Asker<'a> {
             Topic::Exist => self.exist(),
             Topic::Locate => self.locate(),
             Topic::Cell => self.cell(),
-            Topic::List => self.list(),
+            Topic::Describe => self.describe(),
             Topic::Relation => self.relation(),
             Topic::Compare => self.compare(),
         }?;
