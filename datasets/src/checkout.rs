@@ -24,6 +24,9 @@ use crate::tokenizers::{special_tokens, train};
 const PATCH: usize = 14;
 /// The rotary base of both decoders. Toy prompts are short.
 const ROPE_THETA: f64 = 10_000.0;
+/// Mean and standard deviation of the world's pixels, roughly; its pictures are darker than photographs.
+const IMAGE_MEAN: [f64; 3] = [0.15; 3];
+const IMAGE_STD: [f64; 3] = [0.2; 3];
 /// The longest prompt the configurations allow.
 const MAX_POSITIONS: usize = 1024;
 

@@ -28,13 +28,13 @@ pub(crate) fn read_picture(picture: &RgbImage) -> Vec<Seen> {
     seen
 }
 
-/// The object in the cell whose first pixel is given: its colour by the nearest pure one, its size
+/// The object in the cell whose first pixel is given, all that is not gray: its colour by the nearest pure one, its size
 /// by its extent, its shape by how it fills the square around it.
 fn read_cell(picture: &RgbImage, y0: u32, x0: u32) -> Option<String> {
-    let ground = picture.get_pixel(x0, y0);
+    let saturated = |p: &image::Rgb<u8>| p.0.iter().max().unwrap() - p.0.iter().min().unwrap() > 20;
     let ink: Vec<(i32, i32)> = (0..28 * 28)
         .map(|i| (i / 28, i % 28))
-        .filter(|&(y, x)| picture.get_pixel(x0 + x, y0 + y) != ground)
+        .filter(|&(y, x)| saturated(picture.get_pixel(x0 + x, y0 + y)))
         .map(|(y, x)| (y as i32, x as i32))
         .collect();
     let &(y, x) = ink.first()?;
@@ -43,7 +43,7 @@ fn read_cell(picture: &RgbImage, y0: u32, x0: u32) -> Option<String> {
     let colour = COLOURS.iter().min_by_key(|(_, pure)| distance(pure)).unwrap().0;
     let (top, bottom) = (ink.iter().map(|p| p.0).min().unwrap(), ink.iter().map(|p| p.0).max().unwrap());
     let (left, right) = (ink.iter().map(|p| p.1).min().unwrap(), ink.iter().map(|p| p.1).max().unwrap());
-    let size = if right - left > 18 { "large" } else { "small" };
+    let size = if right - left > 15 { "large" } else { "small" };
     let inked = |y: i32, x: i32| ink.contains(&(y, x));
     let filled = 100 * ink.len() as i32 / ((bottom - top + 1) * (right - left + 1));
     let (middle_y, middle_x) = ((top + bottom) / 2, (left + right) / 2);

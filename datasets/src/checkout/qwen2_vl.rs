@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{
-    MAX_POSITIONS, PATCH, Parameters, ROPE_THETA, chat_template, pretty, residual_gain, tokenizer_config,
+    IMAGE_MEAN, IMAGE_STD, MAX_POSITIONS, PATCH, Parameters, ROPE_THETA, chat_template, pretty, residual_gain, tokenizer_config,
 };
 use crate::manifest::{Family, Model};
 use crate::tokenizers::special_id;
@@ -85,8 +85,8 @@ fn preprocessor_config() -> Result<String> {
         "patch_size": PATCH,
         "temporal_patch_size": 2,
         "merge_size": 2,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        "image_mean": IMAGE_MEAN,
+        "image_std": IMAGE_STD,
     }))
 }
 

@@ -1,8 +1,8 @@
 //! The toy world: a 3 x 3 board of coloured shapes, and what may be asked about it.
 //!
 //! A cell is 28 pixels wide, so that under a patch of 14 pixels merged two by two (Qwen2-VL's
-//! merger, InternVL's pixel shuffle) one image token sees exactly one cell. The ground brightens
-//! towards the right and the bottom, which tells a cell by its looks as well as by its place.
+//! merger, InternVL's pixel shuffle) one image token sees exactly one cell. Ticks on its
+//! edges tell a cell's place as on a ruler: M-RoPE alone says little at so small a scale.
 //!
 //! Six of the 36 colour-shape pairs are held out: no training picture shows them and no training
 //! question names them. Every test question turns on one of them, so a model that has only learnt

@@ -4,10 +4,12 @@ use image::{Rgb, RgbImage};
 
 use super::{CELL_PIXELS, Colour, Object, PICTURE_PIXELS, Scene, Shape, Size};
 
-/// The ground of a cell: redder to the right, bluer downwards.
-pub fn ground(row: u8, column: u8) -> [u8; 3] {
-    [16 + 24 * column, 16 + 12 * (row + column), 16 + 24 * row]
-}
+/// The ground.
+pub const GROUND: [u8; 3] = [24, 24, 30];
+/// The ticks on a cell's edges.
+pub const TICK: [u8; 3] = [230, 230, 230];
+/// A tick's length and width, in pixels.
+const TICK_PIXELS: (u32, u32) = (8, 2);
 
 /// The pure form of a colour.
 pub fn rgb(colour: Colour) -> [u8; 3] {
@@ -24,20 +26,29 @@ pub fn rgb(colour: Colour) -> [u8; 3] {
 /// Half the width of an object, in pixels.
 pub fn radius(size: Size) -> i32 {
     match size {
-        Size::Small => 7,
-        Size::Large => 12,
+        Size::Small => 6,
+        Size::Large => 10,
     }
 }
 
 /// The picture of a scene, [`PICTURE_PIXELS`] on each side.
 pub fn render(scene: &Scene) -> RgbImage {
-    let cell = |pixel: u32| (pixel / CELL_PIXELS) as u8;
-    let mut picture =
-        RgbImage::from_fn(PICTURE_PIXELS, PICTURE_PIXELS, |x, y| Rgb(ground(cell(y), cell(x))));
+    let mut picture = RgbImage::from_fn(PICTURE_PIXELS, PICTURE_PIXELS, |x, y| Rgb(ground(x, y)));
     for object in &scene.objects {
         draw(object, &mut picture);
     }
     picture
+}
+
+/// The picture without objects. A tick on its left edge tells a cell's row, one on its top edge its
+/// column: by how far along the edge it is.
+pub fn ground(x: u32, y: u32) -> [u8; 3] {
+    let (length, width) = TICK_PIXELS;
+    let (in_x, in_y) = (x % CELL_PIXELS, y % CELL_PIXELS);
+    let along = |pixel: u32, cell: u32| (2 + length * cell..2 + length * (cell + 1)).contains(&pixel);
+    let left = in_x < width && along(in_y, y / CELL_PIXELS);
+    let top = in_y < width && along(in_x, x / CELL_PIXELS);
+    if left || top { TICK } else { GROUND }
 }
 
 fn draw(object: &Object, picture: &mut RgbImage) {
