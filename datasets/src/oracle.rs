@@ -175,11 +175,16 @@ fn cell(seen: &[Seen], place: &str) -> (String, String) {
 }
 
 fn describe(seen: &[Seen], _: &str) -> (String, String) {
-    let all = |format: fn(String, &str) -> String| {
-        seen.iter().map(|object| format(place_of(object), &object.2)).collect::<Vec<_>>().join(", ")
-    };
-    let short = all(|place, name| format!("{place} {name}"));
-    (short, format!("Here {}.", all(|place, name| format!("the {place} has {}", article(name)))))
+    let mut all = Vec::new();
+    for row in 0..3 {
+        for column in 0..3 {
+            let object = seen.iter().find(|object| (object.0, object.1) == (row, column));
+            let what = object.map_or("empty", |object| object.2.as_str());
+            all.push(format!("{} {what}", place_of(&(row, column, String::new()))));
+        }
+    }
+    let short = all.join(", ");
+    (short.clone(), format!("Here: {short}."))
 }
 
 fn relation(seen: &[Seen], rest: &str) -> (String, String) {

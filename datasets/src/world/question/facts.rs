@@ -144,13 +144,14 @@ impl Asker<'_> {
 
     pub(super) fn describe(&mut self) -> Option<Exchange> {
         let text = self.dice.one_of(["What is in the picture?", "Describe the picture."]);
-        let (mut phrases, mut clauses) = (Vec::new(), Vec::new());
-        for object in &self.scene.objects {
-            let (place, name) = (place(object.row, object.column), object.full_name());
-            phrases.push(format!("{place} {name}"));
-            clauses.push(format!("the {place} has {}", with_article(&name)));
-        }
-        let sentence = format!("Here {}.", clauses.join(", "));
-        Some((text.to_owned(), phrases.join(", "), sentence))
+        let cells = (0..BOARD).flat_map(|row| (0..BOARD).map(move |column| (row, column)));
+        let content = |(row, column)| {
+            let name = self.scene.at(row, column).map(|object| object.full_name());
+            format!("{} {}", place(row, column), name.as_deref().unwrap_or("empty"))
+        };
+        let all: Vec<String> = cells.map(content).collect();
+        let short = all.join(", ");
+        let sentence = format!("Here: {short}.");
+        Some((text.to_owned(), short, sentence))
     }
 }

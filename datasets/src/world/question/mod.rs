@@ -29,7 +29,7 @@ pub enum Topic {
     Locate,
     /// What lies in a cell.
     Cell,
-    /// Everything in the picture.
+    /// Every cell of the picture, in reading order.
     Describe,
     /// Whether one object is left of, right of, above or below another.
     Relation,
@@ -113,19 +113,29 @@ impl<'a> Asker<'a> {
         Some(Question { topic, text, short, sentence })
     }
 
-    /// Up to `wanted` different questions on random topics.
+    /// Up to `wanted` different questions on random topics. Of several the last asks for a description:
+    /// it looks at every cell, which is what a model learns to see from; and it comes last, because
+    /// after it the other questions could be answered without looking.
     pub fn several(&mut self, wanted: usize) -> Vec<Question> {
+        let described = wanted > 1;
+        let others = if described { wanted - 1 } else { wanted };
         let mut questions: Vec<Question> = Vec::with_capacity(wanted);
         // A scene of one repeated kind allows few questions: give up after a while.
         for _ in 0..50 * wanted {
-            if questions.len() == wanted {
+            if questions.len() == others {
                 break;
             }
             let topic = self.dice.one_of(Topic::ALL);
+            if described && topic == Topic::Describe {
+                continue;
+            }
             let Some(question) = self.ask(topic) else { continue };
             if questions.iter().all(|other| other.text != question.text) {
                 questions.push(question);
             }
+        }
+        if described {
+            questions.extend(self.ask(Topic::Describe));
         }
         questions
     }
