@@ -1,0 +1,104 @@
+//! What the toy consists of, as `datasets/toy/toy.toml` says it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// The manifest of the toy: with it and this crate every byte of the toy can be made again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The dataset's name.
+    pub name: String,
+    /// Where it comes from.
+    pub source: String,
+    /// Licence of the data and the checkpoints.
+    pub licence: String,
+    /// The seed of the world, from which each split and tokenizer derives its own stream.
+    pub seed: u64,
+    /// The splits, by name.
+    pub split: BTreeMap<String, Split>,
+    /// The tokenizers and models, by name ("teacher", "student").
+    pub model: BTreeMap<String, Model>,
+}
+
+/// One part of the dataset.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Split {
+    /// Rows, each one picture and a conversation about it.
+    pub conversations: usize,
+    /// Questions in a conversation; fewer where a scene does not allow so many.
+    pub turns: usize,
+    /// Whether the questions turn on the colour-shape pairs that training never shows.
+    pub held_out: bool,
+}
+
+/// A model and the tokenizer it goes with.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The seed of the random weights.
+    pub seed: u64,
+    /// Entries of the tokenizer, special ones included.
+    pub vocab_size: usize,
+    /// Shape of the decoder.
+    pub text: TextShape,
+    /// Shape of the vision encoder.
+    pub vision: VisionShape,
+    /// The family, which decides layout, tokenizer kind and template.
+    pub family: Family,
+}
+
+/// Which family a toy checkpoint belongs to.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Qwen2-VL, with a byte-level BPE.
+    Qwen2Vl,
+    /// InternVL in the layout of the `-hf` checkpoints, with a Unigram.
+    Internvl,
+}
+
+/// Shape of a Qwen2 decoder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextShape {
+    /// D.
+    pub hidden_size: usize,
+    /// Width of the gated feed-forward.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key-value heads.
+    pub num_kv_heads: usize,
+}
+
+/// Shape of a vision encoder with patches of 14 pixels.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionShape {
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the feed-forward, over `hidden_size`.
+    pub mlp_ratio: usize,
+    /// Blocks.
+    pub num_layers: usize,
+    /// Heads.
+    pub num_heads: usize,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not say what a manifest says; the message names the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("`{}` is not a manifest of the toy", path.display()))
+    }
+}

@@ -1,0 +1,206 @@
+//! Two tokenizers of different kinds, trained on the world's own conversations.
+//!
+//! The teacher's is a byte-level BPE, as in Qwen2-VL, large enough to give each word one token; the
+//! student's is a Unigram over words marked with `▁`, too small for that, so that it cuts some words in pieces.
+//! The same text therefore has other tokens, other counts and other ids under each.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow};
+use serde_json::{Value, json};
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::models::unigram::UnigramTrainer;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+use crate::manifest::{Family, Manifest, Split};
+use crate::splits::conversations;
+
+/// Conversations that a tokenizer is trained on.
+const CONVERSATIONS: usize = 2000;
+
+/// The special tokens of a family, in the order of their ids.
+pub fn special_tokens(family: Family) -> &'static [&'static str] {
+    match family {
+        Family::Qwen2Vl => &[
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|image_pad|>",
+            "<|video_pad|>",
+        ],
+        Family::Internvl => &[
+            "<|endoftext|>",
+            "<unk>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<img>",
+            "</img>",
+            "<IMG_CONTEXT>",
+            "<video>",
+        ],
+    }
+}
+
+/// The id of a special token.
+///
+/// # Errors
+/// When the family has no such token.
+pub fn special_id(family: Family, token: &str) -> Result<usize> {
+    let found = special_tokens(family).iter().position(|&t| t == token);
+    found.ok_or_else(|| anyhow!("the {family:?} tokenizer has no special token `{token}`"))
+}
+
+/// A trained tokenizer, as `tokenizer.json` has it; the same bytes for the same manifest.
+///
+/// # Errors
+/// When training fails, as with a vocabulary smaller than the alphabet.
+pub fn train(manifest: &Manifest, family: Family, vocab_size: usize) -> Result<String> {
+    let special: Vec<AddedToken> =
+        special_tokens(family).iter().map(|&token| AddedToken::from(token, true)).collect();
+    let (skeleton, mut trainer) = match family {
+        Family::Qwen2Vl => (bpe_skeleton(), bpe_trainer(vocab_size, special)),
+        Family::Internvl => (unigram_skeleton(), unigram_trainer(vocab_size, special)?),
+    };
+    let mut tokenizer = Tokenizer::from_bytes(serde_json::to_vec(&skeleton)?).map_err(|e| anyhow!(e))?;
+    tokenizer.train(&mut trainer, text(manifest).into_iter()).map_err(|e| anyhow!(e))?;
+    let mut trained: Value = serde_json::from_str(&tokenizer.to_string(false).map_err(|e| anyhow!(e))?)?;
+    if family == Family::Internvl {
+        settle_scores(&mut trained, special_tokens(family).len());
+    }
+    Ok(serde_json::to_string_pretty(&trained)? + "\n")
+}
+
+/// What the tokenizers learn from: turns as the chat templates write them, markers aside.
+fn text(manifest: &Manifest) -> Vec<String> {
+    let split = Split { conversations: CONVERSATIONS, turns: 6, held_out: true };
+    conversations(manifest.seed, "tokenizer", &split)
+        .take(CONVERSATIONS)
+        .flat_map(|c| c.turns)
+        .flat_map(|turn| [format!("user\n{}", turn.asked()), format!("assistant\n{}", turn.answer())])
+        .collect()
+}
+
+fn bpe_skeleton() -> Value {
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
+    json!({
+        "version": "1.0",
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+    })
+}
+
+fn bpe_trainer(vocab_size: usize, special: Vec<AddedToken>) -> TrainerWrapper {
+    BpeTrainer::builder()
+        .vocab_size(vocab_size)
+        .special_tokens(special)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .show_progress(false)
+        .build()
+        .into()
+}
+
+/// Lines apart, so that an answer's first word is marked as any other word is.
+fn unigram_skeleton() -> Value {
+    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let lines = json!({"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": false});
+    let punctuation = json!({"type": "Punctuation", "behavior": "Isolated"});
+    json!({
+        "version": "1.0",
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [lines, metaspace, punctuation]},
+        "post_processor": null,
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": null, "vocab": []},
+    })
+}
+
+fn unigram_trainer(vocab_size: usize, special: Vec<AddedToken>) -> Result<TrainerWrapper> {
+    let trainer = UnigramTrainer::builder()
+        .vocab_size(vocab_size as u32)
+        .special_tokens(special)
+        .unk_token(Some("<unk>".to_owned()))
+        .initial_alphabet((' '..='~').filter(|c| *c != ' ').collect())
+        .show_progress(false)
+        .build()?;
+    Ok(trainer.into())
+}
+
+/// Makes a trained Unigram reproducible: the trainer walks hash maps, so equal pieces come in any
+/// order and scores differ in their last digits from run to run. Scores are rounded, characters that
+/// the text hardly needs share one score, and pieces are ordered by score, then by spelling.
+fn settle_scores(tokenizer: &mut Value, num_special: usize) {
+    let Some(vocab) = tokenizer["model"]["vocab"].as_array_mut() else { return };
+    let special = vocab[..num_special].to_vec();
+    let mut scores: BTreeMap<String, i64> = BTreeMap::new();
+    for piece in &vocab[num_special..] {
+        if let (Some(text), Some(score)) = (piece[0].as_str(), piece[1].as_f64()) {
+            scores.insert(text.to_owned(), (score * 1000.0).round() as i64);
+        }
+    }
+    let is_character = |text: &str| text.chars().count() == 1;
+    let rarest = scores.iter().filter(|(text, _)| !is_character(text)).map(|(_, &s)| s).min().unwrap_or(0);
+    for (_, score) in scores.iter_mut().filter(|(text, _)| is_character(text)) {
+        *score = (*score).max(rarest - 1000);
+    }
+    let mut pieces: Vec<(i64, String)> = scores.into_iter().map(|(text, score)| (-score, text)).collect();
+    pieces.sort();
+    let pieces = pieces.into_iter().map(|(score, text)| json!([text, -score as f64 / 1000.0]));
+    *vocab = special.into_iter().chain(pieces).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
+
+    use std::path::Path;
+
+    use super::*;
+
+    const TEXT: &str = "user\nWhich is larger, the orange diamond or the blue ring? Answer briefly.";
+
+    fn trained(family: Family) -> (String, Tokenizer) {
+        let manifest = Manifest::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("toy/toy.toml")).unwrap();
+        let model = manifest.model.values().find(|model| model.family == family).unwrap();
+        let file = train(&manifest, family, model.vocab_size).unwrap();
+        let tokenizer = Tokenizer::from_bytes(&file).unwrap();
+        assert_eq!(tokenizer.get_vocab_size(true), model.vocab_size);
+        (file, tokenizer)
+    }
+
+    #[test]
+    fn training_gives_the_files_that_are_shipped() {
+        for (family, name) in [(Family::Qwen2Vl, "teacher"), (Family::Internvl, "student")] {
+            let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("toy/{name}/tokenizer.json"));
+            assert_eq!(trained(family).0, std::fs::read_to_string(shipped).unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn both_give_the_text_back_and_cut_it_differently() {
+        let (_, bpe) = trained(Family::Qwen2Vl);
+        let (_, unigram) = trained(Family::Internvl);
+        let (a, b) = (bpe.encode(TEXT, false).unwrap(), unigram.encode(TEXT, false).unwrap());
+        assert_eq!(bpe.decode(a.get_ids(), true).unwrap(), TEXT);
+        // The Unigram marks the word after a line break too, and its decoder shows that as a space.
+        assert_eq!(unigram.decode(b.get_ids(), true).unwrap(), TEXT.replace('\n', " \n "));
+        assert_ne!(a.len(), b.len());
+        assert!(b.get_ids().iter().all(|&id| id as usize != special_id(Family::Internvl, "<unk>").unwrap()));
+    }
+
+    #[test]
+    fn special_tokens_have_the_ids_of_their_order() {
+        for family in [Family::Qwen2Vl, Family::Internvl] {
+            let (_, tokenizer) = trained(family);
+            for (id, token) in special_tokens(family).iter().enumerate() {
+                assert_eq!(tokenizer.token_to_id(token), Some(id as u32));
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Questions about single objects, kinds and cells.
+
+use super::{Asker, Exchange, place, plural, with_article};
+use crate::world::{BOARD, Colour, Kind, Shape};
+
+/// How many, in words, as a sentence says it; a short answer says "zero" for none.
+const NUMBERS: [&str; 6] = ["no", "one", "two", "three", "four", "five"];
+
+impl Asker<'_> {
+    pub(super) fn colour(&mut self) -> Option<Exchange> {
+        let sole = self.targets(|o| self.scene.count(|p| p.kind.shape == o.kind.shape) == 1);
+        let kind = self.dice.pick(&sole)?.kind;
+        let (colour, shape) = (kind.colour.word(), kind.shape.word());
+        let text = match self.dice.below(3) {
+            0 => format!("What colour is the {shape}?"),
+            1 => format!("Which colour does the {shape} have?"),
+            _ => format!("Tell me the colour of the {shape}."),
+        };
+        Some((text, colour.to_owned(), format!("The {shape} is {colour}.")))
+    }
+
+    pub(super) fn shape(&mut self) -> Option<Exchange> {
+        let sole = self.targets(|o| self.scene.count(|p| p.kind.colour == o.kind.colour) == 1);
+        let kind = self.dice.pick(&sole)?.kind;
+        let (colour, shape) = (kind.colour.word(), kind.shape.word());
+        let text = match self.dice.below(3) {
+            0 => format!("What shape is the {colour} object?"),
+            1 => format!("Which shape does the {colour} object have?"),
+            _ => format!("Tell me the shape of the {colour} object."),
+        };
+        Some((text, shape.to_owned(), format!("The {colour} object is {}.", with_article(shape))))
+    }
+
+    pub(super) fn size(&mut self) -> Option<Exchange> {
+        let object = self.dice.pick(&self.unique_targets())?;
+        let (name, size) = (object.kind.name(), object.size.word());
+        let text = match self.dice.below(3) {
+            0 => format!("What size is the {name}?"),
+            1 => format!("Is the {name} small or large?"),
+            _ => format!("Tell me the size of the {name}."),
+        };
+        Some((text, size.to_owned(), format!("The {name} is {size}.")))
+    }
+
+    pub(super) fn count(&mut self) -> Option<Exchange> {
+        let (count, noun) = self.counted()?;
+        let many = plural(&noun);
+        let text = match self.dice.below(3) {
+            0 => format!("How many {many} are there?"),
+            1 => format!("Count the {many}."),
+            _ => format!("What is the number of {many}?"),
+        };
+        let number = NUMBERS[count];
+        let short = if count == 0 { "zero" } else { number };
+        let sentence = if count == 1 {
+            format!("There is {number} {noun}.")
+        } else {
+            format!("There are {number} {many}.")
+        };
+        Some((text, short.to_owned(), sentence))
+    }
+
+    /// What to count, and how many there are. Of a colour or a shape alone only in training: such
+    /// a question names no pair.
+    fn counted(&mut self) -> Option<(usize, String)> {
+        match if self.held_out { 0 } else { self.dice.below(3) } {
+            0 => {
+                let shown = self.targets(|_| true);
+                let shown = if self.dice.chance(70) { self.dice.pick(&shown) } else { None };
+                let kind = shown.map_or_else(|| self.any_kind(|_| true), |o| Some(o.kind))?;
+                Some((self.scene.count(|o| o.kind == kind), kind.name()))
+            }
+            1 => {
+                let colour = self.dice.pick(Colour::ALL)?;
+                let noun = format!("{} object", colour.word());
+                Some((self.scene.count(|o| o.kind.colour == colour), noun))
+            }
+            _ => {
+                let shape = self.dice.pick(Shape::ALL)?;
+                Some((self.scene.count(|o| o.kind.shape == shape), shape.word().to_owned()))
+            }
+        }
+    }
+
+    /// A kind that a question may turn on, shown or not.
+    fn any_kind(&mut self, test: impl Fn(Kind) -> bool) -> Option<Kind> {
+        let kinds: Vec<Kind> = Kind::all().filter(|&kind| self.may_turn_on(kind) && test(kind)).collect();
+        self.dice.pick(&kinds)
+    }
+
+    pub(super) fn exist(&mut self) -> Option<Exchange> {
+        let scene = self.scene;
+        let shown = |kind: Kind| scene.objects.iter().any(|o| o.kind == kind);
+        let kind = match self.dice.pick(&self.targets(|_| true)) {
+            Some(object) if self.dice.chance(50) => object.kind,
+            _ => self.any_kind(|kind| !shown(kind))?,
+        };
+        let noun = with_article(&kind.name());
+        let text = match self.dice.below(3) {
+            0 => format!("Is there {noun}?"),
+            1 => format!("Can you see {noun}?"),
+            _ => format!("Does the picture show {noun}?"),
+        };
+        Some(if shown(kind) {
+            (text, "yes".to_owned(), format!("Yes, there is {noun}."))
+        } else {
+            (text, "no".to_owned(), format!("No, there is not {noun}."))
+        })
+    }
+
+    pub(super) fn locate(&mut self) -> Option<Exchange> {
+        let object = self.dice.pick(&self.unique_targets())?;
+        let (name, place) = (object.kind.name(), place(object.row, object.column));
+        let text = match self.dice.below(2) {
+            0 => format!("Where is the {name}?"),
+            _ => format!("Locate the {name}."),
+        };
+        let sentence = format!("The {name} is in the {place}.");
+        Some((text, place, sentence))
+    }
+
+    pub(super) fn cell(&mut self) -> Option<Exchange> {
+        let target = self.dice.pick(&self.targets(|_| true))?;
+        let any = !self.held_out && self.dice.chance(15);
+        let (row, column) = if any {
+            (self.dice.below(usize::from(BOARD)) as u8, self.dice.below(usize::from(BOARD)) as u8)
+        } else {
+            (target.row, target.column)
+        };
+        let place = place(row, column);
+        let text = match self.dice.below(2) {
+            0 => format!("What is in the {place}?"),
+            _ => format!("Which object is in the {place}?"),
+        };
+        Some(match self.scene.at(row, column) {
+            None => (text, "nothing".to_owned(), "There is nothing.".to_owned()),
+            Some(object) => {
+                let name = object.full_name();
+                let sentence = format!("There is {}.", with_article(&name));
+                (text, name, sentence)
+            }
+        })
+    }
+
+    pub(super) fn describe(&mut self) -> Option<Exchange> {
+        let text = self.dice.one_of(["What is in the picture?", "Describe the picture."]);
+        let cells = (0..BOARD).flat_map(|row| (0..BOARD).map(move |column| (row, column)));
+        let content = |(row, column)| {
+            let name = self.scene.at(row, column).map(|object| object.full_name());
+            format!("{} {}", place(row, column), name.as_deref().unwrap_or("empty"))
+        };
+        let all: Vec<String> = cells.map(content).collect();
+        let short = all.join(", ");
+        let sentence = format!("Here: {short}.");
+        Some((text.to_owned(), short, sentence))
+    }
+}
