@@ -1,9 +1,25 @@
 //! Datasets: one file per input format, one record type.
+//!
+//! Rows are streamed: a source of any size is read with the memory of one row. A row that cannot
+//! be used is a [`BadRow`], never silently changed; a source that cannot be read at all is a
+//! [`DatasetError`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+mod error;
+mod llava;
+mod reader;
+mod rows;
+mod sources;
+
+pub use error::{BadRow, DatasetError};
+pub use reader::{Dataset, DatasetOptions, Format, open};
+
+#[cfg(test)]
+mod tests;
 
 /// Who speaks in a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,4 +77,33 @@ pub struct Record {
     pub messages: Vec<Message>,
     /// The images, in the order the messages use them.
     pub images: Vec<ImageSource>,
+}
+
+impl ImageSource {
+    /// The encoded bytes of the image.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>, DatasetError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.to_vec()),
+            Self::Path(path) => std::fs::read(path)
+                .map_err(|source| DatasetError::Image { path: path.clone(), source }),
+        }
+    }
+}
+
+/// The one JSON text of a conversation: what a sample key is computed from and what a cache stores.
+/// [`parse_canonical`] is its inverse.
+pub fn canonical_json(messages: &[Message]) -> String {
+    // Strings, unit variants and lists: nothing here can fail to serialise.
+    serde_json::to_string(messages).unwrap_or_default()
+}
+
+/// The conversation that [`canonical_json`] wrote.
+///
+/// # Errors
+/// When the text is not such a conversation.
+pub fn parse_canonical(json: &str) -> serde_json::Result<Vec<Message>> {
+    serde_json::from_str(json)
 }

@@ -4,6 +4,19 @@ use std::ops::Range;
 
 use crate::dataset::Role;
 
+mod error;
+mod spans;
+mod template;
+mod tokenizer;
+
+pub use error::TextError;
+pub use spans::{Expansion, Layout, layout};
+pub use template::ChatTemplate;
+pub use tokenizer::{TextTokenizer, Tokens};
+
+#[cfg(test)]
+mod tests;
+
 /// One image's place in a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSpan {

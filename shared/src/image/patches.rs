@@ -1,0 +1,68 @@
+//! Qwen-VL's patch order: patches of one merge window lie together, each patch channel by channel.
+
+use super::{Normalization, RgbImage};
+
+/// How an image is cut into patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchLayout {
+    /// Side of a patch in pixels, p.
+    pub patch_size: usize,
+    /// Side of a merge window in patches, m.
+    pub merge_size: usize,
+    /// Frames a patch spans, T; a still image is repeated.
+    pub temporal_patch_size: usize,
+}
+
+impl PatchLayout {
+    /// Side of a merge window in pixels: both sides of an image are multiples of it.
+    pub fn factor(&self) -> usize {
+        self.patch_size * self.merge_size
+    }
+
+    /// Patches down and across.
+    pub fn grid(&self, image: &RgbImage) -> [usize; 2] {
+        [image.height as usize / self.patch_size, image.width as usize / self.patch_size]
+    }
+
+    /// Normalised patches, `[gh/m, gw/m, m, m, C, T, p, p]` in row-major order; the sides are multiples of
+    /// [`factor`](Self::factor).
+    pub fn cut(&self, image: &RgbImage, normalization: &Normalization) -> Vec<f32> {
+        let merge = self.merge_size;
+        let [rows, columns] = self.grid(image);
+        let per_patch = 3 * self.temporal_patch_size * self.patch_size * self.patch_size;
+        let mut pixels = Vec::with_capacity(rows * columns * per_patch);
+        for window_row in (0..rows).step_by(merge) {
+            for window_column in (0..columns).step_by(merge) {
+                for row in window_row..window_row + merge {
+                    for column in window_column..window_column + merge {
+                        self.cut_patch(image, normalization, [row, column], &mut pixels);
+                    }
+                }
+            }
+        }
+        pixels
+    }
+
+    /// Appends one patch, `[C, T, p, p]`.
+    fn cut_patch(
+        &self,
+        image: &RgbImage,
+        normalization: &Normalization,
+        [row, column]: [usize; 2],
+        pixels: &mut Vec<f32>,
+    ) {
+        let side = self.patch_size;
+        for channel in 0..3 {
+            let table = normalization.channel(channel);
+            let frame = pixels.len();
+            for y in row * side..(row + 1) * side {
+                let start = 3 * (y * image.width as usize + column * side);
+                let line = &image.data[start..start + 3 * side];
+                pixels.extend(line.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]));
+            }
+            for _ in 1..self.temporal_patch_size {
+                pixels.extend_from_within(frame..frame + side * side);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A checkpoint's chat template: Jinja as transformers runs it (`trim_blocks`, `lstrip_blocks`, Python's string methods).
+
+use std::path::Path;
+
+use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde_json::Value as Json;
+
+use super::TextError;
+use super::error::{read_json, read_optional};
+use super::tokenizer::token_text;
+use crate::dataset::Message;
+use crate::ids::Digest;
+
+const NAME: &str = "chat_template";
+
+/// A compiled chat template.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    digest: Digest,
+}
+
+impl ChatTemplate {
+    /// Loads the template of the checkpoint in `dir`: `chat_template.jinja`, `chat_template.json` or the
+    /// `chat_template` of `tokenizer_config.json`, the first there is, as transformers does.
+    ///
+    /// # Errors
+    /// When there is none, or it does not compile.
+    pub fn load(dir: &Path) -> Result<Self, TextError> {
+        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Json::Null);
+        let (file, source) = match read_optional(&dir.join("chat_template.jinja"))? {
+            Some(source) => ("chat_template.jinja", Some(source)),
+            None => match read_json(&dir.join("chat_template.json"))? {
+                Some(json) => ("chat_template.json", named_template(&json)),
+                None => ("tokenizer_config.json", named_template(&config)),
+            },
+        };
+        let path = dir.join(file);
+        let hint = "copy chat_template.jinja or chat_template.json from the original checkpoint";
+        let source = source.ok_or_else(|| TextError::invalid(&path, "has no chat template", hint))?;
+        let special = |name: &str| config.get(name).and_then(token_text).unwrap_or_default().to_owned();
+        Self::compile(&source, &special("bos_token"), &special("eos_token"))
+            .map_err(|error| TextError::invalid(&path, format!("does not compile: {error:#}"), hint))
+    }
+
+    /// Compiles a template's source; `bos_token` and `eos_token` are variables it may use.
+    ///
+    /// # Errors
+    /// When the source is not a template.
+    pub fn compile(source: &str, bos_token: &str, eos_token: &str) -> Result<Self, Error> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_global("bos_token", bos_token);
+        environment.add_global("eos_token", eos_token);
+        environment.add_template_owned(NAME, without_generation_blocks(source))?;
+        Ok(Self { environment, digest: Digest::of(source.as_bytes()) })
+    }
+
+    /// The conversation as one text; with `add_generation_prompt`, up to where the next answer begins.
+    ///
+    /// # Errors
+    /// When the template refuses the conversation.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
+        let messages = Value::from_serialize(messages);
+        self.render_value(&messages, add_generation_prompt)
+    }
+
+    /// As [`render`](Self::render), for messages in any shape the template takes.
+    pub(super) fn render_value(&self, messages: &Value, add_generation_prompt: bool) -> Result<String, TextError> {
+        let template = self.environment.get_template(NAME);
+        template
+            .and_then(|template| template.render(context! { messages, add_generation_prompt }))
+            .map_err(|error| TextError::Render(format!("{error:#}")))
+    }
+
+    /// Digest of the template's source.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// What a template calls to refuse a conversation.
+fn raise_exception(message: String) -> Result<String, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// The template under `chat_template`: a text, or a list of named ones of which `default` is meant.
+fn named_template(json: &Json) -> Option<String> {
+    let template = json.get("chat_template")?;
+    let named = |list: &Json| {
+        let default = list.as_array()?.iter().find(|entry| entry["name"] == "default")?;
+        default["template"].as_str().map(ToOwned::to_owned)
+    };
+    template.as_str().map(ToOwned::to_owned).or_else(|| named(template))
+}
+
+/// `{% generation %}` marks answers for transformers' own masks and is no Jinja. A block that is always true takes its place, so that
+/// what it says about white space still holds.
+fn without_generation_blocks(source: &str) -> String {
+    let mut result = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let tag = &rest[start..start + length];
+        let replacement = match tag[2..].trim_matches(['-', '+', ' ', '\t', '\n']) {
+            "generation" => tag.replace("generation", "if true"),
+            "endgeneration" => tag.replace("endgeneration", "endif"),
+            _ => tag.to_owned(),
+        };
+        result.push_str(&rest[..start]);
+        result.push_str(&replacement);
+        rest = &rest[start + length..];
+    }
+    result + rest
+}
