@@ -63,6 +63,17 @@ pub enum ModelError {
         /// The next step.
         hint: String,
     },
+    /// An image of a sample does not suit the model.
+    #[error("image {index} of the sample: {source}")]
+    Image {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: crate::image::ImageError,
+    },
+    /// A tokenizer, a template or a conversation under them.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -25,6 +25,7 @@ mod internvl;
 pub mod layers;
 mod load;
 mod params;
+mod processor;
 mod qwen2_vl;
 pub mod registry;
 mod text_model;
@@ -39,6 +40,7 @@ pub use generate::generate_greedy;
 pub use head::Head;
 pub use load::{LoadOptions, Model, expected_weights, load};
 pub use params::{ModelPart, Param, ParamSet, TrainableParts};
+pub use processor::Processor;
 pub use registry::{ModelConfig, config_of};
 pub use text_model::KvCache;
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::error::ModelError;
 use super::params::ModelPart;
+use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::weights::WeightSource;
 use super::{DecoderConfig, VlmBody, internvl, qwen2_vl};
 
@@ -33,6 +34,8 @@ pub struct Family {
     pub head: &'static str,
     /// Reads config.json, which may be as sparse as the hub's.
     pub parse: fn(&Value) -> std::result::Result<Box<dyn FamilyConfig>, String>,
+    /// Reads the processor's files.
+    pub(super) processor: fn(&ProcessorFiles<'_>) -> std::result::Result<Box<dyn FamilyProcessor>, String>,
 }
 
 /// A family's configuration with every default resolved.

@@ -12,6 +12,8 @@ use super::weights::WeightSource;
 use super::{DecoderConfig, PackedBatch, VlmBody};
 
 mod config;
+mod position;
+mod processor;
 mod vision;
 
 /// The family's registry entry.
@@ -33,6 +35,7 @@ pub(super) static FAMILY: Family = Family {
     embedding: "language_model.model.embed_tokens.weight",
     head: "language_model.lm_head.weight",
     parse: config::parse,
+    processor: processor::parse,
 };
 
 /// The projector's norm keeps PyTorch's default.

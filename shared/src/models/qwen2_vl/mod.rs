@@ -10,6 +10,8 @@ use super::weights::WeightSource;
 use super::{DecoderConfig, PackedBatch, VlmBody};
 
 mod config;
+mod position;
+mod processor;
 mod vision;
 
 /// The family's registry entry.
@@ -26,6 +28,7 @@ pub(super) static FAMILY: Family = Family {
     embedding: "model.embed_tokens.weight",
     head: "lm_head.weight",
     parse: config::parse,
+    processor: processor::parse,
 };
 
 struct Qwen2Vl {

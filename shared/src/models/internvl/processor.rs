@@ -1,0 +1,97 @@
+//! InternVL's image processor: tiles of one size and a thumbnail, `<img>`, image tokens for each tile, `</img>`.
+
+use serde_json::{Value, json};
+
+use super::position::positions;
+use crate::image::{ImageError, ImageInput, Normalization, RgbImage, Tiling};
+use crate::models::fields::count;
+use crate::models::processor::{CLIP_MEAN, CLIP_STD, CommonSettings, FamilyProcessor, ProcessorFiles};
+use crate::text::{Prompt, TextTokenizer};
+
+struct InternVlProcessor {
+    common: CommonSettings,
+    normalization: Normalization,
+    tiling: Tiling,
+    tokens_per_tile: usize,
+    start: String,
+    end: String,
+    image_token: String,
+}
+
+/// Reads the processor's files. What they say of `crop_to_patches` does not count: transformers' InternVL processor
+/// turns it on in every call, and the hub's files say false.
+pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
+    let json = &files.image;
+    let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
+    let side = |key| {
+        let side = count(&json["size"], key, 384)?;
+        u32::try_from(side).ok().filter(|side| *side > 0).ok_or_else(|| format!("`size.{key}` is {side}"))
+    };
+    let tiling = Tiling {
+        tile_width: side("width")?,
+        tile_height: side("height")?,
+        min_tiles: count(json, "min_patches", 1)?,
+        max_tiles: count(json, "max_patches", 12)?,
+        filter: common.filter,
+    };
+    let tokens_per_tile = count(&files.processor, "image_seq_length", 256)?;
+    if tokens_per_tile == 0 || tiling.max_tiles == 0 {
+        return Err("`image_seq_length` and `max_patches` must not be 0".into());
+    }
+    Ok(Box::new(InternVlProcessor {
+        normalization: common.normalization(),
+        common,
+        tiling,
+        tokens_per_tile,
+        start: named_token(files.tokenizer, "start_image_token", "<img>"),
+        end: named_token(files.tokenizer, "end_image_token", "</img>"),
+        image_token: named_token(files.tokenizer, "context_image_token", "<IMG_CONTEXT>"),
+    }))
+}
+
+/// A token that tokenizer_config.json names, at its top or among the extra special tokens.
+fn named_token(tokenizer: &TextTokenizer, name: &str, default: &str) -> String {
+    let extra = tokenizer.config().pointer(&format!("/extra_special_tokens/{name}"));
+    let token = tokenizer.special(name).or_else(|| extra?.as_str());
+    token.unwrap_or(default).to_owned()
+}
+
+impl FamilyProcessor for InternVlProcessor {
+    fn image_token(&self) -> &str {
+        &self.image_token
+    }
+
+    fn expansion(&self, image: &ImageInput) -> String {
+        format!("{}{}{}", self.start, self.image_token.repeat(image.num_tokens), self.end)
+    }
+
+    fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError> {
+        let (tiles, [rows, columns]) = self.tiling.cut(image)?;
+        let (width, height) = (self.tiling.tile_width as usize, self.tiling.tile_height as usize);
+        let mut pixels = Vec::with_capacity(tiles.len() * 3 * height * width);
+        for tile in &tiles {
+            self.normalization.push_planes(tile, &mut pixels);
+        }
+        Ok(ImageInput {
+            pixels,
+            shape: vec![tiles.len(), 3, height, width],
+            grid: [tiles.len(), rows, columns],
+            num_tokens: tiles.len() * self.tokens_per_tile,
+        })
+    }
+
+    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
+        positions(prompt.input_ids.len())
+    }
+
+    fn settings(&self) -> Value {
+        json!({
+            "type": "internvl",
+            "common": self.common.settings(),
+            "tile": [self.tiling.tile_height, self.tiling.tile_width],
+            "min_tiles": self.tiling.min_tiles,
+            "max_tiles": self.tiling.max_tiles,
+            "tokens_per_tile": self.tokens_per_tile,
+        })
+    }
+}

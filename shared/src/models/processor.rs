@@ -1,0 +1,260 @@
+//! From a conversation and its images to what a model takes: template, image processing, tokenisation, positions.
+//!
+//! Everything here is read from the checkpoint and runs on the CPU; the weights are not needed. What differs between
+//! families is behind [`FamilyProcessor`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::batch::Encoded;
+use super::error::ModelError;
+use super::registry::{Family, config_of};
+use crate::dataset::Message;
+use crate::image::{ImageError, ImageInput, RgbImage};
+use crate::text::{ChatTemplate, Expansion, Prompt, TextTokenizer, layout};
+
+/// How one family treats images: a folder's `processor.rs` implements it.
+pub(super) trait FamilyProcessor: Send + Sync {
+    /// The token that image features replace. The chat template writes it once for each image.
+    fn image_token(&self) -> &str;
+
+    /// The text that stands for an image, `num_tokens` image tokens among it.
+    fn expansion(&self, image: &ImageInput) -> String;
+
+    /// The pixels of an image as the vision encoder takes them.
+    fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError>;
+
+    /// (temporal, height, width) position of each token.
+    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]>;
+
+    /// The resolved settings, defaults included, for the fingerprint.
+    fn settings(&self) -> Value;
+}
+
+/// What a family's processor is made from.
+pub(super) struct ProcessorFiles<'a> {
+    /// Image processing: preprocessor_config.json, or the part of processor_config.json that replaced it.
+    pub image: Value,
+    /// processor_config.json; null if there is none.
+    pub processor: Value,
+    /// The tokenizer and its configuration.
+    pub tokenizer: &'a TextTokenizer,
+}
+
+/// Makes what a model takes from conversations, exactly as the checkpoint's own processor does in transformers.
+pub struct Processor {
+    template: ChatTemplate,
+    tokenizer: TextTokenizer,
+    family: Box<dyn FamilyProcessor>,
+    image_token_id: u32,
+    eos_ids: Vec<u32>,
+}
+
+impl Processor {
+    /// Loads the processor of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, the family is unknown, or the tokenizer lacks the image token.
+    pub fn load(dir: &Path) -> Result<Self, ModelError> {
+        let config = config_of(dir)?;
+        let tokenizer = TextTokenizer::load(dir)?;
+        let template = ChatTemplate::load(dir)?;
+        let family = family_processor(dir, config.family, &tokenizer)?;
+        let path = dir.join("tokenizer.json");
+        let image_token_id = image_token_id(&path, family.as_ref(), &tokenizer)?;
+        let expected = config.config.image_token_id();
+        if image_token_id != expected {
+            let reason =
+                format!("`{}` is {image_token_id}, but config.json says {expected}", family.image_token());
+            let hint = "tokenizer and config.json must come from one checkpoint";
+            return Err(ModelError::invalid(&path, reason, hint));
+        }
+        let eos_ids = eos_ids(dir, &config.json, &tokenizer)?;
+        Ok(Self { template, tokenizer, family, image_token_id, eos_ids })
+    }
+
+    /// A whole conversation with its answers.
+    ///
+    /// # Errors
+    /// When an image or the conversation does not suit the model; the sample is then quarantined.
+    pub fn encode(&self, messages: &[Message], images: &[RgbImage]) -> Result<Encoded, ModelError> {
+        self.encode_messages(messages, images, false)
+    }
+
+    /// A conversation up to where its next answer begins; the messages end with a question.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_question(&self, messages: &[Message], images: &[RgbImage]) -> Result<Encoded, ModelError> {
+        self.encode_messages(messages, images, true)
+    }
+
+    fn encode_messages(
+        &self,
+        messages: &[Message],
+        images: &[RgbImage],
+        add_generation_prompt: bool,
+    ) -> Result<Encoded, ModelError> {
+        let layout = layout(&self.template, messages, add_generation_prompt)?;
+        let process = |(index, image): (usize, &RgbImage)| {
+            self.family.image(image).map_err(|source| ModelError::Image { index, source })
+        };
+        let images = images.iter().enumerate().map(process).collect::<Result<Vec<_>, _>>()?;
+        let expand = |image: &ImageInput| Expansion {
+            text: self.family.expansion(image),
+            num_tokens: image.num_tokens,
+            grid: image.grid,
+        };
+        let expansions: Vec<_> = images.iter().map(expand).collect();
+        let token = self.family.image_token();
+        let prompt =
+            layout.into_prompt(&self.tokenizer, token, &expansions, self.image_token_id, &self.eos_ids)?;
+        let positions = self.family.positions(&prompt);
+        Ok(Encoded { prompt, images, positions })
+    }
+
+    /// Fingerprint fields: what else must be equal for two caches to hold the same tokens and pixels.
+    pub fn identity(&self) -> BTreeMap<String, String> {
+        let fields = [
+            ("tokenizer", self.tokenizer.digest().to_string()),
+            ("chat_template", self.template.digest().to_string()),
+            ("image_processor", self.family.settings().to_string()),
+        ];
+        fields.map(|(field, value)| (field.to_owned(), value)).into()
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// The tokens that end an answer.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+}
+
+fn family_processor(
+    dir: &Path,
+    family: &Family,
+    tokenizer: &TextTokenizer,
+) -> Result<Box<dyn FamilyProcessor>, ModelError> {
+    let path = dir.join("processor_config.json");
+    let processor = read_optional_json(&path)?;
+    // transformers 5 nests the image processor; what it nests wins over the older file.
+    let (path, image) = match processor.get("image_processor") {
+        Some(nested) => (path, nested.clone()),
+        None => {
+            let path = dir.join("preprocessor_config.json");
+            let image = read_optional_json(&path)?;
+            (path, image)
+        }
+    };
+    let hint = "copy preprocessor_config.json and processor_config.json from the original checkpoint";
+    if image.is_null() {
+        return Err(ModelError::invalid(&path, "is missing", hint));
+    }
+    (family.processor)(&ProcessorFiles { image, processor, tokenizer })
+        .map_err(|reason| ModelError::invalid(&path, reason, hint))
+}
+
+fn image_token_id(
+    path: &Path,
+    family: &dyn FamilyProcessor,
+    tokenizer: &TextTokenizer,
+) -> Result<u32, ModelError> {
+    let token = family.image_token();
+    tokenizer.token_id(token).ok_or_else(|| {
+        let hint = "this is the tokenizer of a text model; take the one of the vision-language checkpoint";
+        ModelError::invalid(path, format!("has no image placeholder token `{token}`"), hint)
+    })
+}
+
+/// Every token that may end a turn: generation_config.json and config.json name ids, tokenizer_config.json a text.
+fn eos_ids(dir: &Path, config: &Value, tokenizer: &TextTokenizer) -> Result<Vec<u32>, ModelError> {
+    let generation = read_optional_json(&dir.join("generation_config.json"))?;
+    let named = [&generation["eos_token_id"], &config["eos_token_id"], &config["text_config"]["eos_token_id"]];
+    let listed = named.into_iter().flat_map(|value| match value {
+        Value::Array(ids) => ids.iter().collect(),
+        id => vec![id],
+    });
+    let text = tokenizer.special("eos_token").and_then(|token| tokenizer.token_id(token));
+    let mut ids: Vec<u32> =
+        listed.filter_map(|id| u32::try_from(id.as_u64()?).ok()).chain(text).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        let hint = "tokenizer_config.json must name an `eos_token`";
+        return Err(ModelError::invalid(dir, "no token ends a turn", hint));
+    }
+    Ok(ids)
+}
+
+/// A JSON file of a checkpoint; null if there is no such file.
+fn read_optional_json(path: &Path) -> Result<Value, ModelError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| {
+            ModelError::invalid(path, format!("not JSON: {error}"), "download the file again")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(ModelError::read(path, error)),
+    }
+}
+
+/// The settings that every image processor shares.
+pub(super) struct CommonSettings {
+    /// Channel means.
+    pub mean: [f64; 3],
+    /// Channel standard deviations.
+    pub std: [f64; 3],
+    /// From bytes to 0..1.
+    pub rescale_factor: f64,
+    /// Filter.
+    pub filter: crate::image::ResizeFilter,
+}
+
+impl CommonSettings {
+    /// Reads them; `mean` and `std` are the class defaults.
+    pub(super) fn parse(json: &Value, mean: [f64; 3], std: [f64; 3]) -> Result<Self, String> {
+        use super::fields::{count, flag, number, only};
+        for step in ["do_resize", "do_rescale", "do_normalize"] {
+            only(flag(json, step, true)?, format!("`{step}` false"))?;
+        }
+        let resample = count(json, "resample", 3)? as u64;
+        let filter = crate::image::ResizeFilter::from_pillow(resample)
+            .ok_or_else(|| format!("`resample` {resample} is not supported"))?;
+        let statistics = |key: &str, default: [f64; 3]| match &json[key] {
+            Value::Null => Ok(default),
+            value => serde_json::from_value(value.clone())
+                .map_err(|_| format!("`{key}` is {value}, not three numbers")),
+        };
+        Ok(Self {
+            mean: statistics("image_mean", mean)?,
+            std: statistics("image_std", std)?,
+            rescale_factor: number(json, "rescale_factor", 1.0 / 255.0)?,
+            filter,
+        })
+    }
+
+    /// The table from bytes to floats.
+    pub(super) fn normalization(&self) -> crate::image::Normalization {
+        crate::image::Normalization::new(self.mean, self.std, self.rescale_factor)
+    }
+
+    /// For the fingerprint.
+    pub(super) fn settings(&self) -> Value {
+        serde_json::json!({
+            "filter": format!("{:?}", self.filter).to_lowercase(),
+            "mean": self.mean,
+            "std": self.std,
+            "rescale_factor": self.rescale_factor,
+        })
+    }
+}
+
+/// CLIP's channel means.
+pub(super) const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
+/// CLIP's channel standard deviations.
+pub(super) const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
