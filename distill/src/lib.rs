@@ -5,5 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod eval;
 pub mod losses;
 pub mod recalibrator;
+pub mod report;
