@@ -10,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 pub mod eval;
+pub mod export;
 pub mod report;
 pub mod run;
 
@@ -37,6 +38,8 @@ pub enum Command {
     Run(run::RunArgs),
     /// Generate answers, score them, write predictions and a table. Takes students and teachers alike.
     Eval(eval::EvalArgs),
+    /// The student of a run as a checkout that transformers loads.
+    Export(export::ExportArgs),
     /// Curves, tables and the leakage controls of runs as one self-contained HTML file.
     Report(report::ReportArgs),
     /// Print a completion script for a shell.
@@ -101,6 +104,7 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "distill", &mut std::io::stdout());

@@ -29,16 +29,27 @@ pub struct ReportOptions {
     pub evaluations: Vec<(String, PathBuf)>,
 }
 
-/// The report as a page.
+/// A report, not yet written.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The HTML.
+    pub page: String,
+    /// Each evaluation's name and accuracy, in the order of the page's table.
+    pub accuracies: Vec<(String, f64)>,
+}
+
+/// Makes the report.
 ///
 /// # Errors
 /// When a folder is not what it is given as.
-pub fn render(options: &ReportOptions) -> Result<String> {
+pub fn render(options: &ReportOptions) -> Result<Report> {
     let runs: Vec<Run> = options.runs.iter().map(|dir| Run::open(dir)).collect::<Result<_>>()?;
     let given = options.evaluations.iter().map(|(name, dir)| Evaluation::open(dir, name));
     let mut evaluations: Vec<Evaluation> = given.collect::<Result<_>>()?;
     evaluations.extend(runs.iter().flat_map(|run| run.evaluations.iter().cloned()));
-    Ok(page(&options.title, &runs, &evaluations))
+    let accuracy = |it: &Evaluation| (it.name.clone(), it.summary.score.accuracy);
+    let accuracies = evaluations.iter().map(accuracy).collect();
+    Ok(Report { page: page(&options.title, &runs, &evaluations), accuracies })
 }
 
 /// Writes the page beside its final name and renames it, so that a reader never sees half of it.

@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::dataset::DatasetOptions;
 
-use super::{CommonArgs, print_summary};
+use super::print_summary;
 use crate::eval::{self, EvalOptions, Metric, Progress};
 
 /// Arguments of `distill eval`, as typed.

@@ -38,6 +38,13 @@ pub struct ReportArgs {
 struct Written {
     report: PathBuf,
     bytes: usize,
+    accuracies: Vec<Accuracy>,
+}
+
+#[derive(Serialize)]
+struct Accuracy {
+    name: String,
+    accuracy: f64,
 }
 
 /// Runs the command.
@@ -62,9 +69,17 @@ pub fn run(args: &ReportArgs) -> Result<()> {
         (None, [run]) => run.join("report.html"),
         (None, _) => PathBuf::from("report.html"),
     };
-    let page = report::render(&options)?;
-    report::write(&page, &out)?;
-    let written = Written { report: out, bytes: page.len() };
-    let text = format!("{} ({} KB); open it in a browser", written.report.display(), written.bytes.div_ceil(1000));
-    print_summary(args.json, &written, &text)
+    let report = report::render(&options)?;
+    report::write(&report.page, &out)?;
+    let accuracies = report.accuracies.into_iter().map(|(name, accuracy)| Accuracy { name, accuracy }).collect();
+    let written = Written { report: out, bytes: report.page.len(), accuracies };
+    print_summary(args.json, &written, &text(&written))
+}
+
+/// The accuracies as a table, and where the page is.
+fn text(written: &Written) -> String {
+    let width = written.accuracies.iter().map(|it| it.name.chars().count()).max().unwrap_or(0);
+    let line = |it: &Accuracy| format!("{:width$}  {:5.1} %\n", it.name, it.accuracy * 100.0);
+    let table: String = written.accuracies.iter().map(line).collect();
+    format!("{table}open in a browser: {}", written.report.display())
 }

@@ -41,7 +41,9 @@ fn rendered() -> String {
         runs: vec![run.clone()],
         evaluations: vec![("teacher".into(), run.join("eval"))],
     };
-    render(&options).unwrap()
+    let report = render(&options).unwrap();
+    assert_eq!(report.accuracies, [("teacher".to_owned(), 0.75), ("genrecal".to_owned(), 0.75)]);
+    report.page
 }
 
 #[test]
