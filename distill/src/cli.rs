@@ -9,6 +9,9 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
+pub mod eval;
+pub mod export;
+pub mod report;
 pub mod run;
 
 /// The program's exit codes: 0 done, 1 failed, 2 used wrongly.
@@ -33,6 +36,12 @@ pub struct Cli {
 pub enum Command {
     /// Train a student: all stages of the method, or some. The same command again resumes.
     Run(run::RunArgs),
+    /// Generate answers, score them, write predictions and a table. Takes students and teachers alike.
+    Eval(eval::EvalArgs),
+    /// The student of a run as a checkout that transformers loads.
+    Export(export::ExportArgs),
+    /// Curves, tables and the leakage controls of runs as one self-contained HTML file.
+    Report(report::ReportArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -94,6 +103,9 @@ where
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "distill", &mut std::io::stdout());
             Ok(())

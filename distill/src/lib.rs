@@ -5,5 +5,8 @@
 
 pub mod cli;
 pub mod config;
+pub mod eval;
+pub mod export;
 pub mod losses;
 pub mod recalibrator;
+pub mod report;

@@ -1,0 +1,319 @@
+//! Generates answers with a checkpoint, scores them, and writes them down.
+//!
+//! Every assistant turn of a row is one question, asked with the reference answers of the turns before it.
+//! Questions are read in windows, so memory does not grow with the dataset; inside a window they are sorted by
+//! length and packed by a token budget.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::DType;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use shared::dataset::{self, DatasetOptions};
+use shared::memory::peak_rss_bytes;
+use shared::models::{self, LoadOptions, Model, Processor, TrainableParts};
+
+mod metric;
+mod question;
+mod table;
+
+pub use metric::{Metric, normalise};
+pub use table::text_table;
+
+use question::{Asked, Question};
+
+/// Rows whose questions are encoded and sorted together.
+const WINDOW: usize = 256;
+
+/// What to evaluate, on what, and how.
+#[derive(Clone, Debug)]
+pub struct EvalOptions {
+    /// The checkpoint.
+    pub model: PathBuf,
+    /// The datasets.
+    pub sources: Vec<String>,
+    /// How to read them.
+    pub dataset: DatasetOptions,
+    /// How answers are scored.
+    pub metric: Metric,
+    /// At most so many rows.
+    pub limit: Option<usize>,
+    /// At most so many tokens an answer.
+    pub max_new_tokens: usize,
+    /// Question tokens of one batch; a longer question runs alone.
+    pub max_tokens_per_batch: usize,
+    /// auto, cpu or cuda:N.
+    pub device: String,
+    /// Where `predictions.jsonl` and `summary.json` go.
+    pub out: PathBuf,
+}
+
+/// One answered question, a line of `predictions.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The row's own id.
+    pub id: Option<String>,
+    /// The file of the row.
+    pub source: String,
+    /// The row's index in it.
+    pub row: u64,
+    /// Which answer of the row, from 0.
+    pub turn: usize,
+    /// The kind of question, from the row's id.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The last question.
+    pub question: String,
+    /// The files of its images.
+    pub images: Vec<String>,
+    /// The reference answer.
+    pub reference: String,
+    /// The generated answer.
+    pub prediction: String,
+    /// Whether the metric accepts it.
+    pub correct: bool,
+}
+
+/// Questions and right answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Questions asked.
+    pub questions: usize,
+    /// Answers accepted.
+    pub correct: usize,
+    /// `correct / questions`, 0 when nothing was asked.
+    pub accuracy: f64,
+}
+
+impl Score {
+    fn add(&mut self, correct: bool) {
+        self.questions += 1;
+        self.correct += usize::from(correct);
+        self.accuracy = self.correct as f64 / self.questions as f64;
+    }
+}
+
+/// The result, as `summary.json` and `--json` have it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The checkpoint, as given.
+    pub model: String,
+    /// The datasets, as given.
+    pub data: Vec<String>,
+    /// How answers were scored.
+    pub metric: Metric,
+    /// Rows that were evaluated.
+    pub samples: usize,
+    /// Rows that could not be: a broken image, no answer. They count neither way.
+    pub quarantined: usize,
+    /// All questions together.
+    #[serde(flatten)]
+    pub score: Score,
+    /// The same by kind of question, where the rows' ids tell kinds apart.
+    pub by_type: BTreeMap<String, Score>,
+    /// Tokens generated.
+    pub generated_tokens: usize,
+    /// Time from the first row to the last answer.
+    pub seconds: f64,
+    /// Question and answer tokens through the model a second.
+    pub tokens_per_second: f64,
+    /// The most memory the process has held.
+    pub peak_rss_bytes: u64,
+}
+
+/// What the caller shows while it runs.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// Questions answered so far, and how many bytes of the dataset they came from, of how many.
+    Answered(Score, (u64, u64)),
+    /// A row that was set aside, with the reason.
+    Quarantined(&'a str),
+}
+
+/// The checkpoint of what a user points at: a checkpoint itself, or a run's folder with a finished student.
+///
+/// # Errors
+/// When the run has not come to its student.
+pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
+    let is_run = path.join("config.toml").is_file() && !path.join("config.json").is_file();
+    let student = path.join("student");
+    match (is_run, student.join("config.json").is_file()) {
+        (false, _) => Ok(path.to_owned()),
+        (true, true) => Ok(student),
+        (true, false) => bail!(
+            "`{}` is a run without a finished student\nhint: `distill run` with the same arguments continues it, \
+             or `distill export --step N` writes a checkpoint's student",
+            path.display()
+        ),
+    }
+}
+
+/// Runs an evaluation. `summary.json` is written last, so a folder that has it is complete.
+///
+/// # Errors
+/// When the checkpoint or a dataset cannot be read, nothing could be asked, or `out` cannot be written.
+pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(&Progress)) -> Result<Summary> {
+    let mut rows = dataset::open(&options.sources, &options.dataset)?;
+    let answerer = Answerer::load(options)?;
+    fs::create_dir_all(&options.out).with_context(|| format!("cannot create `{}`", options.out.display()))?;
+    let mut tally = Tally::new(options)?;
+    let started = Instant::now();
+    let mut window: Vec<Vec<Question>> = Vec::new();
+    let mut rows_left = options.limit.unwrap_or(usize::MAX);
+    while !window.is_empty() || rows_left > 0 {
+        let row = if rows_left > 0 { rows.next().transpose()? } else { None };
+        rows_left = if row.is_some() { rows_left - 1 } else { 0 };
+        match row.map(|row| row.map_err(|bad| bad.to_string()).and_then(question::of)) {
+            Some(Ok(questions)) => window.push(questions),
+            Some(Err(reason)) => tally.set_aside(&reason, progress),
+            None => {}
+        }
+        if window.len() >= WINDOW || rows_left == 0 {
+            answerer.answer(std::mem::take(&mut window), &mut tally, progress)?;
+            progress(&Progress::Answered(tally.score, rows.progress()));
+        }
+    }
+    tally.finish(options, started.elapsed().as_secs_f64())
+}
+
+/// The model with what it needs to answer.
+struct Answerer<'a> {
+    options: &'a EvalOptions,
+    model: Model,
+    processor: Processor,
+}
+
+impl<'a> Answerer<'a> {
+    fn load(options: &'a EvalOptions) -> Result<Self> {
+        let device = models::device(&options.device)?;
+        let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+        let load = LoadOptions { device, dtype, trainable: TrainableParts::none() };
+        let processor = Processor::load(&options.model)?;
+        Ok(Self { options, model: models::load(&options.model, &load)?, processor })
+    }
+
+    /// Answers the questions of some rows, in batches of like length, and writes them in their own order.
+    fn answer(&self, rows: Vec<Vec<Question>>, tally: &mut Tally, progress: &mut dyn FnMut(&Progress)) -> Result<()> {
+        let encode = |row: Vec<Question>| row.into_iter().map(|it| it.encode(&self.processor)).collect();
+        let encoded: Vec<Result<Vec<Asked>, String>> = rows.into_par_iter().map(encode).collect();
+        let mut asked: Vec<Asked> = Vec::new();
+        for row in encoded {
+            match row {
+                Ok(questions) => {
+                    tally.samples += 1;
+                    asked.extend(questions);
+                }
+                Err(reason) => tally.set_aside(&reason, progress),
+            }
+        }
+        let mut order: Vec<usize> = (0..asked.len()).collect();
+        order.sort_by_key(|&index| asked[index].num_tokens());
+        let mut answers = vec![String::new(); asked.len()];
+        for batch in self.batches(&asked, &order) {
+            let samples: Vec<_> = batch.iter().map(|&index| &asked[index].encoded).collect();
+            let eos = self.processor.eos_ids();
+            let tokens = models::generate_greedy(&self.model, &samples, self.options.max_new_tokens, eos)?;
+            for (&index, tokens) in batch.iter().zip(&tokens) {
+                answers[index] = self.processor.tokenizer().decode(tokens)?.trim().to_owned();
+                tally.tokens += asked[index].num_tokens() + tokens.len();
+                tally.generated_tokens += tokens.len();
+            }
+        }
+        for (question, answer) in asked.into_iter().zip(answers) {
+            tally.add(question.answered(answer, self.options.metric))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the order into batches whose longest question times their number keeps to the budget.
+    fn batches<'o>(&self, asked: &[Asked], order: &'o [usize]) -> Vec<&'o [usize]> {
+        let mut batches = Vec::new();
+        let mut start = 0;
+        for end in 1..=order.len() {
+            let next = order.get(end).map_or(usize::MAX, |&index| asked[index].num_tokens());
+            if next.saturating_mul(end + 1 - start) > self.options.max_tokens_per_batch {
+                batches.push(&order[start..end]);
+                start = end;
+            }
+        }
+        batches
+    }
+}
+
+/// Counts and writes.
+struct Tally {
+    file: BufWriter<File>,
+    path: PathBuf,
+    samples: usize,
+    quarantined: usize,
+    tokens: usize,
+    generated_tokens: usize,
+    score: Score,
+    by_type: BTreeMap<String, Score>,
+}
+
+impl Tally {
+    fn new(options: &EvalOptions) -> Result<Self> {
+        let summary = options.out.join("summary.json");
+        if summary.exists() {
+            fs::remove_file(&summary).with_context(|| format!("cannot replace `{}`", summary.display()))?;
+        }
+        let path = options.out.join("predictions.jsonl");
+        let file = File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
+        Ok(Self {
+            file: BufWriter::new(file),
+            path,
+            samples: 0,
+            quarantined: 0,
+            tokens: 0,
+            generated_tokens: 0,
+            score: Score::default(),
+            by_type: BTreeMap::new(),
+        })
+    }
+
+    fn set_aside(&mut self, reason: &str, progress: &mut dyn FnMut(&Progress)) {
+        self.quarantined += 1;
+        progress(&Progress::Quarantined(reason));
+    }
+
+    fn add(&mut self, prediction: Prediction) -> Result<()> {
+        self.score.add(prediction.correct);
+        if let Some(kind) = &prediction.kind {
+            self.by_type.entry(kind.clone()).or_default().add(prediction.correct);
+        }
+        let line = serde_json::to_string(&prediction)?;
+        writeln!(self.file, "{line}").with_context(|| format!("cannot write `{}`", self.path.display()))
+    }
+
+    fn finish(mut self, options: &EvalOptions, seconds: f64) -> Result<Summary> {
+        if self.score.questions == 0 {
+            bail!("no question could be asked: {} rows were set aside\nhint: see the reasons above", self.quarantined);
+        }
+        self.file.flush().with_context(|| format!("cannot write `{}`", self.path.display()))?;
+        // A kind a question is no grouping but an id.
+        let grouped = self.by_type.len() <= 1 + self.score.questions / 4;
+        let summary = Summary {
+            model: options.model.display().to_string(),
+            data: options.sources.clone(),
+            metric: options.metric,
+            samples: self.samples,
+            quarantined: self.quarantined,
+            score: self.score,
+            by_type: if grouped { self.by_type } else { BTreeMap::new() },
+            generated_tokens: self.generated_tokens,
+            seconds,
+            tokens_per_second: self.tokens as f64 / seconds.max(1e-9),
+            peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
+        };
+        let path = options.out.join("summary.json");
+        let text = serde_json::to_string_pretty(&summary)? + "\n";
+        fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+        Ok(summary)
+    }
+}

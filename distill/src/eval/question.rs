@@ -1,0 +1,155 @@
+//! From rows to questions.
+
+use shared::dataset::{ImageSource, Message, Part, Record, Role};
+use shared::image::decode;
+use shared::models::{Encoded, Processor};
+
+use super::{Metric, Prediction};
+
+/// One assistant turn to be answered.
+pub(super) struct Question {
+    /// Everything said before the answer.
+    messages: Vec<Message>,
+    /// The images used so far.
+    images: Vec<ImageSource>,
+    /// What is known before the answer; the rest is filled in.
+    prediction: Prediction,
+}
+
+/// A question as the model takes it.
+pub(super) struct Asked {
+    pub(super) encoded: Encoded,
+    prediction: Prediction,
+}
+
+/// The questions of a row; why there are none, otherwise.
+pub(super) fn of(record: Record) -> Result<Vec<Question>, String> {
+    let place = format!("`{}` row {}", record.source, record.row);
+    let answers = record.messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
+    let questions: Vec<Question> =
+        answers.enumerate().map(|(turn, (index, _))| question(&record, turn, index)).collect();
+    match questions.iter().find(|it| it.prediction.reference.trim().is_empty()) {
+        Some(_) => Err(format!("{place}: an answer is empty")),
+        None if questions.is_empty() => Err(format!("{place}: no answer to compare with")),
+        None => Ok(questions),
+    }
+}
+
+fn question(record: &Record, turn: usize, answer: usize) -> Question {
+    let messages = record.messages[..answer].to_vec();
+    let num_images = messages.iter().flat_map(|it| &it.content).filter(|part| **part == Part::Image).count();
+    let images: Vec<ImageSource> = record.images.iter().take(num_images).cloned().collect();
+    let paths = images.iter().filter_map(|image| match image {
+        ImageSource::Path(path) => Some(path.display().to_string()),
+        ImageSource::Bytes(_) => None,
+    });
+    let prediction = Prediction {
+        id: record.id.clone(),
+        source: record.source.clone(),
+        row: record.row,
+        turn,
+        kind: record.id.as_deref().and_then(kind_of),
+        question: messages.last().map(text_of).unwrap_or_default(),
+        images: paths.collect(),
+        reference: text_of(&record.messages[answer]),
+        prediction: String::new(),
+        correct: false,
+    };
+    Question { messages, images, prediction }
+}
+
+fn text_of(message: &Message) -> String {
+    let texts = message.content.iter().filter_map(|part| match part {
+        Part::Text { text } => Some(text.as_str()),
+        Part::Image => None,
+    });
+    texts.collect::<String>().trim().to_owned()
+}
+
+/// The kind of question that an id names: what stands before its `/` or `:`, or before its number.
+fn kind_of(id: &str) -> Option<String> {
+    let kind = match id.split_once(['/', ':']) {
+        Some((kind, _)) => kind,
+        None => id.trim_end_matches(|letter: char| letter.is_ascii_digit()).trim_end_matches(['-', '_', '.', '#']),
+    };
+    (!kind.is_empty() && kind.len() < id.len()).then(|| kind.to_owned())
+}
+
+impl Question {
+    /// The question as the model takes it; the reason why not, otherwise.
+    pub(super) fn encode(self, processor: &Processor) -> Result<Asked, String> {
+        let place = format!("`{}` row {}", self.prediction.source, self.prediction.row);
+        let mut images = Vec::with_capacity(self.images.len());
+        for source in &self.images {
+            let bytes = source.read().map_err(|error| format!("{place}: {error}"))?;
+            images.push(decode(&bytes).map_err(|error| format!("{place}: {error}"))?);
+        }
+        let encoded = processor.encode_question(&self.messages, &images);
+        let encoded = encoded.map_err(|error| format!("{place}: {error}"))?;
+        Ok(Asked { encoded, prediction: self.prediction })
+    }
+}
+
+impl Asked {
+    pub(super) fn num_tokens(&self) -> usize {
+        self.encoded.prompt.input_ids.len()
+    }
+
+    /// The question with its answer, scored.
+    pub(super) fn answered(self, answer: String, metric: Metric) -> Prediction {
+        let correct = metric.accepts(&answer, &self.prediction.reference);
+        Prediction { prediction: answer, correct, ..self.prediction }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn said(role: Role, text: &str) -> Message {
+        Message { role, content: vec![Part::Text { text: text.into() }] }
+    }
+
+    #[test]
+    fn kinds_come_from_ids() {
+        let kinds = ["count/0012", "count:a", "left_of-12", "color_change_7", "0012", "plain"].map(kind_of);
+        let expected = [Some("count"), Some("count"), Some("left_of"), Some("color_change"), None, None];
+        assert_eq!(kinds, expected.map(|it| it.map(str::to_owned)));
+    }
+
+    #[test]
+    fn each_answer_is_a_question_with_what_came_before_it() {
+        let mut first = said(Role::User, "one?");
+        first.content.insert(0, Part::Image);
+        let mut second = said(Role::User, "two?");
+        second.content.push(Part::Image);
+        let image = |name: &str| ImageSource::Path(name.into());
+        let record = Record {
+            source: "data.json".into(),
+            row: 3,
+            id: Some("pair/1".into()),
+            messages: vec![first, said(Role::Assistant, "1"), second, said(Role::Assistant, "2")],
+            images: vec![image("a.png"), image("b.png")],
+        };
+        let questions = of(record).unwrap();
+        let shapes: Vec<_> = questions.iter().map(|it| (it.messages.len(), it.images.len())).collect();
+        assert_eq!(shapes, [(1, 1), (3, 2)], "the answer itself and later images are not shown");
+        assert_eq!(questions[1].prediction.question, "two?");
+        assert_eq!(questions[1].prediction.reference, "2");
+        assert_eq!(questions[1].prediction.images, ["a.png", "b.png"]);
+        assert_eq!(questions[1].prediction.kind.as_deref(), Some("pair"));
+    }
+
+    #[test]
+    fn a_row_without_an_answer_is_named() {
+        let record = Record {
+            source: "data.json".into(),
+            row: 3,
+            id: None,
+            messages: vec![said(Role::User, "one?")],
+            images: vec![],
+        };
+        assert_eq!(of(record).err().unwrap(), "`data.json` row 3: no answer to compare with");
+    }
+}

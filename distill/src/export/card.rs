@@ -1,0 +1,54 @@
+//! The README.md of an exported student: where it comes from, in a model card.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Moment;
+use crate::config::{Method, RunConfig, StageName};
+
+/// The card's text.
+pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
+    let mut card = String::from("---\npipeline_tag: image-text-to-text\ntags: [genrecal, distillation]\n---\n\n");
+    let name = run.file_name().map_or_else(|| "run".into(), |it| it.to_string_lossy());
+    let _ = writeln!(card, "# Student of the run `{name}`\n");
+    let _ = writeln!(card, "{}\n", sentence(config, moment));
+    let _ = writeln!(card, "| | |\n|---|---|\n| student before | `{}` |", config.student.display());
+    if let Some(cache) = &config.cache {
+        let _ = writeln!(card, "| teacher's feature cache | `{}` |", cache.display());
+        for (title, value) in provenance(cache) {
+            let _ = writeln!(card, "| {title} | `{value}` |");
+        }
+    }
+    let stages: Vec<&str> = config.stages().into_iter().map(StageName::as_str).collect();
+    let _ = writeln!(card, "| stages | {} |\n| seed | {} |", stages.join(", "), config.seed);
+    card.push_str("\nThe architecture, tokenizer and processor are those of the student before training.\n");
+    card
+}
+
+fn sentence(config: &RunConfig, moment: Moment) -> String {
+    let how = match (config.method, &config.cache) {
+        (Method::Genrecal, Some(_)) => {
+            "Distilled from a teacher's features through a Recalibrator (GenRecal, arXiv 2506.15681)"
+        }
+        _ => "Trained on reference answers",
+    };
+    match moment {
+        Moment::End => format!("{how}."),
+        Moment::After(stage) => format!("{how}; as stage {} left it.", stage.as_str()),
+        Moment::Step(step) => format!("{how}; a checkpoint of step {step}, not the run's end."),
+    }
+}
+
+/// What the cache's manifest says of the teacher; nothing when it is out of reach.
+fn provenance(cache: &Path) -> Vec<(&'static str, String)> {
+    let manifest = std::fs::read(cache.join("manifest.json")).unwrap_or_default();
+    let Ok(manifest) = serde_json::from_slice::<Value>(&manifest) else { return Vec::new() };
+    let field = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let known = [
+        ("cache fingerprint", field("/fingerprint_digest")),
+        ("teacher's weights", field("/fingerprint/fields/weights")),
+    ];
+    known.into_iter().filter_map(|(title, value)| Some((title, value?))).collect()
+}

@@ -1,0 +1,161 @@
+//! Runs and evaluations as one HTML file that needs nothing else: no network, no script.
+//!
+//! ```text
+//! RUN/metrics.jsonl, config.toml, eval*/  ->  Run, Evaluation  ->  charts, tables, samples  ->  report.html
+//! ```
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+mod chart;
+mod curves;
+mod html;
+mod run;
+mod samples;
+
+use html::{escape, share, table};
+use run::{Evaluation, Run};
+
+/// What a report shows.
+#[derive(Clone, Debug)]
+pub struct ReportOptions {
+    /// The heading.
+    pub title: String,
+    /// Folders of `distill run`.
+    pub runs: Vec<PathBuf>,
+    /// Folders of `distill eval`, each with the name of its row; those inside runs come by themselves.
+    pub evaluations: Vec<(String, PathBuf)>,
+}
+
+/// A report, not yet written.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The HTML.
+    pub page: String,
+    /// Each evaluation's name and accuracy, in the order of the page's table.
+    pub accuracies: Vec<(String, f64)>,
+}
+
+/// Makes the report.
+///
+/// # Errors
+/// When a folder is not what it is given as.
+pub fn render(options: &ReportOptions) -> Result<Report> {
+    let runs: Vec<Run> = options.runs.iter().map(|dir| Run::open(dir)).collect::<Result<_>>()?;
+    let given = options.evaluations.iter().map(|(name, dir)| Evaluation::open(dir, name));
+    let mut evaluations: Vec<Evaluation> = given.collect::<Result<_>>()?;
+    evaluations.extend(runs.iter().flat_map(|run| run.evaluations.iter().cloned()));
+    let accuracy = |it: &Evaluation| (it.name.clone(), it.summary.score.accuracy);
+    let accuracies = evaluations.iter().map(accuracy).collect();
+    Ok(Report { page: page(&options.title, &runs, &evaluations), accuracies })
+}
+
+/// Writes the page beside its final name and renames it, so that a reader never sees half of it.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(page: &str, out: &Path) -> Result<()> {
+    let partial = out.with_extension("html.partial");
+    let done = std::fs::write(&partial, page).and_then(|()| std::fs::rename(&partial, out));
+    done.with_context(|| format!("cannot write `{}`\nhint: does its folder exist?", out.display()))
+}
+
+fn page(title: &str, runs: &[Run], evaluations: &[Evaluation]) -> String {
+    let title = escape(title);
+    let body = [
+        format!("<h1>{title}</h1>\n<p class=\"lead\">{}</p>\n", lead(runs)),
+        cards(runs, evaluations),
+        accuracy(evaluations),
+        samples::section(evaluations),
+        curves::sections(runs),
+        configuration(runs),
+    ];
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
+        include_str!("report/style.css"),
+        body.concat()
+    )
+}
+
+fn lead(runs: &[Run]) -> String {
+    let names: Vec<String> = runs.iter().map(|run| format!("<b>{}</b>", escape(&run.name))).collect();
+    match names.len() {
+        0 => "Evaluations side by side.".to_owned(),
+        1 => format!("The run {}: what it learned, how it got there, and what it was told.", names[0]),
+        _ => format!("The runs {}, side by side.", names.join(", ")),
+    }
+}
+
+/// The few numbers a reader looks for first.
+fn cards(runs: &[Run], evaluations: &[Evaluation]) -> String {
+    let mut cards: Vec<(String, String)> = Vec::new();
+    let best = evaluations.iter().max_by(|a, b| a.summary.score.accuracy.total_cmp(&b.summary.score.accuracy));
+    if let Some(best) = best {
+        let percent = best.summary.score.accuracy * 100.0;
+        cards.push((format!("{percent:.1} %"), format!("best accuracy: {}", best.name)));
+    }
+    for run in runs {
+        let steps = run.points.last().map_or(0.0, |point| point.step);
+        cards.push((chart::number(steps), format!("steps: {}", run.name)));
+    }
+    let peak = runs.iter().filter_map(|run| run.last("peak_rss_bytes")).fold(0.0, f64::max);
+    if peak > 0.0 {
+        cards.push((bytes(peak), "most memory a run held".to_owned()));
+    }
+    let mut list = String::from("<ul class=\"cards\">\n");
+    for (number, words) in &cards {
+        let _ = writeln!(list, "<li><b>{}</b><span>{}</span></li>", escape(number), escape(words));
+    }
+    if cards.is_empty() { String::new() } else { list + "</ul>\n" }
+}
+
+fn accuracy(evaluations: &[Evaluation]) -> String {
+    if evaluations.is_empty() {
+        return "<h2>Accuracy</h2>\n<p>No evaluation yet: <code>distill eval --model RUN --data SRC</code> makes one, \
+                and the report finds it in the run's folder.</p>\n"
+            .to_owned();
+    }
+    let mut kinds: Vec<&String> = evaluations.iter().flat_map(|it| it.summary.by_type.keys()).collect();
+    kinds.sort();
+    kinds.dedup();
+    let mut head: Vec<String> = ["model", "all", "questions"].map(str::to_owned).into();
+    head.extend(kinds.iter().map(|kind| escape(kind)));
+    let row = |it: &Evaluation| {
+        let score = &it.summary.score;
+        let mut cells = vec![escape(&it.name), share(score.accuracy), score.questions.to_string()];
+        let by_type = &it.summary.by_type;
+        let cell = |kind: &&String| by_type.get(*kind).map_or_else(|| "–".to_owned(), |it| share(it.accuracy));
+        cells.extend(kinds.iter().map(cell));
+        cells
+    };
+    let rows: Vec<Vec<String>> = evaluations.iter().map(row).collect();
+    let caption = "Share of right answers on questions that no run was trained on, in all and by kind of question";
+    format!("<h2>Accuracy</h2>\n{}", table(caption, &head, &rows))
+}
+
+fn configuration(runs: &[Run]) -> String {
+    let mut html = String::from("<h2>Configuration</h2>\n");
+    for run in runs {
+        let _ = writeln!(
+            html,
+            "<details><summary>{}: every key as it was resolved</summary><pre>{}</pre></details>",
+            escape(&run.name),
+            escape(&run.config)
+        );
+    }
+    if runs.is_empty() { String::new() } else { html }
+}
+
+fn bytes(count: f64) -> String {
+    match count {
+        _ if count >= 1_073_741_824.0 => format!("{:.2} GiB", count / 1_073_741_824.0),
+        _ => format!("{:.0} MiB", count / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Holds the programs to PyTorch and transformers, on the fixtures and the demo's results. Says what it skips.
+#   usage: tests/peers/run.sh [PYTHON]      after `make demo`
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${1:-python3}
+demo=${OUT:-target/demo}
+
+has() { "$python" -c "import $1" 2>/dev/null; }
+
+if has pyarrow; then
+  "$python" tests/peers/read_cache.py "$demo/cache"
+else
+  echo "skipped: read_cache.py ($python has no pyarrow)"
+fi
+if has "pyarrow, torch, torchvision, transformers, PIL"; then
+  data="--data tests/fixtures/twin_step/data.json --image-root tests/fixtures/images"
+  "$python" tests/peers/twin_step.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data
+  "$python" tests/peers/twin_step.py --teacher tests/fixtures/internvl --student tests/fixtures/qwen2_vl $data
+  [ -d "$demo/student" ] || target/release/distill export "$demo/genrecal" --out "$demo/student"
+  "$python" tests/peers/check_export.py --model "$demo/student" --data "$demo/world/test.json" --image-root "$demo/world"
+else
+  echo "skipped: twin_step.py, check_export.py ($python lacks one of pyarrow, torch, torchvision, transformers, pillow)"
+fi
