@@ -5,3 +5,6 @@
 
 pub mod cli;
 pub mod config;
+pub mod data;
+pub mod stage;
+pub mod train;
