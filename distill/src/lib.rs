@@ -5,8 +5,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod data;
 pub mod eval;
 pub mod export;
 pub mod losses;
 pub mod recalibrator;
 pub mod report;
+pub mod stage;
+pub mod train;
