@@ -12,4 +12,5 @@ pub mod losses;
 pub mod recalibrator;
 pub mod report;
 pub mod stage;
+pub mod student;
 pub mod train;

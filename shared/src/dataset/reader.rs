@@ -1,17 +1,56 @@
 //! From sources to records: opens each file, tells its format by its first row, and yields row after row.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::rows::{Rows, RowsError};
 use super::{BadRow, DatasetError, ImageSource, Message, Record, llava, sources};
 
 /// A row format that can be asked for instead of being recognised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Format {
     /// `conversations` with `<image>` placeholders, as a JSON list or JSON lines.
     Llava,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Llava => "llava",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = || FORMATS.iter().map(|known| known.format);
+        let unknown = || {
+            let names: Vec<_> = known().map(|format| format!("`{format}`")).collect();
+            format!("there is no dataset format `{name}`: known are {}", names.join(", "))
+        };
+        known().find(|format| format.to_string() == name).ok_or_else(unknown)
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.to_string()
+    }
 }
 
 /// What a row holds, or why it cannot be used.
@@ -78,6 +117,12 @@ impl Dataset {
     pub fn progress(&self) -> (u64, u64) {
         let current = self.current.as_ref().map_or(0, |(_, rows)| rows.bytes_read());
         (self.bytes_done + current, self.bytes_total)
+    }
+
+    /// The files that are still to be read: all of them right after [`open`].
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let current = self.current.iter().map(|(file, _)| file);
+        current.chain(self.files.as_slice()).map(|file| file.path.as_path())
     }
 
     /// The next raw row and the file it is in.
