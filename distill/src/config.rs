@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+pub use shared::models::ModelPart as PartName;
 use toml::{Table, Value};
 
 use crate::cli::{CommonArgs, UsageError};
@@ -50,20 +51,6 @@ pub enum Method {
     Sft,
 }
 
-/// Parts of a model by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PartName {
-    /// The vision encoder.
-    Vision,
-    /// The projector.
-    Projector,
-    /// The language model with its input embeddings.
-    Body,
-    /// The language-model head.
-    Head,
-}
-
 /// Where samples come from and how they are read ahead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,6 +81,12 @@ pub struct RecalibratorConfig {
     pub depth: usize,
     /// `fresh`, or `copy` the student's last blocks.
     pub init: RecalibratorInit,
+    /// Standard deviation of fresh weights.
+    pub init_std: f64,
+    /// Positions 0..n-1 over the joint sequence, as in the paper; else each row keeps its own.
+    pub new_positions: bool,
+    /// Biases on the two projections.
+    pub projection_bias: bool,
 }
 
 /// How the Recalibrator's blocks begin.
@@ -202,7 +195,13 @@ impl Default for RunConfig {
                 prefetch: 2,
                 workers: 0,
             },
-            recalibrator: RecalibratorConfig { depth: 2, init: RecalibratorInit::Fresh },
+            recalibrator: RecalibratorConfig {
+                depth: 2,
+                init: RecalibratorInit::Fresh,
+                init_std: 0.02,
+                new_positions: true,
+                projection_bias: false,
+            },
             loss: LossConfig {
                 ce_teacher: 1.0,
                 kl: 1.0,

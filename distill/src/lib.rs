@@ -5,5 +5,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod data;
 pub mod losses;
 pub mod recalibrator;
+pub mod stage;
+pub mod student;
+pub mod train;

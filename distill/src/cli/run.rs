@@ -1,6 +1,7 @@
 //! `distill run`.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clap::Args;
@@ -8,6 +9,9 @@ use toml::{Table, Value};
 
 use super::{CommonArgs, print_summary};
 use crate::config::{self, Method, RunConfig, StageName};
+use crate::train;
+use crate::train::run::Summary;
+use crate::train::stage_loop::INTERRUPTED;
 
 /// Arguments of `distill run`, as typed.
 #[derive(Clone, Debug, Args)]
@@ -85,5 +89,38 @@ impl RunArgs {
 pub fn run(args: &RunArgs) -> Result<()> {
     let config: RunConfig = config::resolve(&RunConfig::default(), &args.common, args.typed()?)?;
     config.validate()?;
-    print_summary(args.common.json, &config, &toml::to_string(&config)?)
+    // The first interrupt ends the run after the step under way; the second ends the process.
+    let handler = || {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing this step; interrupt again to stop at once");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("an interrupt will stop the run at once: {error}");
+    }
+    let summary = train::run::run(&config)?;
+    print_summary(args.common.json, &summary, &describe(&summary))
+}
+
+fn describe(summary: &Summary) -> String {
+    let mut text = format!(
+        "{} steps on {} samples in {:.0} s, peak memory {} MiB\n",
+        summary.steps,
+        summary.samples,
+        summary.seconds,
+        summary.peak_rss_bytes >> 20
+    );
+    for row in &summary.evaluations {
+        let terms = [
+            ("cross entropy through the teacher's head", row.eval.eval_ce_teacher),
+            ("divergence from the teacher", row.eval.eval_kl),
+            ("both with shuffled questions", row.eval.control_shuffled),
+            ("both with zeroed questions", row.eval.control_zeroed),
+            ("the student's cross entropy", row.eval.eval_ce_student),
+        ];
+        let terms = terms.iter().filter_map(|(name, value)| Some(format!("{name} {:.4}", (*value)?)));
+        text += &format!("{}, held out: {}\n", row.stage.as_str(), terms.collect::<Vec<_>>().join(", "));
+    }
+    text + &format!("student: {}", summary.student.display())
 }

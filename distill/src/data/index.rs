@@ -1,9 +1,8 @@
 //! One streaming pass over the datasets: sample key to messages and images.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use rayon::prelude::*;
 use shared::dataset::{DatasetOptions, ImageSource, Message, Record, canonical_json, open};
 use shared::ids::{Digest, SampleKey};
@@ -51,7 +50,7 @@ impl Index {
     /// When a source cannot be read, or more rows are unusable than `data.max_bad` allows.
     pub fn build(config: &DataConfig, progress: &dyn Fn(usize)) -> Result<Self> {
         let options = DatasetOptions {
-            image_root: config.image_root.clone().map(PathBuf::from),
+            image_root: config.image_root.clone(),
             prepend_image: config.prepend_image,
             ..DatasetOptions::default()
         };
@@ -72,7 +71,7 @@ impl Index {
             }
         }
         index.add(chunk);
-        check_budget(&index.skipped, index.num_rows, config.max_bad)?;
+        check_budget(&index.skipped, index.skipped.len(), index.num_rows, config.max_bad)?;
         Ok(index)
     }
 
@@ -102,21 +101,17 @@ fn identify(record: Record) -> Result<(SampleKey, Conversation), Skipped> {
     }
 }
 
-/// Stops a run that would silently leave out much of its data.
+/// Stops a run that would leave out much of its data.
 ///
 /// # Errors
-/// When more than the share `max_bad` of `num_samples` was left out.
-pub fn check_budget(skipped: &[Skipped], num_samples: usize, max_bad: f64) -> Result<()> {
+/// When `num_skipped`, of which `examples` are some, are more than the share `max_bad` of `num_samples`.
+pub fn check_budget(examples: &[Skipped], num_skipped: usize, num_samples: usize, max_bad: f64) -> Result<()> {
     let allowed = (max_bad * num_samples as f64).ceil() as usize;
-    if skipped.len() <= allowed {
-        return Ok(());
-    }
-    let first = skipped.first().context("no row was left out")?;
+    let Some(example) = examples.first().filter(|_| num_skipped > allowed) else { return Ok(()) };
     bail!(
-        "{} of {num_samples} samples cannot be used, {allowed} are allowed; the first: {}: {}\n\
+        "{num_skipped} of {num_samples} samples cannot be used, {allowed} are allowed; one of them: {}: {}\n\
          hint: mend the data, or raise `data.max_bad`",
-        skipped.len(),
-        first.place,
-        first.reason
+        example.place,
+        example.reason
     )
 }

@@ -15,7 +15,7 @@ use super::index::{Conversation, Index, Skipped};
 use crate::config::RunConfig;
 
 /// What a stage takes of the teacher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TeacherNeed {
     /// Nothing: the text alone.
     Nothing,
@@ -226,15 +226,23 @@ impl Source {
 fn cached_entries(reader: &CacheReader, index: &mut Index) -> Result<Vec<Entry>> {
     let mut entries = Vec::with_capacity(reader.len());
     let mut missing: Option<(usize, String)> = None;
+    // Images are embedded in all rows of a cache or in none.
+    let mut embedded = None;
     for row in 0..reader.len() {
-        let meta = reader.meta(row)?;
-        let conversation = index.samples.remove(&meta.key);
-        if conversation.is_none() && !meta.images.is_empty() && !reader.has_image_files() {
-            let place = format!("{} (`{}` row {})", meta.key, meta.source, meta.row);
-            let (count, _) = missing.get_or_insert((0, place));
-            *count += 1;
+        let key = reader.key(row);
+        let conversation = index.samples.remove(&key);
+        if conversation.is_none() {
+            let meta = reader.meta(row)?;
+            let has_images = !meta.images.is_empty();
+            if has_images && embedded.is_none() {
+                embedded = Some(!reader.image_files(row)?.is_empty());
+            }
+            if has_images && embedded == Some(false) {
+                let place = format!("{key} (`{}` row {})", meta.source, meta.row);
+                missing.get_or_insert((0, place)).0 += 1;
+            }
         }
-        entries.push(Entry { key: meta.key, conversation, row: Some(row) });
+        entries.push(Entry { key, conversation, row: Some(row) });
     }
     match missing {
         None => Ok(entries),
@@ -251,9 +259,9 @@ fn teacher_sample(cache: &CacheReader, row: usize, meta: &SampleMeta, need: Teac
     let answers: Vec<Range<usize>> = answered
         .map(|turn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize)
         .collect();
-    let block = cache.features(row)?;
-    let width = block.width;
-    let all = block.to_f32();
+    let width = cache.width();
+    let mut all = Vec::new();
+    cache.features_f32(row, &mut all)?;
     if let Some(bad) = all.iter().position(|value| !value.is_finite()) {
         bail!(
             "a feature of token {} is not finite\nhint: `extract verify` the cache",

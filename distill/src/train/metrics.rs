@@ -146,10 +146,7 @@ impl MetricsWriter {
 /// The most memory this process has held, in bytes; 0 where the system does not tell.
 #[must_use]
 pub fn peak_rss_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    shared::memory::peak_rss_bytes().unwrap_or(0)
 }
 
 #[cfg(test)]

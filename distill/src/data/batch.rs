@@ -1,0 +1,205 @@
+//! From samples to one forward pass: the student's packed tokens, the teacher's packed features, and the plans that
+//! say which rows go where in the Recalibrator.
+//!
+//! ```text
+//! student   [ q q q q | a a ]  [ q q | a a ]      features of the q's go into the joint sequence
+//! teacher   [ . . . . q | a a ]  [ . . q | a a a ]  features of the a's do; without A2 only these and the q before
+//! joint     [ q q q q   a a   ]  [ q q   a a a ]  the row before each answer token predicts it
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use shared::models::{Encoded, PackedBatch};
+
+use super::source::{Sample, TeacherSample};
+use crate::recalibrator::{Plan, SampleTurns, Source};
+
+/// What to build of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchOptions {
+    /// The joint sequences of A1.
+    pub alignment: bool,
+    /// The teacher-only sequences of A2, for samples whose features are complete.
+    pub regularisation: bool,
+    /// Score the first answer token in the joint sequences.
+    pub score_boundary: bool,
+    /// Tokens of one microbatch, student's and teacher's together.
+    pub max_tokens: usize,
+}
+
+/// Rows of features that predict answer tokens, and those tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scored {
+    /// Rows, (M).
+    pub rows: Vec<u32>,
+    /// The token each row predicts, (M).
+    pub targets: Vec<u32>,
+}
+
+/// The teacher's features of a microbatch and what the Recalibrator makes of them.
+#[derive(Clone, Debug, Default)]
+pub struct TeacherRows {
+    /// (rows, width): each sample's, packed.
+    pub features: Vec<f32>,
+    /// Values per row.
+    pub width: usize,
+    /// The teacher's token of each row.
+    pub tokens: Vec<u32>,
+    /// A1: the student's questions, the teacher's answers.
+    pub alignment: Plan,
+    /// A2: the teacher's features for both, for the samples that have all of them.
+    pub regularisation: Plan,
+    /// The leakage control: for each row of the student's features, the row of another sample that takes its place.
+    pub shuffled: Vec<u32>,
+}
+
+/// One forward and backward pass.
+#[derive(Clone, Debug)]
+pub struct Microbatch {
+    /// The samples' names, for errors.
+    pub keys: Vec<String>,
+    /// The student's tokens and images.
+    pub student: PackedBatch,
+    /// Rows of the student's features that predict its answer tokens.
+    pub student_scored: Scored,
+    /// What the Recalibrator needs.
+    pub teacher: Option<TeacherRows>,
+}
+
+/// Cuts samples into microbatches, in order.
+///
+/// # Errors
+/// When a sample lacks what the options ask for.
+pub fn microbatches(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<Vec<Microbatch>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut num_tokens = 0;
+    for (index, sample) in samples.iter().enumerate() {
+        let cost = cost(sample, options);
+        match groups.last_mut().filter(|_| num_tokens + cost <= options.max_tokens) {
+            Some(group) => {
+                group.end = index + 1;
+                num_tokens += cost;
+            }
+            None => {
+                groups.push(index..index + 1);
+                num_tokens = cost;
+            }
+        }
+    }
+    groups.into_iter().map(|group| build(&samples[group], options)).collect()
+}
+
+fn cost(sample: &Sample, options: &BatchOptions) -> usize {
+    let teacher = sample.teacher.as_ref().filter(|_| options.alignment);
+    sample.student.prompt.input_ids.len() + teacher.map_or(0, |teacher| teacher.positions.len())
+}
+
+fn build(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<Microbatch> {
+    let encoded: Vec<&Encoded> = samples.iter().map(|sample| &sample.student).collect();
+    let student = PackedBatch::pack(&encoded);
+    let mut student_scored = Scored::default();
+    for (encoded, start) in encoded.iter().zip(&student.cu_seqlens) {
+        let ids = &encoded.prompt.input_ids;
+        for answer in answers(encoded) {
+            student_scored.rows.extend(answer.clone().map(|token| (start + token - 1) as u32));
+            student_scored.targets.extend_from_slice(&ids[answer]);
+        }
+    }
+    let teacher = match options.alignment {
+        true => Some(TeacherRows::build(samples, &student, options)?),
+        false => None,
+    };
+    let keys = samples.iter().map(|sample| sample.key.to_string()).collect();
+    Ok(Microbatch { keys, student, student_scored, teacher })
+}
+
+/// The answers' tokens, turn by turn. A first answer token has a token before it: templates open the turn.
+fn answers(encoded: &Encoded) -> impl Iterator<Item = Range<usize>> + '_ {
+    encoded.prompt.turns.iter().filter_map(|turn| turn.answer.clone()).filter(|answer| answer.start > 0)
+}
+
+/// The tokens before each answer, back to the one before it.
+fn questions(encoded: &Encoded) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let range = |answer: Range<usize>| std::mem::replace(&mut end, answer.end)..answer.start;
+    answers(encoded).map(range).collect()
+}
+
+impl TeacherRows {
+    fn build(samples: &[Arc<Sample>], student: &PackedBatch, options: &BatchOptions) -> Result<Self> {
+        let mut rows = Self::default();
+        let (mut joint, mut teacher_only) = (Vec::new(), Vec::new());
+        for (sample, bounds) in samples.iter().zip(student.cu_seqlens.windows(2)) {
+            let teacher = sample.teacher.as_ref().context("a sample without teacher features")?;
+            let answer_rows = rows.append(teacher)?;
+            let end = rows.tokens.len();
+            let answer_positions: Vec<u32> =
+                teacher.answers.iter().map(|answer| answer.start as u32).collect();
+            if options.regularisation && teacher.is_complete() {
+                teacher_only.push(SampleTurns {
+                    tokens: end - teacher.positions.len()..end,
+                    filled: answer_rows.clone(),
+                    answers: answer_rows.clone(),
+                    answer_positions: answer_positions.clone(),
+                });
+            }
+            let filled = answers(&sample.student).map(|a| bounds[0] + a.start..bounds[0] + a.end);
+            joint.push(SampleTurns {
+                tokens: bounds[0]..bounds[1],
+                filled: filled.collect(),
+                answers: answer_rows,
+                answer_positions,
+            });
+        }
+        rows.alignment = Plan::new(&joint, Source::Student, options.score_boundary);
+        rows.regularisation = Plan::new(&teacher_only, Source::Teacher, options.score_boundary);
+        rows.shuffled = shuffled(samples, student);
+        Ok(rows)
+    }
+
+    /// Packs a sample's features; returns the rows of its answers.
+    fn append(&mut self, teacher: &TeacherSample) -> Result<Vec<Range<usize>>> {
+        if self.width != 0 && self.width != teacher.width {
+            bail!("features of width {} and {} in one batch", self.width, teacher.width);
+        }
+        self.width = teacher.width;
+        let first = self.tokens.len();
+        self.features.extend_from_slice(&teacher.features);
+        self.tokens.extend(teacher.positions.iter().map(|&token| teacher.input_ids[token as usize]));
+        let rows = teacher.answers.iter().map(|answer| {
+            let row = teacher.row_of(answer.start).context("an answer without teacher features")?;
+            Ok(first + row..first + row + answer.len())
+        });
+        rows.collect()
+    }
+
+    /// The teacher's tokens that a plan's scored rows predict.
+    #[must_use]
+    pub fn targets(&self, plan: &Plan) -> Vec<u32> {
+        plan.targets.iter().map(|&row| self.tokens[row as usize]).collect()
+    }
+}
+
+/// Each question's rows taken from the next sample's question of the same turn, or its last one; aligned at their
+/// ends, where the answer is predicted, and repeated where that question is shorter.
+fn shuffled(samples: &[Arc<Sample>], student: &PackedBatch) -> Vec<u32> {
+    let mut rows: Vec<u32> = (0..student.num_tokens() as u32).collect();
+    let all: Vec<Vec<Range<usize>>> = samples.iter().map(|sample| questions(&sample.student)).collect();
+    for (index, own) in all.iter().enumerate() {
+        let other = (index + 1) % all.len();
+        let (start, other_start) = (student.cu_seqlens[index], student.cu_seqlens[other]);
+        for (turn, question) in own.iter().enumerate() {
+            let Some(donor) = all[other].get(turn).or(all[other].last()) else { continue };
+            for (back, row) in question.clone().rev().enumerate() {
+                let donor_row = donor.end - 1 - back % donor.len().max(1);
+                rows[start + row] = (other_start + donor_row) as u32;
+            }
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests;

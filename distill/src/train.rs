@@ -1,0 +1,19 @@
+//! Training: an explicit loop, no callbacks.
+//!
+//! ```text
+//! run (stages in order) -> stage loop -> step (microbatches, clip, update) -> terms (losses of one microbatch)
+//!                                     -> eval (leakage controls), metrics, checkpoint
+//! ```
+
+pub mod checkpoint;
+pub mod identity;
+pub mod metrics;
+pub mod optim;
+pub mod progress;
+pub mod run;
+pub mod schedule;
+pub mod stage_loop;
+pub mod step;
+pub mod teacher;
+pub mod tensorboard;
+pub mod terms;

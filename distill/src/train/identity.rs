@@ -1,0 +1,78 @@
+//! What a run is made from: two runs that agree in it produce the same bits.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use shared::cache::CacheReader;
+use shared::ids::Fingerprint;
+use shared::models::{self, Processor};
+use toml::{Table, Value};
+
+use super::checkpoint::{FORMAT_VERSION, publish_file, refuse_differences};
+use crate::config::RunConfig;
+
+const FILE_NAME: &str = "run.json";
+
+/// Keys that say where things lie or how fast they are read, not what is computed.
+const IRRELEVANT: [&str; 11] = [
+    "out",
+    "cache",
+    "student",
+    "device",
+    "data.sources",
+    "data.image_root",
+    "data.cache_mib",
+    "data.prefetch",
+    "data.workers",
+    "checkpoint",
+    "data.max_bad",
+];
+
+/// The identity of a run, but for its samples.
+///
+/// # Errors
+/// When the student cannot be read.
+pub fn identity(
+    config: &RunConfig,
+    device: &Device,
+    processor: &Processor,
+    cache: Option<&CacheReader>,
+) -> Result<Fingerprint> {
+    let mut identity = Fingerprint::default();
+    flatten(&mut identity, "", &Table::try_from(config)?);
+    identity.insert("device", if device.is_cpu() { "cpu" } else { "cuda" });
+    identity.insert("checkpoint format", FORMAT_VERSION);
+    let student = models::identity(&config.student)?.into_iter().chain(processor.identity());
+    identity.extend(student.map(|(field, value)| (format!("student {field}"), value)).collect());
+    if let Some(cache) = cache {
+        identity.insert("cache fingerprint", cache.manifest().fingerprint.digest());
+    }
+    Ok(identity)
+}
+
+fn flatten(identity: &mut Fingerprint, prefix: &str, table: &Table) {
+    for (key, value) in table {
+        let name = format!("{prefix}{key}");
+        match value {
+            _ if IRRELEVANT.contains(&name.as_str()) => {}
+            Value::Table(inner) => flatten(identity, &format!("{name}."), inner),
+            value => identity.insert(name, value),
+        }
+    }
+}
+
+/// Claims a run's folder: writes the identity, or compares with the one that is there.
+///
+/// # Errors
+/// When the folder belongs to another run, naming each difference, or cannot be written.
+pub fn claim(out: &Path, identity: &Fingerprint) -> Result<()> {
+    let path = out.join(FILE_NAME);
+    if !path.exists() {
+        return publish_file(&path, &serde_json::to_vec_pretty(identity)?);
+    }
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let there: Fingerprint = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is damaged\nhint: choose another --out", path.display()))?;
+    refuse_differences(out, &there, identity)
+}

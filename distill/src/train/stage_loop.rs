@@ -1,0 +1,204 @@
+//! One stage: from its checkpoint or its beginning to its last step.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use shared::ids::Fingerprint;
+
+use super::checkpoint::{Checkpoint, Checkpoints, FORMAT_VERSION, State};
+use super::metrics::{EvalRow, MetricsWriter, Offsets, Row, peak_rss_bytes};
+use super::progress::Progress;
+use super::step::{StepReport, Trainer};
+use crate::config::RunConfig;
+use crate::data::index::{Skipped, check_budget};
+use crate::data::loader::{Loader, read};
+use crate::data::sampler::Sampler;
+use crate::data::source::{Sample, Source, TeacherNeed};
+
+/// Set by an interrupt: the step under way is finished, a checkpoint written, and the run ends.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What a stage's loop works on.
+pub struct StageLoop<'a> {
+    /// The run's keys.
+    pub config: &'a RunConfig,
+    /// The run's identity, kept in every checkpoint.
+    pub identity: &'a Fingerprint,
+    /// The samples.
+    pub source: &'a Arc<Source>,
+    /// The model and its optimizer.
+    pub trainer: Trainer,
+    /// Steps of the stages before this one.
+    pub first_step: usize,
+    /// Steps of this stage.
+    pub num_steps: usize,
+    /// Its place among the run's stages: part of the sample order's seed.
+    pub place: usize,
+}
+
+/// How a stage's loop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Done,
+    /// Stopped on request, with a checkpoint; for this reason.
+    Stopped(&'static str),
+}
+
+impl StageLoop<'_> {
+    /// Runs the stage, from `checkpoint` if there is one.
+    ///
+    /// # Errors
+    /// When a step fails, too many samples are unusable, or nothing can be written.
+    pub fn run(
+        &mut self,
+        checkpoint: Option<&Checkpoint>,
+        offsets: Offsets,
+        checkpoints: &Checkpoints,
+    ) -> Result<(Ended, Offsets)> {
+        let out = &self.config.out;
+        let mut done = 0;
+        let mut num_skipped = 0;
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.restore(&mut self.trainer.optimizer)?;
+            (done, num_skipped) = (checkpoint.state.stage_step, checkpoint.state.num_skipped);
+        }
+        let mut metrics = MetricsWriter::open(out, offsets)?;
+        let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
+        let need = self.need();
+        let held_out = self.held_out(need)?;
+        let mut loader =
+            Loader::start(self.source.clone(), self.sampler(), done..self.num_steps, need, &self.config.data)?;
+        while done < self.num_steps {
+            let start = Instant::now();
+            let batch = loader.next()?;
+            num_skipped += self.note_skipped(out, &progress, &batch.skipped, num_skipped, done)?;
+            if batch.samples.is_empty() {
+                bail!("none of the samples of step {} can be used", done + 1);
+            }
+            let report = self.trainer.step(done, &batch.samples)?;
+            let stall = loader.take_stall().as_secs_f64();
+            let seconds = start.elapsed().as_secs_f64();
+            done += 1;
+            let eval = match self.evaluates(done) && !held_out.is_empty() {
+                true => self.trainer.evaluate(&held_out)?,
+                false => EvalRow::default(),
+            };
+            let row = self.row(done, &report, eval, seconds, stall);
+            metrics.append(&row)?;
+            progress.step(done, &row);
+            let stop = self.stops(done);
+            if stop.is_some() || (done % self.config.checkpoint.every == 0 && done < self.num_steps) {
+                let state = self.state(done, num_skipped, metrics.sync()?);
+                checkpoints.save(&state, &self.trainer.optimizer)?;
+            }
+            if let Some(reason) = stop {
+                return Ok((Ended::Stopped(reason), metrics.sync()?));
+            }
+        }
+        Ok((Ended::Done, metrics.sync()?))
+    }
+
+    fn need(&self) -> TeacherNeed {
+        match &self.trainer.stage {
+            stage if stage.regularisation => TeacherNeed::All,
+            stage if stage.alignment => TeacherNeed::Answers,
+            _ => TeacherNeed::Nothing,
+        }
+    }
+
+    /// The order differs from stage to stage.
+    fn sampler(&self) -> Sampler {
+        let seed = self.config.seed.wrapping_add((self.place as u64) << 32);
+        Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size)
+    }
+
+    fn held_out(&self, need: TeacherNeed) -> Result<Vec<Arc<Sample>>> {
+        let indices: Vec<usize> = self.source.held_out().collect();
+        let batch = read(self.source, &indices, need.min(TeacherNeed::Answers));
+        // An unusable held-out sample is left out of the evaluation; the budget is for training.
+        Ok(batch.samples)
+    }
+
+    fn evaluates(&self, done: usize) -> bool {
+        let every = self.config.eval.every;
+        done == self.num_steps || (every > 0 && done.is_multiple_of(every))
+    }
+
+    fn stops(&self, done: usize) -> Option<&'static str> {
+        let limit = self.config.checkpoint.stop_after_steps;
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            return Some("interrupted");
+        }
+        (limit > 0 && self.first_step + done >= limit).then_some("`checkpoint.stop_after_steps` reached")
+    }
+
+    fn row(&self, done: usize, report: &StepReport, eval: EvalRow, seconds: f64, stall: f64) -> Row {
+        Row {
+            stage: self.trainer.stage.name,
+            step: self.first_step + done,
+            loss: report.loss,
+            terms: report.terms,
+            eval,
+            lr: report.lr,
+            grad_norm: report.grad_norm,
+            tokens_per_second: report.num_tokens as f64 / seconds.max(1e-9),
+            peak_rss_bytes: peak_rss_bytes(),
+            loader_stall: stall / seconds.max(1e-9),
+        }
+    }
+
+    fn state(&self, done: usize, num_skipped: usize, offsets: Offsets) -> State {
+        State {
+            format_version: FORMAT_VERSION,
+            identity: self.identity.clone(),
+            stage: self.trainer.stage.name,
+            stage_step: done,
+            step: self.first_step + done,
+            num_updates: done as u64,
+            num_skipped,
+            offsets,
+        }
+    }
+
+    /// Lists samples that could not be used, and stops once they are too many.
+    fn note_skipped(
+        &self,
+        out: &Path,
+        progress: &Progress,
+        skipped: &[Skipped],
+        so_far: usize,
+        done: usize,
+    ) -> Result<usize> {
+        if skipped.is_empty() {
+            return Ok(0);
+        }
+        append_skipped(out, skipped)?;
+        for sample in skipped {
+            progress.note(&format!("left out: {}: {}", sample.place, sample.reason));
+        }
+        let drawn = (done + 1) * self.trainer.keys.batch_size;
+        check_budget(skipped, so_far + skipped.len(), drawn, self.config.data.max_bad)?;
+        Ok(skipped.len())
+    }
+}
+
+/// Adds rows to `skipped.jsonl` in the run's folder.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn append_skipped(out: &Path, skipped: &[Skipped]) -> Result<()> {
+    use std::io::Write;
+    let path = out.join("skipped.jsonl");
+    let mut lines = String::new();
+    for sample in skipped {
+        lines.push_str(&serde_json::to_string(sample)?);
+        lines.push('\n');
+    }
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+    file.and_then(|mut file| file.write_all(lines.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

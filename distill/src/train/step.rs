@@ -1,0 +1,212 @@
+//! One step: microbatches forward and backward, gradients summed, one clipped update.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use candle_core::Tensor;
+use shared::models::Model;
+
+use super::metrics::{EvalRow, Terms};
+use super::optim::{AdamW, Gradients};
+use super::schedule::Schedule;
+use super::teacher::{QuestionFeatures, TeacherSide};
+use super::terms::{Counts, TermSums, add_losses};
+use crate::config::{LossConfig, StageConfig};
+use crate::data::batch::{BatchOptions, Microbatch, microbatches};
+use crate::data::source::Sample;
+use crate::losses::{HeadLossOptions, head_loss};
+use crate::stage::Stage;
+
+/// Everything a stage's steps need.
+pub struct Trainer {
+    /// What the stage does.
+    pub stage: Stage,
+    /// Its keys.
+    pub keys: StageConfig,
+    /// The losses' weights.
+    pub loss: LossConfig,
+    /// The student, the stage's parts trainable.
+    pub model: Model,
+    /// Recalibrator and teacher's head, where the stage has them.
+    pub teacher: Option<TeacherSide>,
+    /// The optimizer over all that trains.
+    pub optimizer: AdamW,
+    /// The learning rate.
+    pub schedule: Schedule,
+}
+
+/// What a step tells.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// What was minimised.
+    pub loss: f64,
+    /// Its terms.
+    pub terms: Terms,
+    /// The rate used.
+    pub lr: f64,
+    /// The gradient's norm before it was cut.
+    pub grad_norm: f64,
+    /// Student tokens.
+    pub num_tokens: usize,
+}
+
+impl Trainer {
+    /// How the stage's samples are batched.
+    #[must_use]
+    pub fn batch_options(&self) -> BatchOptions {
+        BatchOptions {
+            alignment: self.stage.alignment,
+            regularisation: self.stage.regularisation,
+            score_boundary: self.loss.score_boundary,
+            max_tokens: self.keys.microbatch_tokens,
+        }
+    }
+
+    /// Trains on the samples of step `index`, counted from 0 in the stage.
+    ///
+    /// # Errors
+    /// When the update would not be finite (then nothing has changed), or the device fails.
+    pub fn step(&mut self, index: usize, samples: &[Arc<Sample>]) -> Result<StepReport> {
+        let microbatches = microbatches(samples, &self.batch_options())?;
+        let counts = Counts::of(&microbatches);
+        let mut sums = TermSums::default();
+        let mut gradients = Gradients::none(self.optimizer.params().len());
+        for microbatch in &microbatches {
+            let (loss, terms) = self.forward(microbatch, &counts, QuestionFeatures::AsIs)?;
+            sums.add(&terms);
+            if let Some(loss) = loss {
+                gradients.add(self.optimizer.params(), loss.backward()?)?;
+            }
+        }
+        let grad_norm = gradients.norm()?;
+        if !grad_norm.is_finite() || !sums.is_finite() {
+            bail!(self.blame(samples)?);
+        }
+        let lr = self.schedule.at(index);
+        self.optimizer.step(&gradients, lr, clip_scale(self.keys.clip, grad_norm))?;
+        let (loss, terms) = sums.means(&counts, &self.loss);
+        let num_tokens = microbatches.iter().map(|microbatch| microbatch.student.num_tokens()).sum();
+        Ok(StepReport { loss, terms, lr, grad_norm, num_tokens })
+    }
+
+    /// The stage's losses of one microbatch: their weighted sum, each divided by the step's count, and the sums.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the device fails.
+    pub fn forward(
+        &self,
+        microbatch: &Microbatch,
+        counts: &Counts,
+        questions: QuestionFeatures,
+    ) -> Result<(Option<Tensor>, TermSums)> {
+        let features = self.model.body.features(&microbatch.student)?;
+        let mut sums = TermSums::default();
+        let mut total = None;
+        if let (Some(side), Some(rows)) = (&self.teacher, &microbatch.teacher) {
+            let weights = self.teacher_weights();
+            let (loss, pair) = side.alignment(&features, rows, questions, &weights)?;
+            total = add_losses(total, (loss / counts.teacher.max(1) as f64)?)?;
+            sums.alignment = Some(pair);
+            if rows.regularisation.num_scored() > 0 {
+                let (loss, pair) = side.regularisation(rows, &weights)?;
+                total = add_losses(total, (loss / counts.regularisation.max(1) as f64)?)?;
+                sums.regularisation = Some(pair);
+            }
+        }
+        if self.stage.student_ce {
+            let (loss, ce) = self.student_ce(&features, microbatch)?;
+            total = add_losses(total, (loss / counts.student.max(1) as f64)?)?;
+            sums.student = Some(ce);
+        }
+        Ok((total, sums))
+    }
+
+    /// CE(head_s(za_s), gt_s), summed.
+    fn student_ce(&self, features: &Tensor, microbatch: &Microbatch) -> Result<(Tensor, f64)> {
+        let scored = &microbatch.student_scored;
+        let rows = Tensor::new(scored.rows.as_slice(), features.device())?;
+        let features = features.index_select(&rows, 0)?;
+        let weights = HeadLossOptions { ce_weight: self.loss.ce_student, ..HeadLossOptions::default() };
+        let output = head_loss(&features, &self.model.head.weight, &scored.targets, None, &weights)?;
+        Ok((output.loss, output.ce))
+    }
+
+    fn teacher_weights(&self) -> HeadLossOptions {
+        HeadLossOptions {
+            ce_weight: self.loss.ce_teacher,
+            kl_weight: self.loss.kl,
+            temperature: self.loss.temperature,
+        }
+    }
+
+    /// Losses on held-out samples, with the leakage controls where there is a Recalibrator.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the device fails.
+    pub fn evaluate(&self, samples: &[Arc<Sample>]) -> Result<EvalRow> {
+        let options = BatchOptions { regularisation: false, ..self.batch_options() };
+        let microbatches = microbatches(samples, &options)?;
+        let counts = Counts::of(&microbatches);
+        let run = |questions| -> Result<Terms> {
+            let mut sums = TermSums::default();
+            for microbatch in &microbatches {
+                sums.add(&self.forward(microbatch, &counts, questions)?.1);
+            }
+            Ok(sums.means(&counts, &self.loss).1)
+        };
+        let as_is = run(QuestionFeatures::AsIs)?;
+        let mut row = EvalRow {
+            eval_ce_teacher: as_is.ce_teacher,
+            eval_kl: as_is.kl,
+            eval_ce_student: as_is.ce_student,
+            ..EvalRow::default()
+        };
+        if self.teacher.is_some() {
+            let shuffled = run(QuestionFeatures::Shuffled)?;
+            let zeroed = run(QuestionFeatures::Zeroed)?;
+            let total = |terms: &Terms| terms.ce_teacher.zip(terms.kl).map(|(ce, kl)| ce + kl);
+            row.control_shuffled = total(&shuffled);
+            row.control_shuffled_ce = shuffled.ce_teacher;
+            row.control_shuffled_kl = shuffled.kl;
+            row.control_zeroed = total(&zeroed);
+            row.control_zeroed_ce = zeroed.ce_teacher;
+            row.control_zeroed_kl = zeroed.kl;
+        }
+        Ok(row)
+    }
+
+    /// Which samples made a step's loss or gradient something other than a number.
+    fn blame(&self, samples: &[Arc<Sample>]) -> Result<String> {
+        let mut guilty = Vec::new();
+        for sample in samples {
+            let alone = microbatches(std::slice::from_ref(sample), &self.batch_options())?;
+            let mut gradients = Gradients::none(self.optimizer.params().len());
+            let mut is_finite = true;
+            for microbatch in &alone {
+                let (loss, sums) = self.forward(microbatch, &Counts::of(&alone), QuestionFeatures::AsIs)?;
+                is_finite &= sums.is_finite();
+                if let Some(loss) = loss {
+                    gradients.add(self.optimizer.params(), loss.backward()?)?;
+                }
+            }
+            if !is_finite || !gradients.norm()?.is_finite() {
+                guilty.push(sample.key.to_string());
+            }
+        }
+        let who = match guilty.is_empty() {
+            true => "no sample does so alone".to_owned(),
+            false => format!("because of sample {}", guilty.join(", ")),
+        };
+        Ok(format!(
+            "the step's loss or gradient is not finite, {who}; no weight was changed\n\
+             hint: a lower `{}.lr`, or look at the sample in the data and the cache (`extract verify`)",
+            self.stage.name.as_str()
+        ))
+    }
+}
+
+/// What gradients are multiplied by so that their norm is at most `clip` (0 or less: unchanged); the small constant
+/// is PyTorch's.
+fn clip_scale(clip: f64, norm: f64) -> f64 {
+    if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}

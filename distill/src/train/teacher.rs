@@ -1,0 +1,197 @@
+//! The teacher's side of a step: the Recalibrator, and the teacher's head from the cache. No other teacher weights.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use shared::cache::CacheReader;
+use shared::models::{Checkpoint, Model, config_of};
+
+use super::optim::Param;
+use super::terms::PairSums;
+use crate::config::{RecalibratorConfig, RecalibratorInit};
+use crate::data::batch::TeacherRows;
+use crate::losses::{HeadLossOptions, head_loss};
+use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec};
+
+/// The head's name in the cache, as on the hub.
+const HEAD: &str = "lm_head.weight";
+
+/// What the Recalibrator sees of the student's question: itself, or a leakage control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QuestionFeatures {
+    /// The sample's own.
+    AsIs,
+    /// Another sample's of the microbatch.
+    Shuffled,
+    /// Zeros.
+    Zeroed,
+}
+
+/// How a stage's Recalibrator begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// What an earlier stage left; a new one where there was none.
+    pub file: Option<&'a Path>,
+    /// Whether it trains.
+    pub trains: bool,
+    /// Seed of fresh weights.
+    pub seed: u64,
+    /// The student's checkout, for blocks copied from it.
+    pub student: &'a Path,
+}
+
+/// Recalibrator and teacher's head.
+pub struct TeacherSide {
+    /// The Recalibrator, trainable or frozen.
+    pub recalibrator: Recalibrator,
+    trains: bool,
+    /// The teacher's head (V, D), frozen.
+    head: Tensor,
+}
+
+impl TeacherSide {
+    /// The Recalibrator between this student and the cache's teacher, and the teacher's head.
+    ///
+    /// # Errors
+    /// When the cache's head does not fit its features, or an earlier stage's file does not fit.
+    pub fn open(
+        config: &RecalibratorConfig,
+        cache: &CacheReader,
+        model: &Model,
+        start: &Start,
+    ) -> Result<Self> {
+        let spec = RecalibratorSpec {
+            num_blocks: config.depth,
+            new_positions: config.new_positions,
+            projection_bias: config.projection_bias,
+            init_std: config.init_std,
+            ..RecalibratorSpec::new(model.body.decoder().clone(), cache.width())
+        };
+        let recalibrator = match (start.file, config.init) {
+            (Some(file), _) => Recalibrator::load(&spec, file, &model.device)
+                .with_context(|| format!("{} does not fit", file.display()))?,
+            (None, RecalibratorInit::Fresh) => {
+                Recalibrator::new(&spec, Init::Fresh, start.seed, &model.device)?
+            }
+            (None, RecalibratorInit::Copy) => copy_of_student(&spec, start, model)?,
+        };
+        let recalibrator = if start.trains { recalibrator } else { recalibrator.frozen()? };
+        let head = teacher_head(cache, &model.device, model.dtype)?;
+        Ok(Self { recalibrator, trains: start.trains, head })
+    }
+
+    /// What trains, under the names of a run.
+    #[must_use]
+    pub fn params(&self) -> Vec<Param> {
+        let vars = self.recalibrator.vars().iter().filter(|_| self.trains);
+        vars.map(|(name, var)| Param { name: format!("recalibrator.{name}"), var: var.clone() }).collect()
+    }
+
+    /// A1: the teacher's predictions of its answers from the student's questions and the teacher's answers.
+    /// `features` (T, D) are the student's. Returns the weighted sum over scored tokens and its two parts.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the device fails.
+    pub fn alignment(
+        &self,
+        features: &Tensor,
+        rows: &TeacherRows,
+        questions: QuestionFeatures,
+        weights: &HeadLossOptions,
+    ) -> Result<(Tensor, PairSums)> {
+        let features = match questions {
+            QuestionFeatures::AsIs => features.clone(),
+            QuestionFeatures::Shuffled => {
+                features.index_select(&Tensor::new(rows.shuffled.as_slice(), features.device())?, 0)?
+            }
+            QuestionFeatures::Zeroed => features.zeros_like()?,
+        };
+        self.score(Some(&features), rows, &rows.alignment, weights)
+    }
+
+    /// A2: the same predictions from the teacher's own features of every token.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the device fails.
+    pub fn regularisation(
+        &self,
+        rows: &TeacherRows,
+        weights: &HeadLossOptions,
+    ) -> Result<(Tensor, PairSums)> {
+        self.score(None, rows, &rows.regularisation, weights)
+    }
+
+    fn score(
+        &self,
+        student: Option<&Tensor>,
+        rows: &TeacherRows,
+        plan: &Plan,
+        weights: &HeadLossOptions,
+    ) -> Result<(Tensor, PairSums)> {
+        let device = self.head.device();
+        let shape = (rows.tokens.len(), rows.width);
+        let teacher = Tensor::from_slice(&rows.features, shape, device)?.to_dtype(self.head.dtype())?;
+        let r = self.recalibrator.forward(student, &teacher, plan)?;
+        let teacher = teacher.index_select(&Tensor::new(plan.teacher_rows.as_slice(), device)?, 0)?;
+        let output = head_loss(&r, &self.head, &rows.targets(plan), Some(&teacher), weights)?;
+        Ok((output.loss, PairSums { ce: output.ce, kl: output.kl }))
+    }
+}
+
+/// Blocks that begin as the student's last ones.
+fn copy_of_student(spec: &RecalibratorSpec, start: &Start, model: &Model) -> Result<Recalibrator> {
+    let family = config_of(start.student)?.family;
+    let checkpoint = Checkpoint::open(start.student, family)?;
+    let num_layers = spec.decoder.num_layers;
+    if num_layers < spec.num_blocks {
+        bail!(
+            "`recalibrator.depth` is {}, the student has {num_layers} blocks to copy\nhint: `recalibrator.init=fresh`",
+            spec.num_blocks
+        );
+    }
+    let get = |from_last: usize, name: &str| {
+        let suffix = format!("model.layers.{}.{name}", num_layers - 1 - from_last);
+        let entry = checkpoint.entries().iter().find(|(stored, _)| stored.ends_with(&suffix));
+        let Some((_, entry)) = entry else { candle_core::bail!("the student has no `{suffix}`") };
+        checkpoint.tensor(entry, DType::F32, &Device::Cpu)
+    };
+    Ok(Recalibrator::new(spec, Init::Student(&get), start.seed, &model.device)?)
+}
+
+/// The teacher's head (V, D) from the cache, in the compute type.
+fn teacher_head(cache: &CacheReader, device: &Device, dtype: DType) -> Result<Tensor> {
+    let tensors = cache.head().tensors()?;
+    let head = tensors.tensor(HEAD).with_context(|| format!("the cache's head has no `{HEAD}`"))?;
+    let stored = match head.dtype() {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        other => bail!("the cache's head is stored as {other:?}"),
+    };
+    if head.shape().len() != 2 || head.shape()[1] != cache.width() {
+        bail!(
+            "the cache's head is {:?}, its features have width {}\nhint: `extract verify` the cache",
+            head.shape(),
+            cache.width()
+        );
+    }
+    Ok(Tensor::from_raw_buffer(head.data(), stored, head.shape(), device)?.to_dtype(dtype)?)
+}
+
+/// Refuses a cache that cannot serve the regularisation loss.
+///
+/// # Errors
+/// When no sample has features of all its tokens.
+pub fn require_all_tokens(cache: &CacheReader) -> Result<()> {
+    let complete = |index| cache.num_positions(index) == cache.num_tokens(index);
+    if (0..cache.len()).any(complete) {
+        return Ok(());
+    }
+    bail!(
+        "stage align's regularisation needs the teacher's features of all tokens, and no sample of {} has them\n\
+         hint: `extract run --features all`, or --set align.regularisation=false",
+        cache.dir().display()
+    )
+}

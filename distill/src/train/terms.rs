@@ -1,0 +1,115 @@
+//! The losses of one microbatch, as sums over its scored tokens, and how a step turns sums into means.
+
+use candle_core::{Result, Tensor};
+
+use super::metrics::Terms;
+use crate::config::LossConfig;
+use crate::data::batch::Microbatch;
+
+/// Scored tokens of a whole step: what the summed losses are divided by, once.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Teacher tokens scored in the joint sequences.
+    pub teacher: usize,
+    /// Teacher tokens scored in the regularisation pass.
+    pub regularisation: usize,
+    /// Student tokens scored by its own head.
+    pub student: usize,
+}
+
+impl Counts {
+    /// Adds up a step's microbatches.
+    #[must_use]
+    pub fn of(microbatches: &[Microbatch]) -> Self {
+        let mut counts = Self::default();
+        for microbatch in microbatches {
+            counts.student += microbatch.student_scored.targets.len();
+            if let Some(teacher) = &microbatch.teacher {
+                counts.teacher += teacher.alignment.num_scored();
+                counts.regularisation += teacher.regularisation.num_scored();
+            }
+        }
+        counts
+    }
+}
+
+/// One loss term's sums, in nats.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PairSums {
+    /// Cross entropy.
+    pub ce: f64,
+    /// Divergence.
+    pub kl: f64,
+}
+
+impl PairSums {
+    /// Per-token means.
+    #[must_use]
+    pub fn mean(self, count: usize) -> (f64, f64) {
+        (self.ce / count.max(1) as f64, self.kl / count.max(1) as f64)
+    }
+}
+
+/// Sums of each term over the microbatches of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TermSums {
+    /// A1.
+    pub alignment: Option<PairSums>,
+    /// A2.
+    pub regularisation: Option<PairSums>,
+    /// The student's own cross entropy.
+    pub student: Option<f64>,
+}
+
+impl TermSums {
+    /// Adds another microbatch's.
+    pub fn add(&mut self, other: &Self) {
+        let pair = |a: Option<PairSums>, b: Option<PairSums>| match (a, b) {
+            (Some(a), Some(b)) => Some(PairSums { ce: a.ce + b.ce, kl: a.kl + b.kl }),
+            (a, b) => a.or(b),
+        };
+        self.alignment = pair(self.alignment, other.alignment);
+        self.regularisation = pair(self.regularisation, other.regularisation);
+        self.student = match (self.student, other.student) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// Per-token means, and the weighted loss that they make.
+    #[must_use]
+    pub fn means(&self, counts: &Counts, weights: &LossConfig) -> (f64, Terms) {
+        let alignment = self.alignment.map(|sums| sums.mean(counts.teacher));
+        let regularisation = self.regularisation.map(|sums| sums.mean(counts.regularisation));
+        let ce_student = self.student.map(|sum| sum / counts.student.max(1) as f64);
+        let pairs = [alignment, regularisation].into_iter().flatten();
+        let loss = pairs.map(|(ce, kl)| weights.ce_teacher * ce + weights.kl * kl).sum::<f64>()
+            + ce_student.map_or(0.0, |ce| weights.ce_student * ce);
+        let terms = Terms {
+            ce_teacher: alignment.map(|pair| pair.0),
+            kl: alignment.map(|pair| pair.1),
+            ce_regularisation: regularisation.map(|pair| pair.0),
+            kl_regularisation: regularisation.map(|pair| pair.1),
+            ce_student,
+        };
+        (loss, terms)
+    }
+
+    /// Whether every sum is a number.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        let pairs = [self.alignment, self.regularisation].into_iter().flatten();
+        pairs.flat_map(|pair| [pair.ce, pair.kl]).chain(self.student).all(f64::is_finite)
+    }
+}
+
+/// Adds scalars that may be absent.
+///
+/// # Errors
+/// When the device fails.
+pub fn add_losses(sum: Option<Tensor>, loss: Tensor) -> Result<Option<Tensor>> {
+    Ok(Some(match sum {
+        Some(sum) => (sum + loss)?,
+        None => loss,
+    }))
+}
