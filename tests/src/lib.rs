@@ -1,5 +1,6 @@
 //! What the cross-crate tests share.
 
+pub mod distilled;
 pub mod programs;
 pub mod reference;
 pub mod rows;

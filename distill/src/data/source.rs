@@ -15,7 +15,7 @@ use super::index::{Conversation, Index, Skipped};
 use crate::config::RunConfig;
 
 /// What a stage takes of the teacher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TeacherNeed {
     /// Nothing: the text alone.
     Nothing,

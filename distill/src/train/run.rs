@@ -165,6 +165,7 @@ impl Run<'_> {
             let checkpoint = checkpoint.as_ref().filter(|checkpoint| checkpoint.state.stage == planned.name);
             if let Some(checkpoint) = checkpoint {
                 resumed_from = Some(checkpoint.state.step);
+                eprintln!("continuing after step {}", checkpoint.state.step);
                 self.offsets = checkpoint.state.offsets;
             }
             self.one_stage(planned, checkpoint, &checkpoints)?;

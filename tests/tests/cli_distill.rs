@@ -1,0 +1,105 @@
+//! What `distill` says when it is used wrongly or given what it cannot use: one message with a hint, and the exit code.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+
+use e2e::distilled::{arguments, inputs};
+use e2e::programs::{Finished, run};
+use e2e::rows::{fixture, question, write_rows};
+
+fn refused(args: &[&str], code: i32, needles: &[&str]) -> Finished {
+    let finished = run("distill", args).unwrap();
+    assert_eq!(finished.code, Some(code), "{args:?}\n{}", finished.stderr);
+    assert!(finished.stdout.is_empty(), "{}", finished.stdout);
+    for needle in needles {
+        assert!(finished.stderr.contains(needle), "`{needle}` is not in:\n{}", finished.stderr);
+    }
+    finished
+}
+
+#[test]
+fn wrong_use_ends_with_2_and_says_how() {
+    refused(&["run"], 2, &["--student DIR"]);
+    refused(&["run", "--nonsense"], 2, &["--nonsense"]);
+    refused(&["run", "--student", "s", "--out", "o"], 2, &["stage align", "--cache CACHE", "hint:"]);
+    let base = ["run", "--student", "s", "--out", "o", "--cache", "c"];
+    let with = |more: &[&'static str]| [base.as_slice(), more].concat();
+    refused(&with(&["--set", "align.lrr=1"]), 2, &["lrr", "hint:"]);
+    refused(&with(&["--set", "align.lr"]), 2, &["align.lr", "="]);
+    refused(&with(&["--method", "sft", "--stages", "align"]), 2, &["sft", "finetune"]);
+    refused(&with(&["--set", "align.train=[\"body\"]"]), 2, &["align.train"]);
+    refused(&with(&["--config", "/no/such/file.toml"]), 1, &["/no/such/file.toml"]);
+}
+
+#[test]
+fn help_has_examples_and_completions_are_printed() {
+    let help = run("distill", ["run", "--help"]).unwrap();
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("Examples:") && help.stdout.contains("--cache CACHE"), "{}", help.stdout);
+    let script = run("distill", ["completions", "bash"]).unwrap();
+    assert_eq!(script.code, Some(0));
+    assert!(script.stdout.contains("distill"), "{}", script.stdout);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_with_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (student, data) = (fixture("internvl").display().to_string(), inputs().unwrap().data.display().to_string());
+    let out = path("run");
+    let finetune = ["run", "--stages", "finetune", "--out", &out, "--device", "cpu"];
+    let with = |more: &[&str]| finetune.iter().chain(more).map(ToString::to_string).collect::<Vec<_>>();
+    let check = |more: &[&str], needles: &[&str]| {
+        let args = with(more);
+        refused(&args.iter().map(String::as_str).collect::<Vec<_>>(), 1, &[needles, &["hint:"]].concat());
+    };
+    check(&["--student", "/no/such/student", "--data", &data], &["/no/such/student"]);
+    check(&["--student", &student, "--data", "/no/such/data.json"], &["/no/such/data.json"]);
+    let cache = ["--student", &student, "--cache", "/no/such/cache"];
+    check(&cache, &["/no/such/cache"]);
+    let no_gpu = ["--student", &student, "--data", &data, "--device", "cuda:99"];
+    check(&no_gpu, &["cuda:99"]);
+    fs::write(path("unknown.json"), "not json").unwrap();
+    check(&["--student", &student, "--data", &path("unknown.json")], &["unknown.json"]);
+}
+
+#[test]
+fn a_cache_without_its_images_asks_for_the_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let mut args = arguments(&out, &[]).unwrap();
+    let place = args.iter().position(|arg| arg == "--data").unwrap();
+    args.drain(place..place + 2);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    refused(&args, 1, &["neither in the cache nor in the data", "sample ", "--image-root"]);
+}
+
+#[test]
+fn bad_rows_are_listed_and_stop_the_run_once_they_are_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = inputs().unwrap().data.clone();
+    let mut lines: Vec<serde_json::Value> =
+        fs::read_to_string(&rows).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    lines.push(question("gone", "no-such-image.png", "What is it?", "Nothing."));
+    let data = dir.path().join("rows.jsonl");
+    write_rows(&data, &lines).unwrap();
+    let out = dir.path().join("run");
+    let strings = [
+        ("--student", fixture("internvl").display().to_string()),
+        ("--data", data.display().to_string()),
+        ("--image-root", rows.parent().unwrap().display().to_string()),
+        ("--out", out.display().to_string()),
+    ];
+    let mut args = vec!["run", "--json", "--stages", "finetune", "--device", "cpu", "--set", "finetune.steps=2"];
+    args.extend(["--set", "eval.holdout=4"]);
+    args.extend(strings.iter().flat_map(|(flag, value)| [*flag, value.as_str()]));
+    let strict = [args.as_slice(), &["--set", "data.max_bad=0"]].concat();
+    refused(&strict, 1, &["no-such-image.png", "row 20", "data.max_bad"]);
+    let lenient = [args.as_slice(), &["--set", "data.max_bad=0.1"]].concat();
+    let finished = run("distill", &lenient).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("no-such-image.png"), "{}", finished.stderr);
+    let listed = fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+    assert!(listed.lines().count() == 1 && listed.contains("no-such-image.png"), "{listed}");
+}

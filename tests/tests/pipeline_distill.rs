@@ -1,0 +1,144 @@
+//! `distill run` from a cache that `extract run` made to a student, all stages: what moves, what stays, what is written.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use candle_core::Tensor;
+use e2e::distilled::{NUM_SAMPLES, distilled, extract, inputs, is_same, metrics, weights};
+use e2e::rows::fixture;
+use shared::models::{Processor, config_of};
+
+/// The parts whose weights differ between two checkouts, and those in which some weight is the same.
+fn parts(before: &BTreeMap<String, Tensor>, after: &BTreeMap<String, Tensor>) -> [BTreeSet<String>; 2] {
+    let family = config_of(&fixture("internvl")).unwrap().family;
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    let [mut moved, mut stayed] = [BTreeSet::new(), BTreeSet::new()];
+    for (name, tensor) in before {
+        let part = format!("{:?}", family.part_of(&family.canonical_name(name)));
+        match is_same(tensor, &after[name]).unwrap() {
+            true => stayed.insert(part),
+            false => moved.insert(part),
+        };
+    }
+    [moved, stayed]
+}
+
+fn names(parts: &[&str]) -> BTreeSet<String> {
+    parts.iter().map(|part| (*part).to_owned()).collect()
+}
+
+/// As a float32 copy, which is what a stage leaves; every float type of a checkpoint fits in it exactly.
+fn original() -> BTreeMap<String, Tensor> {
+    let load = weights(&fixture("internvl")).unwrap();
+    load.into_iter().map(|(name, tensor)| (name, tensor.to_dtype(candle_core::DType::F32).unwrap())).collect()
+}
+
+#[test]
+fn each_stage_moves_what_the_table_says_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let summary = distilled(&out, &[]).unwrap();
+    assert_eq!(summary["steps"], 12);
+    assert_eq!(summary["samples"], NUM_SAMPLES - 4);
+    assert!(summary["peak_rss_bytes"].as_u64().unwrap() > 0);
+
+    let stages = out.join("stages");
+    assert!(!stages.join("align/student").exists(), "stage align leaves no student: it trains none");
+    let aligned = weights(&stages.join("align/recalibrator.safetensors")).unwrap();
+    let distilled_recalibrator = weights(&stages.join("distill/recalibrator.safetensors")).unwrap();
+    for (name, tensor) in &aligned {
+        assert!(!is_same(tensor, &distilled_recalibrator[name]).unwrap(), "`{name}` did not move in stage distill");
+    }
+    let after_distill = weights(&stages.join("distill/student")).unwrap();
+    assert_eq!(parts(&original(), &after_distill), [names(&["Body"]), names(&["Vision", "Projector", "Head"])]);
+    let after_finetune = weights(&stages.join("finetune/student")).unwrap();
+    let [moved, stayed] = parts(&after_distill, &after_finetune);
+    assert_eq!([moved, stayed], [names(&["Projector", "Body", "Head"]), names(&["Vision"])]);
+
+    // The result is a checkout: it loads, and its processor is the student's.
+    let identity = |dir: &Path| Processor::load(dir).unwrap().identity();
+    assert_eq!(identity(&out.join("student")), identity(&fixture("internvl")));
+    let result = weights(&out.join("student")).unwrap();
+    assert!(result.keys().eq(weights(&fixture("internvl")).unwrap().keys()));
+
+    let rows = metrics(&out).unwrap();
+    assert_eq!(rows.len(), 12);
+    let stage_names: Vec<&str> = rows.iter().map(|row| row["stage"].as_str().unwrap()).collect();
+    assert_eq!(stage_names, [["align"; 4].as_slice(), &["distill"; 5], &["finetune"; 3]].concat());
+    for (index, row) in rows.iter().enumerate() {
+        let (stage, is_number) = (stage_names[index], |field: &str| row[field].is_number());
+        assert_eq!(row["step"], index + 1);
+        assert!(["loss", "lr", "grad_norm", "tokens_per_second", "loader_stall"].iter().all(|f| is_number(f)), "{row}");
+        assert_eq!(["ce_teacher", "kl"].map(is_number), [stage != "finetune"; 2], "{row}");
+        assert_eq!(["ce_regularisation", "kl_regularisation"].map(is_number), [stage == "align"; 2], "{row}");
+        assert_eq!(is_number("ce_student"), stage != "align", "{row}");
+    }
+    // Evaluations every 2 steps and at the end of each stage; controls only where there is a Recalibrator.
+    let controlled: Vec<u64> = steps_with(&rows, "control_shuffled");
+    assert_eq!(controlled, [2, 4, 6, 8, 9]);
+    assert_eq!(steps_with(&rows, "control_zeroed"), controlled);
+    assert_eq!(steps_with(&rows, "eval_ce_student"), [6, 8, 9, 11, 12]);
+    assert!(out.join("events.out.tfevents.0.distill").exists());
+
+    // The same command again does nothing.
+    let again = distilled(&out, &[]).unwrap();
+    assert_eq!(again, summary);
+}
+
+fn steps_with(rows: &[serde_json::Value], field: &str) -> Vec<u64> {
+    rows.iter().filter(|row| row[field].is_number()).map(|row| row["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn sft_trains_on_the_caches_samples_and_needs_no_features() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let summary = distilled(&out, &["--method", "sft"]).unwrap();
+    assert_eq!(summary["steps"], 3);
+    assert_eq!(summary["samples"], NUM_SAMPLES - 4);
+    assert!(metrics(&out).unwrap().iter().all(|row| row["ce_student"].is_number() && row["kl"].is_null()));
+}
+
+#[test]
+fn everything_can_train_on_data_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let data = inputs().unwrap().data.display().to_string();
+    let student = fixture("qwen2_vl").display().to_string();
+    let args = ["run", "--device", "cpu", "--json", "--stages", "finetune", "--student", &student, "--data", &data];
+    let sets = ["finetune.steps=2", "eval.holdout=4", "finetune.train=[\"vision\",\"projector\",\"body\",\"head\"]"];
+    let mut args: Vec<String> = args.map(str::to_owned).to_vec();
+    args.extend(["--out".to_owned(), out.display().to_string()]);
+    args.extend(sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));
+    let finished = e2e::programs::run("distill", &args).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let before = weights(&fixture("qwen2_vl")).unwrap();
+    let after = weights(&out.join("stages/finetune/student")).unwrap();
+    for (name, tensor) in &before {
+        let before = tensor.to_dtype(candle_core::DType::F32).unwrap();
+        assert!(!is_same(&before, &after[name]).unwrap(), "`{name}` did not move");
+    }
+}
+
+#[test]
+fn regularisation_asks_for_all_tokens_and_can_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = extract(&inputs().unwrap().data, &dir.path().join("cache"), "answer").unwrap();
+    let cache = cache.display().to_string();
+    let out = dir.path().join("run");
+    let mut args = e2e::distilled::arguments(&out, &["--stages", "align"]).unwrap();
+    let place = args.iter().position(|arg| arg == "--cache").unwrap();
+    args[place + 1] = cache;
+    let finished = e2e::programs::run("distill", &args).unwrap();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("extract run --features all"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("align.regularisation=false"), "{}", finished.stderr);
+    args.extend(["--set".to_owned(), "align.regularisation=false".to_owned()]);
+    let other = dir.path().join("other").display().to_string();
+    let place = args.iter().position(|arg| arg == "--out").unwrap();
+    args[place + 1] = other;
+    let finished = e2e::programs::run("distill", &args).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+}

@@ -1,0 +1,116 @@
+//! A run that was stopped or killed, and started again, ends bit-equal to one that ran through.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use e2e::distilled::{arguments, distill, distilled, metrics};
+use e2e::programs::program;
+use serde_json::Value;
+
+/// Everything a run computed: its result's and its stages' files, and its metrics without those that are times or memory.
+fn outcome(out: &Path) -> (Vec<(PathBuf, Vec<u8>)>, Vec<Value>) {
+    let files = [
+        "student/model.safetensors",
+        "stages/align/recalibrator.safetensors",
+        "stages/distill/recalibrator.safetensors",
+        "stages/distill/student/model.safetensors",
+        "stages/finetune/student/model.safetensors",
+    ];
+    let files = files.map(|name| (PathBuf::from(name), fs::read(out.join(name)).unwrap()));
+    let mut rows = metrics(out).unwrap();
+    for row in &mut rows {
+        let row = row.as_object_mut().unwrap();
+        for field in ["tokens_per_second", "peak_rss_bytes", "loader_stall"] {
+            row.remove(field).unwrap();
+        }
+    }
+    (files.to_vec(), rows)
+}
+
+fn assert_same(out: &Path, whole: &Path) {
+    let ((files, rows), (whole_files, whole_rows)) = (outcome(out), outcome(whole));
+    assert_eq!(rows, whole_rows);
+    for ((name, bytes), (_, whole)) in files.iter().zip(&whole_files) {
+        assert!(bytes == whole, "{} differs", name.display());
+    }
+}
+
+#[test]
+fn stopping_in_every_stage_and_killing_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = dir.path().join("whole");
+    distilled(&whole, &[]).unwrap();
+
+    // Stages end at steps 4, 9 and 12; checkpoints are written every 2 steps. Stop inside each stage, between and on
+    // checkpoints, and at a stage's last step.
+    let stopped = dir.path().join("stopped");
+    for (stop, resumed_from) in [(1, None), (4, Some(1)), (7, Some(4)), (9, Some(7)), (11, Some(9))] {
+        let set = format!("checkpoint.stop_after_steps={stop}");
+        let finished = distill(&stopped, &["--set", &set]).unwrap();
+        assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+        assert!(finished.stderr.contains("hint: the same command continues"), "{}", finished.stderr);
+        if let Some(step) = resumed_from {
+            assert!(finished.stderr.contains(&format!("continuing after step {step}")), "{}", finished.stderr);
+        }
+    }
+    let summary = distilled(&stopped, &[]).unwrap();
+    assert_eq!(summary["resumed_from"], 11);
+    assert_same(&stopped, &whole);
+
+    let killed = dir.path().join("killed");
+    let num_kills = kill_until_done(&killed);
+    assert!(num_kills >= 2, "the run was killed {num_kills} times only");
+    assert_same(&killed, &whole);
+}
+
+/// Starts the run again and again, killing it without warning each time it has written another checkpoint or a stage's
+/// end; returns how often.
+fn kill_until_done(out: &Path) -> usize {
+    let mut num_kills = 0;
+    loop {
+        let before = progress(out);
+        let mut child = program("distill").unwrap().args(arguments(out, &[]).unwrap()).spawn().unwrap();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success());
+                return num_kills;
+            }
+            if progress(out) > before + 1 {
+                // SIGKILL: no handler runs.
+                child.kill().unwrap();
+                child.wait().unwrap();
+                num_kills += 1;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Counts what has been published, in a number that only grows.
+fn progress(out: &Path) -> usize {
+    let newest = |dir: &Path| {
+        let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        let steps = names.filter_map(|name| name.to_str()?.strip_prefix("step-")?.parse::<usize>().ok());
+        steps.max().unwrap_or(0)
+    };
+    let ends = ["align", "distill", "finetune"].map(|stage| out.join("stages").join(stage).exists());
+    newest(&out.join("checkpoints")) + ends.iter().filter(|end| **end).count()
+}
+
+#[test]
+fn another_runs_folder_is_refused_with_the_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let stop = ["--set", "checkpoint.stop_after_steps=2"];
+    assert_eq!(distill(&out, &stop).unwrap().code, Some(1));
+    let before = metrics(&out).unwrap();
+    let finished = distill(&out, &["--set", "align.lr=0.5"]).unwrap();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("align.lr: expected 0.0001, got 0.5"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("hint:"), "{}", finished.stderr);
+    assert_eq!(metrics(&out).unwrap(), before);
+}
