@@ -9,7 +9,10 @@ use datasets::{checkout, manifest::Manifest, splits};
 
 /// Makes the embedded toy world, its tokenizers and its untrained models.
 #[derive(Parser)]
-#[command(version, after_help = "Examples:\n  toy world --out target/toy demo test\n  toy model student --out target/student")]
+#[command(
+    version,
+    after_help = "Examples:\n  toy world --out target/toy demo test\n  toy model student --out target/student"
+)]
 struct Cli {
     /// What the toy consists of.
     #[arg(long, global = true, value_name = "FILE", default_value = "datasets/toy/toy.toml")]

@@ -98,7 +98,8 @@ impl Manifest {
     /// # Errors
     /// When the file cannot be read or does not say what a manifest says; the message names the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         toml::from_str(&text).with_context(|| format!("`{}` is not a manifest of the toy", path.display()))
     }
 }

@@ -69,7 +69,8 @@ pub fn write(manifest: &Manifest, names: &[String], out: &Path) -> Result<()> {
             .split
             .get(name)
             .with_context(|| format!("no split `{name}` in the manifest\nhint: there are {}", known()))?;
-        write_split(manifest.seed, name, split, out).with_context(|| format!("cannot write split `{name}`"))?;
+        write_split(manifest.seed, name, split, out)
+            .with_context(|| format!("cannot write split `{name}`"))?;
     }
     Ok(())
 }

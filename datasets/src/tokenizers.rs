@@ -85,7 +85,8 @@ fn text(manifest: &Manifest) -> Vec<String> {
 }
 
 fn bpe_skeleton() -> Value {
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
+    let byte_level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": true});
     json!({
         "version": "1.0",
         "normalizer": null,
@@ -108,8 +109,10 @@ fn bpe_trainer(vocab_size: usize, special: Vec<AddedToken>) -> TrainerWrapper {
 
 /// Lines apart, so that an answer's first word is marked as any other word is.
 fn unigram_skeleton() -> Value {
-    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
-    let lines = json!({"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": false});
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    let lines =
+        json!({"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": false});
     let punctuation = json!({"type": "Punctuation", "behavior": "Isolated"});
     json!({
         "version": "1.0",

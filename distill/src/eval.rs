@@ -198,7 +198,12 @@ impl<'a> Answerer<'a> {
     }
 
     /// Answers the questions of some rows, in batches of like length, and writes them in their own order.
-    fn answer(&self, rows: Vec<Vec<Question>>, tally: &mut Tally, progress: &mut dyn FnMut(&Progress)) -> Result<()> {
+    fn answer(
+        &self,
+        rows: Vec<Vec<Question>>,
+        tally: &mut Tally,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<()> {
         let encode = |row: Vec<Question>| row.into_iter().map(|it| it.encode(&self.processor)).collect();
         let encoded: Vec<Result<Vec<Asked>, String>> = rows.into_par_iter().map(encode).collect();
         let mut asked: Vec<Asked> = Vec::new();
@@ -293,7 +298,10 @@ impl Tally {
 
     fn finish(mut self, options: &EvalOptions, seconds: f64) -> Result<Summary> {
         if self.score.questions == 0 {
-            bail!("no question could be asked: {} rows were set aside\nhint: see the reasons above", self.quarantined);
+            bail!(
+                "no question could be asked: {} rows were set aside\nhint: see the reasons above",
+                self.quarantined
+            );
         }
         self.file.flush().with_context(|| format!("cannot write `{}`", self.path.display()))?;
         // A kind a question is no grouping but an id.

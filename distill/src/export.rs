@@ -117,11 +117,20 @@ fn at_the_end(run: &Path) -> Result<Student> {
 fn after(run: &Path, stage: StageName) -> Result<Student> {
     let dir = run.join("stages").join(stage.as_str());
     if !dir.join("done.json").is_file() {
-        bail!("stage {} of `{}` is not done\nhint: available{}", stage.as_str(), run.display(), what_there_is(run));
+        bail!(
+            "stage {} of `{}` is not done\nhint: available{}",
+            stage.as_str(),
+            run.display(),
+            what_there_is(run)
+        );
     }
     let base = dir.join("student");
     if !base.is_dir() {
-        bail!("stage {} does not train the student\nhint: export another moment{}", stage.as_str(), what_there_is(run));
+        bail!(
+            "stage {} does not train the student\nhint: export another moment{}",
+            stage.as_str(),
+            what_there_is(run)
+        );
     }
     Ok(Student { base, weights: BTreeMap::new(), stage: Some(stage) })
 }
@@ -137,7 +146,8 @@ fn at_step(run: &Path, config: &RunConfig, step: usize) -> Result<Student> {
     let text = std::fs::read_to_string(dir.join("state.json")).with_context(|| {
         format!("`{}` has no checkpoint of step {step}\nhint: available{}", run.display(), what_there_is(run))
     })?;
-    let State { stage } = serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", dir.display()))?;
+    let State { stage } =
+        serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", dir.display()))?;
     // Stages that do not train the student leave none; the one before them counts.
     let earlier = config.stages().into_iter().take_while(|name| *name != stage);
     let left = earlier.map(|name| run.join("stages").join(name.as_str()).join("student"));
@@ -157,7 +167,8 @@ fn what_there_is(run: &Path) -> String {
     let mut steps: Vec<usize> =
         names("checkpoints").iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
     steps.sort_unstable();
-    let stages = names("stages").into_iter().filter(|name| run.join("stages").join(name).join("student").is_dir());
+    let stages =
+        names("stages").into_iter().filter(|name| run.join("stages").join(name).join("student").is_dir());
     let list: Vec<String> = stages
         .map(|name| format!("--after {name}"))
         .chain(steps.iter().map(|step| format!("--step {step}")))

@@ -93,7 +93,8 @@ fn lead(runs: &[Run]) -> String {
 /// The few numbers a reader looks for first.
 fn cards(runs: &[Run], evaluations: &[Evaluation]) -> String {
     let mut cards: Vec<(String, String)> = Vec::new();
-    let best = evaluations.iter().max_by(|a, b| a.summary.score.accuracy.total_cmp(&b.summary.score.accuracy));
+    let best =
+        evaluations.iter().max_by(|a, b| a.summary.score.accuracy.total_cmp(&b.summary.score.accuracy));
     if let Some(best) = best {
         let percent = best.summary.score.accuracy * 100.0;
         cards.push((format!("{percent:.1} %"), format!("best accuracy: {}", best.name)));
@@ -128,12 +129,14 @@ fn accuracy(evaluations: &[Evaluation]) -> String {
         let score = &it.summary.score;
         let mut cells = vec![escape(&it.name), share(score.accuracy), score.questions.to_string()];
         let by_type = &it.summary.by_type;
-        let cell = |kind: &&String| by_type.get(*kind).map_or_else(|| "–".to_owned(), |it| share(it.accuracy));
+        let cell =
+            |kind: &&String| by_type.get(*kind).map_or_else(|| "–".to_owned(), |it| share(it.accuracy));
         cells.extend(kinds.iter().map(cell));
         cells
     };
     let rows: Vec<Vec<String>> = evaluations.iter().map(row).collect();
-    let caption = "Share of right answers on questions that no run was trained on, in all and by kind of question";
+    let caption =
+        "Share of right answers on questions that no run was trained on, in all and by kind of question";
     format!("<h2>Accuracy</h2>\n{}", table(caption, &head, &rows))
 }
 

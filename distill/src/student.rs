@@ -6,9 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use safetensors::Dtype;
-use shared::models::{
-    Checkpoint, LoadOptions, Model, TrainableParts, config_of, export_checkout, load,
-};
+use shared::models::{Checkpoint, LoadOptions, Model, TrainableParts, config_of, export_checkout, load};
 
 use crate::stage::Stage;
 use crate::train::optim::Param;

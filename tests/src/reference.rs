@@ -147,8 +147,7 @@ impl Sample {
     /// When the stored inputs are incomplete.
     pub fn stored_inputs(&self, image_token: u32) -> Result<Encoded> {
         let images = self.stored_images()?;
-        let spans = runs_of(&self.input_ids, image_token)
-            .map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
+        let spans = runs_of(&self.input_ids, image_token).map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
         let prompt = Prompt {
             text: String::new(),
             input_ids: self.input_ids.clone(),
@@ -187,7 +186,7 @@ impl Sample {
 /// The maximal runs of `token`.
 fn runs_of(ids: &[u32], token: u32) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
-    ids.chunk_by(|a, b| (*a == token) == (*b == token)).filter_map(move |chunk| {
+    ids.chunk_by(move |a, b| (*a == token) == (*b == token)).filter_map(move |chunk| {
         let run = start..start + chunk.len();
         start = run.end;
         (chunk[0] == token).then_some(run)

@@ -73,7 +73,12 @@ pub fn made_up(dir: &Path, count: usize) -> Result<PathBuf> {
         let name = format!("{}.bmp", number % 16);
         fs::write(dir.join(&name), bmp(width, height, (number % 16) as u8))?;
         let text = format!("What is number {number}? {}", "Look again. ".repeat(number * 7 % 5));
-        rows.push(question(&format!("row {number}"), &name, &text, &"It is a square. ".repeat(1 + number * 3 % 4)));
+        rows.push(question(
+            &format!("row {number}"),
+            &name,
+            &text,
+            &"It is a square. ".repeat(1 + number * 3 % 4),
+        ));
     }
     let path = dir.join("rows.jsonl");
     write_rows(&path, &rows)?;

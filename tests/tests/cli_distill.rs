@@ -46,7 +46,8 @@ fn help_has_examples_and_completions_are_printed() {
 fn what_cannot_be_read_is_named_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let (student, data) = (fixture("internvl").display().to_string(), inputs().unwrap().data.display().to_string());
+    let (student, data) =
+        (fixture("internvl").display().to_string(), inputs().unwrap().data.display().to_string());
     let out = path("run");
     let finetune = ["run", "--stages", "finetune", "--out", &out, "--device", "cpu"];
     let with = |more: &[&str]| finetune.iter().chain(more).map(ToString::to_string).collect::<Vec<_>>();
@@ -91,7 +92,8 @@ fn bad_rows_are_listed_and_stop_the_run_once_they_are_too_many() {
         ("--image-root", rows.parent().unwrap().display().to_string()),
         ("--out", out.display().to_string()),
     ];
-    let mut args = vec!["run", "--json", "--stages", "finetune", "--device", "cpu", "--set", "finetune.steps=2"];
+    let mut args =
+        vec!["run", "--json", "--stages", "finetune", "--device", "cpu", "--set", "finetune.steps=2"];
     args.extend(["--set", "eval.holdout=4"]);
     args.extend(strings.iter().flat_map(|(flag, value)| [*flag, value.as_str()]));
     let strict = [args.as_slice(), &["--set", "data.max_bad=0"]].concat();

@@ -32,11 +32,14 @@ impl Place {
 
     /// A run in which one flag is replaced or added.
     fn run_with(&self, flag: &str, value: &str) -> Finished {
-        let (teacher, data, out) = (text(fixture("qwen2_vl")), text(self.path("rows.jsonl")), text(self.path("cache")));
-        let mut args = vec![("--teacher", teacher.as_str()), ("--data", &data), ("--out", &out), ("--device", "cpu")];
+        let (teacher, data, out) =
+            (text(fixture("qwen2_vl")), text(self.path("rows.jsonl")), text(self.path("cache")));
+        let mut args =
+            vec![("--teacher", teacher.as_str()), ("--data", &data), ("--out", &out), ("--device", "cpu")];
         args.retain(|(name, _)| *name != flag);
         args.push((flag, value));
-        run("extract", ["run"].into_iter().chain(args.iter().flat_map(|(name, value)| [*name, *value]))).unwrap()
+        run("extract", ["run"].into_iter().chain(args.iter().flat_map(|(name, value)| [*name, *value])))
+            .unwrap()
     }
 
     /// A copy of the teacher with one file changed.
@@ -68,12 +71,20 @@ fn assert_fails(finished: &Finished, code: i32, says: &[&str]) {
 #[test]
 fn wrong_usage_is_code_two() {
     let place = Place::new();
-    assert_fails(&run("extract", ["run"]).unwrap(), 2, &["a teacher is missing", "hint: give `--teacher DIR`"]);
+    assert_fails(
+        &run("extract", ["run"]).unwrap(),
+        2,
+        &["a teacher is missing", "hint: give `--teacher DIR`"],
+    );
     assert_fails(&run("extract", ["run", "--no-such-flag"]).unwrap(), 2, &["--no-such-flag"]);
     assert_fails(&run("extract", ["estimate"]).unwrap(), 2, &["estimate"]);
     assert_fails(&run("extract", ["verify"]).unwrap(), 2, &["the cache is missing", "hint: "]);
     assert_fails(&place.run_with("--codec", "int8"), 2, &["there is no codec `int8`", "lossless"]);
-    assert_fails(&place.run_with("--format", "tfrecord"), 2, &["there is no dataset format `tfrecord`", "llava"]);
+    assert_fails(
+        &place.run_with("--format", "tfrecord"),
+        2,
+        &["there is no dataset format `tfrecord`", "llava"],
+    );
     assert_fails(&place.run_with("--max-bad", "many"), 2, &["`many` is not an error budget"]);
     assert_fails(&place.run_with("--shard-size", "0"), 2, &["`0` is not a size"]);
     assert_fails(&place.run_with("--max-tokens-per-batch", "0"), 2, &["`batch.max_tokens` is 0", "hint: "]);
@@ -92,11 +103,20 @@ fn what_cannot_be_used_is_code_one_with_a_hint() {
     let unknown = place.teacher_with("unknown", "config.json", |config| {
         config.replace("qwen2_vl", "mamba").replace("Qwen2VLForConditionalGeneration", "MambaForCausalLM")
     });
-    assert_fails(&place.run_with("--teacher", &unknown), 1, &["`MambaForCausalLM` is not supported", "hint: supported are"]);
-    let wordless = place.teacher_with("wordless", "tokenizer.json", |json| json.replace("<|image_pad|>", "<|other|>"));
+    assert_fails(
+        &place.run_with("--teacher", &unknown),
+        1,
+        &["`MambaForCausalLM` is not supported", "hint: supported are"],
+    );
+    let wordless =
+        place.teacher_with("wordless", "tokenizer.json", |json| json.replace("<|image_pad|>", "<|other|>"));
     assert_fails(&place.run_with("--teacher", &wordless), 1, &["<|image_pad|>", "hint: "]);
     fs::write(place.path("prose.jsonl"), "Once upon a time\n").unwrap();
-    assert_fails(&place.run_with("--data", &text(place.path("prose.jsonl"))), 1, &["prose.jsonl", "not JSON", "hint: "]);
+    assert_fails(
+        &place.run_with("--data", &text(place.path("prose.jsonl"))),
+        1,
+        &["prose.jsonl", "not JSON", "hint: "],
+    );
     assert_fails(&place.run_with("--device", "tpu"), 1, &["`tpu`: not a device", "hint: "]);
     if cfg!(not(feature = "cuda")) {
         assert_fails(&place.run_with("--device", "cuda:0"), 1, &["`cuda:0`", "CUDA", "hint: "]);
@@ -104,7 +124,11 @@ fn what_cannot_be_used_is_code_one_with_a_hint() {
     fs::create_dir(place.path("thesis")).unwrap();
     fs::write(place.path("thesis/chapter.tex"), "").unwrap();
     assert_fails(&place.run_with("--out", &text(place.path("thesis"))), 1, &["chapter.tex", "hint: "]);
-    assert_fails(&place.run_with("--out", &text(place.path("rows.jsonl/cache"))), 1, &["rows.jsonl/cache", "hint: "]);
+    assert_fails(
+        &place.run_with("--out", &text(place.path("rows.jsonl/cache"))),
+        1,
+        &["rows.jsonl/cache", "hint: "],
+    );
     assert_fails(&run("extract", ["verify", &nowhere]).unwrap(), 1, &["is not a feature cache", "hint: "]);
     assert_fails(&run("extract", ["inspect", &nowhere]).unwrap(), 1, &["is not a feature cache", "hint: "]);
 }
@@ -124,7 +148,8 @@ fn a_checkpoint_with_missing_weights_names_them_and_writes_no_rows() {
 #[test]
 fn json_is_one_object_for_success_and_failure() {
     let place = Place::new();
-    let (teacher, student, cache) = (text(fixture("qwen2_vl")), text(fixture("internvl")), text(place.path("cache")));
+    let (teacher, student, cache) =
+        (text(fixture("qwen2_vl")), text(fixture("internvl")), text(place.path("cache")));
     let data = text(place.path("rows.jsonl"));
     let object = |args: &[&str], code: i32| -> Value {
         let finished = run("extract", args).unwrap();
@@ -133,8 +158,20 @@ fn json_is_one_object_for_success_and_failure() {
         assert!(value.is_object(), "{value}");
         value
     };
-    let summary = object(&["run", "--teacher", &teacher, "--data", &data, "--out", &cache, "--device", "cpu", "--json"], 0);
-    for field in ["samples", "quarantined", "tokens", "feature_rows", "bytes", "seconds", "tokens_per_second", "resumed_from"] {
+    let summary = object(
+        &["run", "--teacher", &teacher, "--data", &data, "--out", &cache, "--device", "cpu", "--json"],
+        0,
+    );
+    for field in [
+        "samples",
+        "quarantined",
+        "tokens",
+        "feature_rows",
+        "bytes",
+        "seconds",
+        "tokens_per_second",
+        "resumed_from",
+    ] {
         assert!(summary[field].is_number(), "{field}: {summary}");
     }
     assert!(summary["peak_rss_bytes"].as_u64().unwrap() > 1 << 20 || cfg!(not(target_os = "linux")));
@@ -145,15 +182,37 @@ fn json_is_one_object_for_success_and_failure() {
     let key = reader.key(0).to_string();
     let sample = object(&["inspect", &cache, "--sample", &key[..20], "--json"], 0);
     assert_eq!(sample["key"], key);
-    assert!(sample["turns"].as_array().unwrap().iter().any(|turn| turn["text"].as_str().unwrap().contains("It is a square")));
+    assert!(
+        sample["turns"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|turn| turn["text"].as_str().unwrap().contains("It is a square"))
+    );
     fs::write(place.path("image.bmp"), bmp(56, 56, 3)).unwrap();
     let image = text(place.path("image.bmp"));
-    let pair = object(&["pair", "--teacher", &teacher, "--student", &student, "--text", "two words", "--image", &image, "--json"], 0);
+    let pair = object(
+        &[
+            "pair",
+            "--teacher",
+            &teacher,
+            "--student",
+            &student,
+            "--text",
+            "two words",
+            "--image",
+            &image,
+            "--json",
+        ],
+        0,
+    );
     assert_eq!(pair["teacher"]["pieces"].as_array().unwrap().concat_texts(), "two words");
     // (56 / 28)^2 merged patches.
     assert_eq!(pair["teacher"]["image_tokens"], serde_json::json!([4]));
     let error = object(&["verify", &text(place.path("nowhere")), "--json"], 1);
-    assert!(error["error"].as_str().unwrap().contains("not a feature cache") && error["hints"][0].is_string());
+    assert!(
+        error["error"].as_str().unwrap().contains("not a feature cache") && error["hints"][0].is_string()
+    );
 }
 
 trait ConcatTexts {
@@ -177,7 +236,11 @@ fn verify_finds_a_flipped_bit() {
     bytes[middle] ^= 1;
     fs::write(&shard, bytes).unwrap();
     let name = shard.file_name().unwrap().to_str().unwrap();
-    assert_fails(&run("extract", ["verify", &text(place.path("cache"))]).unwrap(), 1, &[name, "1 problem", "hint: "]);
+    assert_fails(
+        &run("extract", ["verify", &text(place.path("cache"))]).unwrap(),
+        1,
+        &[name, "1 problem", "hint: "],
+    );
 }
 
 #[test]
@@ -191,14 +254,18 @@ fn one_file_describes_a_run_and_flags_win_over_it() {
     );
     fs::write(place.path("run.toml"), config).unwrap();
     let (file, out) = (text(place.path("run.toml")), text(place.path("cache")));
-    let finished = run("extract", ["run", "--config", &file, "--set", "features.keep=text", "--out", &out]).unwrap();
+    let finished =
+        run("extract", ["run", "--config", &file, "--set", "features.keep=text", "--out", &out]).unwrap();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(finished.stdout.contains("read 3 rows: 3 written"), "{}", finished.stdout);
     let manifest = shared::cache::Manifest::load(&place.path("cache")).unwrap();
     assert_eq!(manifest.fingerprint.fields["features"], "text");
     assert!(!place.path("elsewhere").exists());
     // The file serves the other commands too.
-    assert_eq!(run("extract", ["verify", "--config", &file, "--set", &format!("cache.dir={out}")]).unwrap().code, Some(0));
+    assert_eq!(
+        run("extract", ["verify", "--config", &file, "--set", &format!("cache.dir={out}")]).unwrap().code,
+        Some(0)
+    );
 }
 
 #[test]

@@ -25,7 +25,8 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn trainable(name: &str, parts: &[ModelPart]) -> Model {
-    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::of(parts) };
+    let options =
+        LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::of(parts) };
     load(&fixture(name), &options).unwrap()
 }
 
@@ -39,14 +40,20 @@ fn backward(name: &str, model: &Model) -> GradStore {
         (0..batch.num_tokens() as u32 - 1).filter(|&t| batch.input_ids[t as usize + 1] != image).collect();
     let targets: Vec<u32> = kept.iter().map(|&t| batch.input_ids[t as usize + 1]).collect();
     let logits = logits.index_select(&Tensor::new(kept, &Device::Cpu).unwrap(), 0).unwrap();
-    candle_nn::loss::cross_entropy(&logits, &Tensor::new(targets, &Device::Cpu).unwrap()).unwrap().backward().unwrap()
+    candle_nn::loss::cross_entropy(&logits, &Tensor::new(targets, &Device::Cpu).unwrap())
+        .unwrap()
+        .backward()
+        .unwrap()
 }
 
 /// By canonical name.
 fn expected(name: &str, model: &Model) -> BTreeMap<String, Expected> {
     let text = fs::read_to_string(fixture(name).join("ref/gradients.json")).unwrap();
     let stored: BTreeMap<String, Expected> = serde_json::from_str(&text).unwrap();
-    stored.into_iter().map(|(key, value)| (model.config.family.canonical_name(&key).into_owned(), value)).collect()
+    stored
+        .into_iter()
+        .map(|(key, value)| (model.config.family.canonical_name(&key).into_owned(), value))
+        .collect()
 }
 
 #[test]
@@ -58,7 +65,8 @@ fn gradients_equal_pytorch() {
         let names: BTreeSet<&str> = model.params.iter().map(|(key, _)| key).collect();
         assert_eq!(names, expected.keys().map(String::as_str).collect(), "{name}: trainable weights");
         for (key, param) in model.params.iter() {
-            let gradient = gradients.get(&param.var).unwrap_or_else(|| panic!("{name}: no gradient for `{key}`"));
+            let gradient =
+                gradients.get(&param.var).unwrap_or_else(|| panic!("{name}: no gradient for `{key}`"));
             let gradient = gradient.to_dtype(DType::F64).unwrap();
             let sum: f64 = gradient.sum_all().unwrap().to_scalar().unwrap();
             let norm: f64 = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
@@ -68,8 +76,14 @@ fn gradients_equal_pytorch() {
                 continue;
             }
             assert!(norm > 1e-4, "{name}: the gradient of `{key}` vanishes: {norm}");
-            assert!((norm - their_norm).abs() < 1e-3 * their_norm, "{name}: `{key}`: norm {norm}, PyTorch {their_norm}");
-            assert!((sum - their_sum).abs() < 1e-3 * their_norm, "{name}: `{key}`: sum {sum}, PyTorch {their_sum}");
+            assert!(
+                (norm - their_norm).abs() < 1e-3 * their_norm,
+                "{name}: `{key}`: norm {norm}, PyTorch {their_norm}"
+            );
+            assert!(
+                (sum - their_sum).abs() < 1e-3 * their_norm,
+                "{name}: `{key}`: sum {sum}, PyTorch {their_sum}"
+            );
         }
     }
 }
@@ -83,21 +97,34 @@ fn is_zero_by_symmetry(name: &str, key: &str) -> bool {
 fn each_stage_trains_its_parts_and_nothing_else() {
     use ModelPart::{Body, Head, Projector, Vision};
     // Distillation trains the body, fine-tuning all but the vision encoder; the others must be possible too.
-    let stages: [&[ModelPart]; 6] =
-        [&[Body], &[Projector, Body, Head], &[Vision, Projector, Body, Head], &[Projector], &[Vision], &[Body, Head]];
+    let stages: [&[ModelPart]; 6] = [
+        &[Body],
+        &[Projector, Body, Head],
+        &[Vision, Projector, Body, Head],
+        &[Projector],
+        &[Vision],
+        &[Body, Head],
+    ];
     for name in CHECKPOINTS {
         for parts in stages {
             let model = trainable(name, parts);
             let gradients = backward(name, &model);
             for (key, param) in model.params.iter() {
-                let gradient = gradients.get(&param.var).unwrap_or_else(|| panic!("{name} {parts:?}: none for `{key}`"));
-                let norm: f32 = gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
+                let gradient =
+                    gradients.get(&param.var).unwrap_or_else(|| panic!("{name} {parts:?}: none for `{key}`"));
+                let norm: f32 =
+                    gradient.sqr().unwrap().sum_all().unwrap().sqrt().unwrap().to_scalar().unwrap();
                 assert!(norm.is_finite(), "{name} {parts:?}: `{key}`");
-                assert!(norm > 1e-4 || is_zero_by_symmetry(name, key), "{name} {parts:?}: `{key}` has {norm}");
-                let tied_head = model.head.tied && parts.contains(&Head) && key.ends_with("embed_tokens.weight");
+                assert!(
+                    norm > 1e-4 || is_zero_by_symmetry(name, key),
+                    "{name} {parts:?}: `{key}` has {norm}"
+                );
+                let tied_head =
+                    model.head.tied && parts.contains(&Head) && key.ends_with("embed_tokens.weight");
                 assert!(parts.contains(&param.part) || tied_head, "{name} {parts:?}: `{key}`");
             }
-            let trained: BTreeSet<_> = model.params.iter().map(|(_, param)| param.var.as_tensor().id()).collect();
+            let trained: BTreeSet<_> =
+                model.params.iter().map(|(_, param)| param.var.as_tensor().id()).collect();
             let extra = gradients.get_ids().filter(|id| !trained.contains(id)).count();
             assert_eq!(extra, 0, "{name} {parts:?}: gradients of frozen tensors");
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use e2e::reference::{Sample, samples, worst_error};
 use shared::models::{
-    Encoded, LoadOptions, Model, PackedBatch, TrainableParts, config_of, export_checkout, expected_weights,
+    Encoded, LoadOptions, Model, PackedBatch, TrainableParts, config_of, expected_weights, export_checkout,
     generate_greedy, identity, load, weights_digest,
 };
 
@@ -94,7 +94,8 @@ fn packing_changes_no_bit() {
         let together = model.body.features(&packed).unwrap();
         for (sample, bounds) in samples.iter().zip(packed.cu_seqlens.windows(2)) {
             let alone = features(&model, sample).to_vec2::<f32>().unwrap();
-            let part = together.narrow(0, bounds[0], bounds[1] - bounds[0]).unwrap().to_vec2::<f32>().unwrap();
+            let part =
+                together.narrow(0, bounds[0], bounds[1] - bounds[0]).unwrap().to_vec2::<f32>().unwrap();
             assert_eq!(alone, part, "{name}");
         }
     }
@@ -133,7 +134,8 @@ fn deliberate_errors_show() {
         mirrored.images[0].pixels.reverse();
         far(mirrored);
         let mut shifted = inputs.clone();
-        shifted.prompt.images[0].tokens = inputs.prompt.images[0].tokens.start - 1..inputs.prompt.images[0].tokens.end - 1;
+        shifted.prompt.images[0].tokens =
+            inputs.prompt.images[0].tokens.start - 1..inputs.prompt.images[0].tokens.end - 1;
         far(shifted);
         if name.starts_with("qwen2_vl") {
             let mut plain_rope = inputs.clone();
@@ -165,7 +167,9 @@ fn every_naming_is_read() {
             tensors.insert(name.replacen(from, to, 1), tensor);
         }
     });
-    assert!(fs::read(copy.path().join("model.safetensors")).unwrap().windows(13).any(|w| w == b"model.visual."));
+    assert!(
+        fs::read(copy.path().join("model.safetensors")).unwrap().windows(13).any(|w| w == b"model.visual.")
+    );
     assert_eq!(weights_digest(copy.path()).unwrap(), digest);
     let stored = samples(&fixture("qwen2_vl")).unwrap();
     let model = frozen(copy.path());
@@ -231,7 +235,9 @@ fn weights_that_do_not_fit_are_named() {
         *norm = norm.narrow(0, 0, 5).unwrap();
     });
     let message = refusal(copy.path());
-    for part in ["missing weights: `model.layers.1.mlp.up_proj.weight`", "unknown weights: `model.layers.7.surprise`"] {
+    for part in
+        ["missing weights: `model.layers.1.mlp.up_proj.weight`", "unknown weights: `model.layers.7.surprise`"]
+    {
         assert!(message.contains(part), "{message}");
     }
     assert!(message.contains("`model.norm.weight` has shape [5], config.json asks for [32]"), "{message}");
@@ -283,7 +289,8 @@ fn inputs_that_do_not_fit_are_refused() {
     let stored = samples(&fixture("internvl")).unwrap();
     let image = stored.iter().find(|sample| sample.name == "image").unwrap();
     let inputs = image.stored_inputs(model.config.config.image_token_id()).unwrap();
-    let refused = |wrong: Encoded| model.body.features(&PackedBatch::pack(&[&wrong])).unwrap_err().to_string();
+    let refused =
+        |wrong: Encoded| model.body.features(&PackedBatch::pack(&[&wrong])).unwrap_err().to_string();
 
     let mut larger = inputs.clone();
     larger.images[0].shape = vec![1, 3, 16, 20];
@@ -308,8 +315,11 @@ fn an_export_is_the_checkpoint_with_the_new_weights() {
         let all = LoadOptions { trainable: TrainableParts::all(), ..options(DType::F32) };
         let model = load(&fixture(name), &all).unwrap();
         assert!(model.params.len() > 20);
-        let doubled: BTreeMap<String, Tensor> =
-            model.params.iter().map(|(key, param)| (key.to_owned(), (param.var.as_tensor() * 2.0).unwrap())).collect();
+        let doubled: BTreeMap<String, Tensor> = model
+            .params
+            .iter()
+            .map(|(key, param)| (key.to_owned(), (param.var.as_tensor() * 2.0).unwrap()))
+            .collect();
         let trained = out.path().join("trained");
         export_checkout(&fixture(name), &trained, &doubled, Some(DType::F32)).unwrap();
         let again = load(&trained, &all).unwrap();

@@ -49,10 +49,16 @@ fn each_stage_moves_what_the_table_says_and_nothing_else() {
     let aligned = weights(&stages.join("align/recalibrator.safetensors")).unwrap();
     let distilled_recalibrator = weights(&stages.join("distill/recalibrator.safetensors")).unwrap();
     for (name, tensor) in &aligned {
-        assert!(!is_same(tensor, &distilled_recalibrator[name]).unwrap(), "`{name}` did not move in stage distill");
+        assert!(
+            !is_same(tensor, &distilled_recalibrator[name]).unwrap(),
+            "`{name}` did not move in stage distill"
+        );
     }
     let after_distill = weights(&stages.join("distill/student")).unwrap();
-    assert_eq!(parts(&original(), &after_distill), [names(&["Body"]), names(&["Vision", "Projector", "Head"])]);
+    assert_eq!(
+        parts(&original(), &after_distill),
+        [names(&["Body"]), names(&["Vision", "Projector", "Head"])]
+    );
     let after_finetune = weights(&stages.join("finetune/student")).unwrap();
     let [moved, stayed] = parts(&after_distill, &after_finetune);
     assert_eq!([moved, stayed], [names(&["Projector", "Body", "Head"]), names(&["Vision"])]);
@@ -70,7 +76,10 @@ fn each_stage_moves_what_the_table_says_and_nothing_else() {
     for (index, row) in rows.iter().enumerate() {
         let (stage, is_number) = (stage_names[index], |field: &str| row[field].is_number());
         assert_eq!(row["step"], index + 1);
-        assert!(["loss", "lr", "grad_norm", "tokens_per_second", "loader_stall"].iter().all(|f| is_number(f)), "{row}");
+        assert!(
+            ["loss", "lr", "grad_norm", "tokens_per_second", "loader_stall"].iter().all(|f| is_number(f)),
+            "{row}"
+        );
         assert_eq!(["ce_teacher", "kl"].map(is_number), [stage != "finetune"; 2], "{row}");
         assert_eq!(["ce_regularisation", "kl_regularisation"].map(is_number), [stage == "align"; 2], "{row}");
         assert_eq!(is_number("ce_student"), stage != "align", "{row}");
@@ -107,8 +116,10 @@ fn everything_can_train_on_data_alone() {
     let out = dir.path().join("run");
     let data = inputs().unwrap().data.display().to_string();
     let student = fixture("qwen2_vl").display().to_string();
-    let args = ["run", "--device", "cpu", "--json", "--stages", "finetune", "--student", &student, "--data", &data];
-    let sets = ["finetune.steps=2", "eval.holdout=4", "finetune.train=[\"vision\",\"projector\",\"body\",\"head\"]"];
+    let args =
+        ["run", "--device", "cpu", "--json", "--stages", "finetune", "--student", &student, "--data", &data];
+    let sets =
+        ["finetune.steps=2", "eval.holdout=4", "finetune.train=[\"vision\",\"projector\",\"body\",\"head\"]"];
     let mut args: Vec<String> = args.map(str::to_owned).to_vec();
     args.extend(["--out".to_owned(), out.display().to_string()]);
     args.extend(sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));

@@ -94,7 +94,8 @@ fn answers_are_kept_with_the_position_before_them() {
                 let span = meta.offsets[turn.answer_start as usize].0..meta.offsets[end as usize - 2].1;
                 let shown: String = meta.text.chars().skip(span.start as usize).take(span.len()).collect();
                 let messages: Value = serde_json::from_str(&meta.messages).unwrap();
-                let said = messages.as_array().unwrap().iter().map(|message| message["content"][0]["text"].as_str());
+                let said =
+                    messages.as_array().unwrap().iter().map(|message| message["content"][0]["text"].as_str());
                 assert!(said.flatten().any(|said| said.trim() == shown.trim()), "{family}: `{shown}`");
             }
             assert_eq!(meta.positions, Vec::from_iter(expected));
@@ -125,7 +126,8 @@ fn results_do_not_depend_on_the_batch_size() {
         let bench = Bench::new(family);
         made_up(bench.dir.path(), 24).unwrap();
         let sizes = ["1", "150", "100000"];
-        let caches = sizes.map(|size| bench.cache(size, &["--features", "text", "--max-tokens-per-batch", size]).1);
+        let caches =
+            sizes.map(|size| bench.cache(size, &["--features", "text", "--max-tokens-per-batch", size]).1);
         assert_eq!(caches[0].len(), 24);
         assert!(caches[0] == caches[1] && caches[0] == caches[2], "{family}");
     }
@@ -175,7 +177,8 @@ fn the_cache_keeps_the_head_as_it_was() {
             safetensors::Dtype::BF16 => candle_core::DType::BF16,
             other => panic!("{other:?}"),
         };
-        let stored = Tensor::from_raw_buffer(head.data(), dtype, head.shape(), &candle_core::Device::Cpu).unwrap();
+        let stored =
+            Tensor::from_raw_buffer(head.data(), dtype, head.shape(), &candle_core::Device::Cpu).unwrap();
         let stored = stored.to_dtype(candle_core::DType::F32).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(stored, model.head.weight.to_vec2::<f32>().unwrap(), "{family}");
         assert!(verify(bench.path("cache"), |_, _| ()).unwrap().problems.is_empty());
@@ -215,7 +218,8 @@ fn bad_rows_go_to_quarantine_with_the_reason_and_the_run_goes_on() {
     let limits = ["--max-bad", "100%", "--max-length", "500"];
     let (summary, cache) = bench.cache("cache", &limits);
     assert_eq!(cache.len(), 10);
-    let counts = ["read", "samples", "written", "quarantined", "duplicates"].map(|name| summary[name].as_u64().unwrap());
+    let counts = ["read", "samples", "written", "quarantined", "duplicates"]
+        .map(|name| summary[name].as_u64().unwrap());
     assert_eq!(counts, [19, 10, 10, 8, 1]);
     let quarantined = CacheReader::open(bench.path("cache")).unwrap().quarantined().unwrap();
     assert_eq!(quarantined.len(), bad.len());
@@ -223,7 +227,12 @@ fn bad_rows_go_to_quarantine_with_the_reason_and_the_run_goes_on() {
         assert_eq!(found.id.as_deref(), row["id"].as_str());
         assert_eq!(rows[found.row as usize]["id"], row["id"]);
         assert_eq!(found.source, path.display().to_string());
-        assert!(found.reason.contains(reason) && !found.reason.contains('\n'), "{}: {}", row["id"], found.reason);
+        assert!(
+            found.reason.contains(reason) && !found.reason.contains('\n'),
+            "{}: {}",
+            row["id"],
+            found.reason
+        );
     }
     // Again, and nothing changes: neither rows nor the quarantine are written twice.
     let manifest = fs::read(bench.path("cache/manifest.json")).unwrap();
@@ -241,7 +250,10 @@ fn a_row_that_was_mended_leaves_the_quarantine() {
     assert_eq!((&summary["samples"], &summary["quarantined"]), (&json!(3), &json!(1)));
     fs::rename(bench.path("away.bmp"), bench.path("2.bmp")).unwrap();
     let (summary, cache) = bench.cache("cache", &["--max-bad", "0"]);
-    assert_eq!((&summary["samples"], &summary["quarantined"], &summary["written"]), (&json!(4), &json!(0), &json!(1)));
+    assert_eq!(
+        (&summary["samples"], &summary["quarantined"], &summary["written"]),
+        (&json!(4), &json!(0), &json!(1))
+    );
     assert!(by_id(&cache, "row 2").is_ok() && path.exists());
     assert!(CacheReader::open(bench.path("cache")).unwrap().quarantined().unwrap().is_empty());
 }
@@ -254,7 +266,11 @@ fn a_spent_error_budget_fails_and_keeps_what_was_written() {
     let finished = bench.extract("cache", &[]);
     assert_eq!(finished.code, Some(1));
     // 1 of 6 is more than the default of 1 %.
-    assert!(finished.stderr.contains("1 of 6 rows are bad") && finished.stderr.contains("hint: "), "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains("1 of 6 rows are bad") && finished.stderr.contains("hint: "),
+        "{}",
+        finished.stderr
+    );
     assert_eq!(contents(&bench.path("cache")).unwrap().len(), 5);
     assert!(!CacheReader::open(bench.path("cache")).unwrap().manifest().complete);
     let (summary, _) = bench.cache("cache", &["--max-bad", "20%"]);

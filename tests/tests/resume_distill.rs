@@ -53,7 +53,11 @@ fn stopping_in_every_stage_and_killing_changes_nothing() {
         assert_eq!(finished.code, Some(1), "{}", finished.stderr);
         assert!(finished.stderr.contains("hint: the same command continues"), "{}", finished.stderr);
         if let Some(step) = resumed_from {
-            assert!(finished.stderr.contains(&format!("continuing after step {step}")), "{}", finished.stderr);
+            assert!(
+                finished.stderr.contains(&format!("continuing after step {step}")),
+                "{}",
+                finished.stderr
+            );
         }
     }
     let summary = distilled(&stopped, &[]).unwrap();

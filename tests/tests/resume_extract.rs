@@ -34,8 +34,15 @@ impl Job {
     fn args(&self, cache: &str) -> Vec<String> {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let mut args: Vec<String> =
-            ["run", "--device", "cpu", "--max-tokens-per-batch", "60", "--shard-size", "1KiB"].map(String::from).into();
-        args.extend(["--teacher".to_owned(), text(&self.teacher), "--out".to_owned(), text(&self.cache(cache))]);
+            ["run", "--device", "cpu", "--max-tokens-per-batch", "60", "--shard-size", "1KiB"]
+                .map(String::from)
+                .into();
+        args.extend([
+            "--teacher".to_owned(),
+            text(&self.teacher),
+            "--out".to_owned(),
+            text(&self.cache(cache)),
+        ]);
         args.extend(["--data".to_owned(), text(&self.dir.path().join("rows.jsonl"))]);
         args
     }
@@ -85,7 +92,10 @@ fn a_run_killed_again_and_again_ends_with_the_same_cache() {
             assert_eq!(expected[&key], row, "what is committed is whole");
         }
     }
-    assert!(last > 0 && last < ROWS as u64, "killed before the end at least once, after the start at least once: {last}");
+    assert!(
+        last > 0 && last < ROWS as u64,
+        "killed before the end at least once, after the start at least once: {last}"
+    );
     // The batch size may change on the way.
     let finished = job.run("killed", &["--max-tokens-per-batch", "700"]);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -167,6 +177,10 @@ fn a_cache_of_another_teacher_or_setting_is_refused_with_the_difference() {
     let same = Job { teacher: fixture("qwen2_vl"), ..other };
     let refused = same.run("undisturbed", &["--features", "text"]);
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("features: the cache has `answer`, this run has `text`"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("features: the cache has `answer`, this run has `text`"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(contents(&same.cache("undisturbed")).unwrap().len(), ROWS);
 }

@@ -4,7 +4,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{
-    IMAGE_MEAN, IMAGE_STD, MAX_POSITIONS, PATCH, Parameters, ROPE_THETA, chat_template, pretty, residual_gain, tokenizer_config,
+    IMAGE_MEAN, IMAGE_STD, MAX_POSITIONS, PATCH, Parameters, ROPE_THETA, chat_template, pretty,
+    residual_gain, tokenizer_config,
 };
 use crate::manifest::{Family, Model};
 use crate::tokenizers::special_id;

@@ -17,7 +17,12 @@ fn manifest() -> Manifest {
 
 fn num_parameters(file: &Path) -> usize {
     let bytes = fs::read(file).unwrap();
-    SafeTensors::deserialize(&bytes).unwrap().tensors().iter().map(|(_, t)| t.shape().iter().product::<usize>()).sum()
+    SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .tensors()
+        .iter()
+        .map(|(_, t)| t.shape().iter().product::<usize>())
+        .sum()
 }
 
 /// Names, types and shapes: everything but the trained values.

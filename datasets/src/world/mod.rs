@@ -134,7 +134,8 @@ impl Scene {
         }
         let mut chosen = cells[..kinds.len()].to_vec();
         chosen.sort_unstable();
-        let objects = chosen.into_iter().zip(kinds).map(|(cell, kind)| random_object(cell, kind, dice)).collect();
+        let objects =
+            chosen.into_iter().zip(kinds).map(|(cell, kind)| random_object(cell, kind, dice)).collect();
         Self { objects }
     }
 

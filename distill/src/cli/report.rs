@@ -53,7 +53,10 @@ struct Accuracy {
 /// When a folder is not what it is given as, or the file cannot be written.
 pub fn run(args: &ReportArgs) -> Result<()> {
     if args.runs.is_empty() && args.evaluations.is_empty() {
-        return Err(UsageError("nothing to report\nhint: name folders of `distill run`, or --eval NAME=DIR".into()).into());
+        return Err(UsageError(
+            "nothing to report\nhint: name folders of `distill run`, or --eval NAME=DIR".into(),
+        )
+        .into());
     }
     let named = |text: &String| match text.split_once('=') {
         Some((name, dir)) => Ok((name.to_owned(), PathBuf::from(dir))),
@@ -71,7 +74,8 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     };
     let report = report::render(&options)?;
     report::write(&report.page, &out)?;
-    let accuracies = report.accuracies.into_iter().map(|(name, accuracy)| Accuracy { name, accuracy }).collect();
+    let accuracies =
+        report.accuracies.into_iter().map(|(name, accuracy)| Accuracy { name, accuracy }).collect();
     let written = Written { report: out, bytes: report.page.len(), accuracies };
     print_summary(args.json, &written, &text(&written))
 }

@@ -60,10 +60,9 @@ impl Index {
             index.num_rows += 1;
             match row? {
                 Ok(record) => chunk.push(record),
-                Err(bad) => index.skipped.push(Skipped {
-                    place: format!("{} row {}", bad.source, bad.row),
-                    reason: bad.reason,
-                }),
+                Err(bad) => index
+                    .skipped
+                    .push(Skipped { place: format!("{} row {}", bad.source, bad.row), reason: bad.reason }),
             }
             if chunk.len() == CHUNK {
                 index.add(std::mem::take(&mut chunk));
@@ -105,7 +104,12 @@ fn identify(record: Record) -> Result<(SampleKey, Conversation), Skipped> {
 ///
 /// # Errors
 /// When `num_skipped`, of which `examples` are some, are more than the share `max_bad` of `num_samples`.
-pub fn check_budget(examples: &[Skipped], num_skipped: usize, num_samples: usize, max_bad: f64) -> Result<()> {
+pub fn check_budget(
+    examples: &[Skipped],
+    num_skipped: usize,
+    num_samples: usize,
+    max_bad: f64,
+) -> Result<()> {
     let allowed = (max_bad * num_samples as f64).ceil() as usize;
     let Some(example) = examples.first().filter(|_| num_skipped > allowed) else { return Ok(()) };
     bail!(

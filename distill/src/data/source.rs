@@ -163,10 +163,9 @@ impl Source {
         if let Some(sample) = self.kept().samples.get(&(index, need)) {
             return Ok(sample.clone());
         }
-        let sample = self.encode(index, need).map_err(|error| Skipped {
-            place: self.place(index),
-            reason: format!("{error:#}"),
-        })?;
+        let sample = self
+            .encode(index, need)
+            .map_err(|error| Skipped { place: self.place(index), reason: format!("{error:#}") })?;
         let sample = Arc::new(sample);
         self.kept().keep((index, need), &sample);
         Ok(sample)
@@ -195,7 +194,8 @@ impl Source {
         };
         let (messages, images) = match (&entry.conversation, &meta) {
             (Some(conversation), _) => {
-                let images: Result<Vec<_>, _> = conversation.images.iter().map(|image| image.read()).collect();
+                let images: Result<Vec<_>, _> =
+                    conversation.images.iter().map(|image| image.read()).collect();
                 (conversation.messages.clone(), images?)
             }
             (None, Some((cache, row, meta))) => (parse_canonical(&meta.messages)?, cache.image_files(*row)?),
@@ -254,7 +254,12 @@ fn cached_entries(reader: &CacheReader, index: &mut Index) -> Result<Vec<Entry>>
     }
 }
 
-fn teacher_sample(cache: &CacheReader, row: usize, meta: &SampleMeta, need: TeacherNeed) -> Result<TeacherSample> {
+fn teacher_sample(
+    cache: &CacheReader,
+    row: usize,
+    meta: &SampleMeta,
+    need: TeacherNeed,
+) -> Result<TeacherSample> {
     let answered = meta.turns.iter().filter(|turn| turn.num_answer_tokens > 0);
     let answers: Vec<Range<usize>> = answered
         .map(|turn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize)
@@ -275,8 +280,13 @@ fn teacher_sample(cache: &CacheReader, row: usize, meta: &SampleMeta, need: Teac
     };
     let rows = meta.positions.iter().zip(all.chunks_exact(width)).filter(|(position, _)| wanted(**position));
     let (positions, rows): (Vec<u32>, Vec<&[f32]>) = rows.unzip();
-    let sample =
-        TeacherSample { input_ids: meta.input_ids.clone(), answers, positions, width, features: rows.concat() };
+    let sample = TeacherSample {
+        input_ids: meta.input_ids.clone(),
+        answers,
+        positions,
+        width,
+        features: rows.concat(),
+    };
     let needed = sample.answers.iter().flat_map(|answer| answer.start - 1..answer.end);
     for token in needed {
         sample.row_of(token).with_context(|| {
@@ -289,7 +299,9 @@ fn teacher_sample(cache: &CacheReader, row: usize, meta: &SampleMeta, need: Teac
 impl Kept {
     fn keep(&mut self, place: (usize, TeacherNeed), sample: &Arc<Sample>) {
         let num_bytes = sample.num_bytes();
-        if self.num_bytes + num_bytes <= self.max_bytes && self.samples.insert(place, sample.clone()).is_none() {
+        if self.num_bytes + num_bytes <= self.max_bytes
+            && self.samples.insert(place, sample.clone()).is_none()
+        {
             self.num_bytes += num_bytes;
         }
     }

@@ -28,7 +28,9 @@ impl Metric {
     #[must_use]
     pub fn accepts(self, prediction: &str, reference: &str) -> bool {
         match self {
-            Self::Auto if option_letter(reference, true).is_some() => Self::Choice.accepts(prediction, reference),
+            Self::Auto if option_letter(reference, true).is_some() => {
+                Self::Choice.accepts(prediction, reference)
+            }
             Self::Auto | Self::Exact => normalise(prediction) == normalise(reference),
             Self::Relaxed => within_five_percent(prediction, reference)
                 .unwrap_or_else(|| normalise(prediction) == normalise(reference)),
@@ -89,7 +91,9 @@ fn option_letter(answer: &str, alone: bool) -> Option<char> {
     let says_more = rest.trim_matches([')', ']', '.', ':', '*', ' ']).is_empty();
     match alone {
         true => (ends && says_more && bare.starts_with(letter)).then_some(letter),
-        false => (ends || rest.starts_with(char::is_whitespace) && bare.starts_with(letter)).then_some(letter),
+        false => {
+            (ends || rest.starts_with(char::is_whitespace) && bare.starts_with(letter)).then_some(letter)
+        }
     }
 }
 

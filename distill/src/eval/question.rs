@@ -70,7 +70,9 @@ fn text_of(message: &Message) -> String {
 fn kind_of(id: &str) -> Option<String> {
     let kind = match id.split_once(['/', ':']) {
         Some((kind, _)) => kind,
-        None => id.trim_end_matches(|letter: char| letter.is_ascii_digit()).trim_end_matches(['-', '_', '.', '#']),
+        None => {
+            id.trim_end_matches(|letter: char| letter.is_ascii_digit()).trim_end_matches(['-', '_', '.', '#'])
+        }
     };
     (!kind.is_empty() && kind.len() < id.len()).then(|| kind.to_owned())
 }

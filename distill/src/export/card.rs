@@ -10,7 +10,8 @@ use crate::config::{Method, RunConfig, StageName};
 
 /// The card's text.
 pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
-    let mut card = String::from("---\npipeline_tag: image-text-to-text\ntags: [genrecal, distillation]\n---\n\n");
+    let mut card =
+        String::from("---\npipeline_tag: image-text-to-text\ntags: [genrecal, distillation]\n---\n\n");
     let name = run.file_name().map_or_else(|| "run".into(), |it| it.to_string_lossy());
     let _ = writeln!(card, "# Student of the run `{name}`\n");
     let _ = writeln!(card, "{}\n", sentence(config, moment));

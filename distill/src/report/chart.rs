@@ -79,7 +79,8 @@ impl Frame {
 impl Chart {
     /// The chart as a `figure` element; `id` must be unique on the page. Empty when there is nothing to draw.
     pub(crate) fn figure(&self, id: &str) -> String {
-        let series: Vec<Series> = self.series.iter().map(Series::thinned).filter(|it| !it.points.is_empty()).collect();
+        let series: Vec<Series> =
+            self.series.iter().map(Series::thinned).filter(|it| !it.points.is_empty()).collect();
         if series.is_empty() {
             return String::new();
         }
@@ -169,11 +170,15 @@ impl Chart {
 impl Series {
     /// At most [`MAX_POINTS`] points, each the mean of its neighbours.
     fn thinned(&self) -> Self {
-        let finite: Vec<_> = self.points.iter().copied().filter(|it| it.0.is_finite() && it.1.is_finite()).collect();
+        let finite: Vec<_> =
+            self.points.iter().copied().filter(|it| it.0.is_finite() && it.1.is_finite()).collect();
         let size = finite.len().div_ceil(MAX_POINTS).max(1);
         let mean = |chunk: &[(f64, f64)]| {
             let count = chunk.len() as f64;
-            (chunk.iter().map(|it| it.0).sum::<f64>() / count, chunk.iter().map(|it| it.1).sum::<f64>() / count)
+            (
+                chunk.iter().map(|it| it.0).sum::<f64>() / count,
+                chunk.iter().map(|it| it.1).sum::<f64>() / count,
+            )
         };
         Self { points: finite.chunks(size).map(mean).collect(), ..self.clone() }
     }
@@ -239,7 +244,8 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
     let rough = (span.1 - span.0) / wanted as f64;
     let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|it| it * power).into_iter().find(|it| *it >= rough).unwrap_or(rough);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].map(|it| it * power).into_iter().find(|it| *it >= rough).unwrap_or(rough);
     let first = (span.0 / step).ceil() as i64;
     let last = (span.1 / step).floor() as i64;
     (first..=last).map(|index| index as f64 * step).collect()

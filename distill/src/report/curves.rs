@@ -52,7 +52,9 @@ fn loss_chart(run: &Run, index: usize) -> String {
         .collect();
     let (first, last) = (series[0].points.first(), series[0].points.last());
     let trend = match (first, last) {
-        (Some(first), Some(last)) => format!(" The loss goes from {} to {}.", number(first.1), number(last.1)),
+        (Some(first), Some(last)) => {
+            format!(" The loss goes from {} to {}.", number(first.1), number(last.1))
+        }
         _ => String::new(),
     };
     let chart = Chart {
@@ -81,7 +83,9 @@ fn controls(runs: &[Run]) -> String {
             line("zeros", run.line("control_zeroed"), 2),
         ];
         let last = |series: &Series| series.points.last().map(|point| point.1);
-        let (Some(own), Some(shuffled), Some(zeroed)) = (last(&series[0]), last(&series[1]), last(&series[2])) else {
+        let (Some(own), Some(shuffled), Some(zeroed)) =
+            (last(&series[0]), last(&series[1]), last(&series[2]))
+        else {
             continue;
         };
         let gap = |other: f64| format!("{:+.3}", other - own);
@@ -143,7 +147,8 @@ fn running(runs: &[Run]) -> String {
 }
 
 fn one_line_a_run(runs: &[Run], metric: &str) -> Vec<Series> {
-    let line = |(style, run): (usize, &Run)| Series { name: run.name.clone(), points: run.line(metric), style };
+    let line =
+        |(style, run): (usize, &Run)| Series { name: run.name.clone(), points: run.line(metric), style };
     runs.iter().enumerate().map(line).collect()
 }
 

@@ -43,9 +43,15 @@ impl Run {
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
         if !path.is_file() {
-            bail!("`{}` has no metrics.jsonl\nhint: give the folder that `distill run --out` wrote", dir.display());
+            bail!(
+                "`{}` has no metrics.jsonl\nhint: give the folder that `distill run --out` wrote",
+                dir.display()
+            );
         }
-        let name = dir.canonicalize()?.file_name().map_or_else(|| "run".into(), |it| it.to_string_lossy().into_owned());
+        let name = dir
+            .canonicalize()?
+            .file_name()
+            .map_or_else(|| "run".into(), |it| it.to_string_lossy().into_owned());
         let config = std::fs::read_to_string(dir.join("config.toml")).unwrap_or_default();
         let evaluations = evaluations_in(dir, &name)?;
         Ok(Self { name, config, points: read_points(&path)?, evaluations })
@@ -78,9 +84,11 @@ impl Evaluation {
     /// Reads a folder that `distill eval --out` wrote.
     pub(crate) fn open(dir: &Path, name: &str) -> Result<Self> {
         let path = dir.join("summary.json");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("no evaluation in `{}`\nhint: make one with `distill eval --out`", dir.display()))?;
-        let summary = serde_json::from_str(&text).with_context(|| format!("`{}` is not a summary", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!("no evaluation in `{}`\nhint: make one with `distill eval --out`", dir.display())
+        })?;
+        let summary =
+            serde_json::from_str(&text).with_context(|| format!("`{}` is not a summary", path.display()))?;
         let path = dir.join("predictions.jsonl");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let lines = text.lines().enumerate().map(|(index, line)| {

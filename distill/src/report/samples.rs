@@ -15,7 +15,8 @@ const MAX_IMAGE_BYTES: u64 = 400_000;
 /// The section, empty without predictions.
 pub(super) fn section(evaluations: &[Evaluation]) -> String {
     let Some(first) = evaluations.iter().find(|it| !it.predictions.is_empty()) else { return String::new() };
-    let tables: Vec<_> = evaluations.iter().map(|it| (it.name.as_str(), by_question(&it.predictions))).collect();
+    let tables: Vec<_> =
+        evaluations.iter().map(|it| (it.name.as_str(), by_question(&it.predictions))).collect();
     let mut questions: Vec<(usize, &Prediction)> = first.predictions.iter().enumerate().collect();
     questions.sort_by_key(|(index, question)| (agreement(question, &tables), spread(*index)));
     let mut html = String::from(

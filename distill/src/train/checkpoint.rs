@@ -126,7 +126,10 @@ impl Checkpoint {
         let path = dir.join(STATE);
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let state = serde_json::from_slice(&bytes).with_context(|| {
-            format!("{} is not a checkpoint of this program\nhint: start anew in another --out", path.display())
+            format!(
+                "{} is not a checkpoint of this program\nhint: start anew in another --out",
+                path.display()
+            )
         })?;
         Ok(Self { dir, state })
     }
@@ -229,8 +232,7 @@ impl Tensors {
 /// # Errors
 /// When the disk is full or not writable.
 pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<()> {
-    candle_core::safetensors::save(tensors, path)
-        .with_context(|| format!("cannot write {}", path.display()))
+    candle_core::safetensors::save(tensors, path).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Makes a folder appear at once: it is filled under another name, brought to the disk and renamed.
@@ -280,7 +282,6 @@ fn sync_tree(dir: &Path) -> std::io::Result<()> {
     }
     File::open(dir)?.sync_all()
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -200,10 +200,9 @@ impl AdamW {
             };
             let (new_m, new_v) = (read("m")?, read("v")?);
             *moments = match moments {
-                Moments::Host { .. } => Moments::Host {
-                    m: new_m.flatten_all()?.to_vec1()?,
-                    v: new_v.flatten_all()?.to_vec1()?,
-                },
+                Moments::Host { .. } => {
+                    Moments::Host { m: new_m.flatten_all()?.to_vec1()?, v: new_v.flatten_all()?.to_vec1()? }
+                }
                 Moments::Device { .. } => Moments::Device { m: new_m, v: new_v },
             };
         }

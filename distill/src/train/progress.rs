@@ -28,7 +28,9 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(num_steps as u64), target);
         let template = "{prefix:>8} {bar:30} {pos}/{len} {per_sec} eta {eta} {msg}";
         // A template that does not parse costs the looks, not the run.
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        );
         bar.set_prefix(name.to_owned());
         bar.set_position(done as u64);
         bar.reset_eta();
@@ -50,7 +52,8 @@ impl Progress {
         let num_steps = self.bar.length().unwrap_or(0) as usize;
         if !self.is_terminal && (self.last_line.elapsed() >= LINE_EVERY || stage_step == num_steps) {
             self.last_line = Instant::now();
-            let per_step = self.started.elapsed().as_secs_f64() / (stage_step - self.first_step).max(1) as f64;
+            let per_step =
+                self.started.elapsed().as_secs_f64() / (stage_step - self.first_step).max(1) as f64;
             let eta = per_step * (num_steps - stage_step) as f64;
             eprintln!("{} {stage_step}/{num_steps} · {text} · eta {eta:.0} s", row.stage.as_str());
         }

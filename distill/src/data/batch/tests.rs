@@ -18,7 +18,11 @@ fn sample(number: u32, turns: &[(usize, usize)], complete: bool) -> Arc<Sample> 
         let end = at + question + answer;
         spans.push(TurnSpan { role: Role::User, tokens: at..at + question, answer: None });
         let answer_span = at + question..end;
-        spans.push(TurnSpan { role: Role::Assistant, tokens: answer_span.clone(), answer: Some(answer_span) });
+        spans.push(TurnSpan {
+            role: Role::Assistant,
+            tokens: answer_span.clone(),
+            answer: Some(answer_span),
+        });
         at = end;
         let start = teacher_at + question + 1;
         let first = if complete { teacher_at } else { start - 1 };
