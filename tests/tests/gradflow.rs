@@ -3,7 +3,7 @@
 //! The expected sums and norms are PyTorch's, stored by tests/fixtures/models/make.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -123,7 +123,7 @@ fn each_stage_trains_its_parts_and_nothing_else() {
                     model.head.tied && parts.contains(&Head) && key.ends_with("embed_tokens.weight");
                 assert!(parts.contains(&param.part) || tied_head, "{name} {parts:?}: `{key}`");
             }
-            let trained: BTreeSet<_> =
+            let trained: HashSet<_> =
                 model.params.iter().map(|(_, param)| param.var.as_tensor().id()).collect();
             let extra = gradients.get_ids().filter(|id| !trained.contains(id)).count();
             assert_eq!(extra, 0, "{name} {parts:?}: gradients of frozen tensors");

@@ -9,22 +9,22 @@ use shared::cache::{
 use shared::ids::{Digest, Fingerprint, SampleKey};
 
 /// SplitMix64 (public domain, Sebastiano Vigna): the whole generator is three lines.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     /// Nearly normal, as features are: the sum of four uniform values, variance 1.
-    pub fn normal(&mut self) -> f32 {
+    pub(crate) fn normal(&mut self) -> f32 {
         let bits = self.next();
         let uniform = |shift: u32| ((bits >> shift) & 0xffff) as f32 / 65536.0 - 0.5;
         (uniform(0) + uniform(16) + uniform(32) + uniform(48)) * 1.732_050_8
@@ -48,7 +48,12 @@ const WILD_F16: [u16; 9] = [0x7e01, 0xfd00, 0x7c00, 0xfc00, 0x8000, 0x0001, 0x83
 const WILD_BF16: [u16; 9] = [0x7fc1, 0xffa0, 0x7f80, 0xff80, 0x8000, 0x0001, 0x807f, 0x7f7f, 0x7f81];
 
 /// `positions * width` features; one value in 40 is wild.
-pub fn features(random: &mut Random, dtype: FeatureDtype, positions: usize, width: usize) -> FeatureBlock {
+pub(crate) fn features(
+    random: &mut Random,
+    dtype: FeatureDtype,
+    positions: usize,
+    width: usize,
+) -> FeatureBlock {
     let mut bytes = Vec::with_capacity(positions * width * dtype.size());
     for i in 0..positions * width {
         // Channels of different scale, a massive one among them.
@@ -68,7 +73,7 @@ pub fn features(random: &mut Random, dtype: FeatureDtype, positions: usize, widt
 }
 
 /// `count` samples: with and without id, image, embedded image, system turn, second answer.
-pub fn rows(seed: u64, count: usize, dtype: FeatureDtype, width: usize) -> Vec<Row> {
+pub(crate) fn rows(seed: u64, count: usize, dtype: FeatureDtype, width: usize) -> Vec<Row> {
     (0..count).map(|i| row(&mut Random(seed.wrapping_mul(1_000_003) + i as u64), i, dtype, width)).collect()
 }
 
@@ -138,7 +143,7 @@ fn answer_positions(turns: &[CachedTurn]) -> Vec<u32> {
 }
 
 /// Two rows for the quarantine table.
-pub fn quarantined() -> [QuarantinedRow; 2] {
+pub(crate) fn quarantined() -> [QuarantinedRow; 2] {
     let row = |row, id: Option<&str>, reason: &str| QuarantinedRow {
         source: "rows.jsonl".into(),
         row,
@@ -150,7 +155,7 @@ pub fn quarantined() -> [QuarantinedRow; 2] {
 }
 
 /// The bytes of a head of 11 tokens.
-pub fn head(dtype: FeatureDtype, width: usize) -> Vec<u8> {
+pub(crate) fn head(dtype: FeatureDtype, width: usize) -> Vec<u8> {
     let mut random = Random(7);
     let values = (0..11 * width).map(|_| random.normal());
     match dtype {
@@ -161,7 +166,7 @@ pub fn head(dtype: FeatureDtype, width: usize) -> Vec<u8> {
 }
 
 /// An identity with that head.
-pub fn identity(dtype: FeatureDtype, width: usize, head: &[u8]) -> CacheIdentity<'_> {
+pub(crate) fn identity(dtype: FeatureDtype, width: usize, head: &[u8]) -> CacheIdentity<'_> {
     let mut fingerprint = Fingerprint::default();
     fingerprint.insert("weights", Digest::of(b"weights"));
     fingerprint.insert("norm_state", "after final norm");
