@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cargo_metadata::{DependencyKind, MetadataCommand};
+use serde_json::Value;
 
 /// What each module of `shared` may use, itself aside. `cache` sees `ids` alone: the format outlives the models.
 const MODULE_WALLS: [(&str, &[&str]); 8] = [
@@ -26,15 +26,26 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
+/// The packages of the workspace, as `cargo metadata` describes them.
+fn cargo_metadata() -> Vec<Value> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+    let output = Command::new(cargo).args(arguments).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
 /// Each member of the workspace with the members it depends on outside its tests, transitively.
 fn member_dependencies() -> BTreeMap<String, BTreeSet<String>> {
-    let metadata = MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().unwrap();
-    let names: BTreeSet<String> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
+    let packages = cargo_metadata();
+    let name_of = |it: &Value| it["name"].as_str().unwrap().to_owned();
+    let names: BTreeSet<String> = packages.iter().map(name_of).collect();
     let mut reach: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for package in &metadata.packages {
-        let direct = package.dependencies.iter().filter(|it| it.kind != DependencyKind::Development);
-        let inside = direct.map(|it| it.name.clone()).filter(|name| names.contains(name)).collect();
-        reach.insert(package.name.to_string(), inside);
+    for package in &packages {
+        let direct = package["dependencies"].as_array().unwrap().iter().filter(|it| it["kind"] != "dev");
+        let inside = direct.map(name_of).filter(|name| names.contains(name)).collect();
+        reach.insert(name_of(package), inside);
     }
     for _ in 0..names.len() {
         let before = reach.clone();
