@@ -46,8 +46,8 @@ pub struct HeadLossOutput {
 
 /// Cross entropy of `targets` (N) and divergence from the teacher, through one head (V, D).
 ///
-/// `features` (N, D) receive a gradient if they track one, and so does `head`; `teacher` (N, D) are the teacher's
-/// features under the same head and never do.
+/// `features` (N, D) receive a gradient if they track one, and so does `head`, whose float32 master is cast to the
+/// features' type; `teacher` (N, D) are the teacher's features under the same head and never get a gradient.
 ///
 /// # Errors
 /// When the shapes differ, or a target is not in the vocabulary.
@@ -75,7 +75,7 @@ pub fn head_loss(
     }
     let problem = Problem {
         features: features.detach().contiguous()?,
-        head: head.detach().contiguous()?,
+        head: head.detach().to_dtype(features.dtype())?.contiguous()?,
         teacher: teacher.map(|t| t.detach().to_dtype(features.dtype())?.contiguous()).transpose()?,
         targets,
         options: *options,

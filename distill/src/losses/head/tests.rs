@@ -95,6 +95,25 @@ fn chunks_and_the_composite_change_nothing() {
 }
 
 #[test]
+fn half_precision_features_train_a_float32_head() {
+    let (x, w, z) = (noise(5, (9, 6)), noise(6, (19, 6)), noise(7, (9, 6)));
+    let options = HeadLossOptions::default();
+    let half = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F16).unwrap()).unwrap();
+    let run = |x: &Var| {
+        let w = Var::from_tensor(&w).unwrap();
+        let out = head_loss(x, &w, &TARGETS, Some(&z), &options).unwrap();
+        let grads = out.loss.backward().unwrap();
+        (out.ce, grads.get(x).unwrap().clone(), grads.get(&w).unwrap().clone())
+    };
+    let (narrow, wide) = (run(&half(&x)), run(&Var::from_tensor(&x).unwrap()));
+    // Half precision keeps 11 bits.
+    assert!((narrow.0 / wide.0 - 1.0).abs() < 2e-3);
+    assert_eq!((narrow.1.dtype(), narrow.2.dtype()), (DType::F16, DType::F32));
+    close(&narrow.1, &wide.1, 5e-3);
+    close(&narrow.2, &wide.2, 5e-3);
+}
+
+#[test]
 fn a_frozen_head_gets_no_gradient_and_no_teacher_means_no_divergence() {
     let (x, w) = (Var::from_tensor(&noise(8, (9, 6))).unwrap(), noise(9, (19, 6)));
     let out = head_loss(&x, &w, &TARGETS, None, &HeadLossOptions::default()).unwrap();
