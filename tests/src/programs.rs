@@ -57,7 +57,8 @@ pub fn finished(output: Output) -> Result<Finished> {
     Ok(Finished { code: output.status.code(), stdout, stderr: String::from_utf8(output.stderr)? })
 }
 
-/// Builds all programs and returns their folder: `target/<profile>`, above the `deps` that this test lies in.
+/// Builds all programs, with the features that dependencies have under `cargo test` (`--tests`, or all of them were compiled
+/// again), and returns their folder: `target/<profile>`, above the `deps` that this test lies in.
 fn build() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let folder = test.ancestors().nth(2).context("the test lies outside a target folder")?.to_owned();
@@ -74,6 +75,7 @@ fn build() -> Result<PathBuf> {
             "--offline",
             "--workspace",
             "--bins",
+            "--tests",
             "--profile",
             profile,
             "--target-dir",
