@@ -25,13 +25,13 @@ demo: build ## the whole method on the embedded toy: extract, distil, evaluate, 
 toy: build ## make the embedded toy again: images, questions, tokenizers, teacher, student
 	./datasets/toy.sh
 
+test: export RUSTDOCFLAGS = -D warnings
 test: lint walls ## everything that must hold; needs only a Rust toolchain
 	$(CARGO) build --workspace --release
 	$(CARGO) doc --workspace --release --no-deps --quiet
 	$(CARGO) test --workspace --release
 	$(MAKE) --no-print-directory readme
 
-lint: export RUSTDOCFLAGS = -D warnings
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
@@ -41,6 +41,7 @@ walls:
 	$(CARGO) check --release -p shared --no-default-features
 
 readme: build ## run the commands of the README's tour
+	rm -rf "$(OUT)/student"
 	./docs/run_readme.sh README.md
 
 check: test ## also beside PyTorch and transformers, when PYTHON has them; REF=DIR adds parity

@@ -6,6 +6,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 script=$(awk '/^```sh tour$/{inside=1; next} /^```$/{inside=0} inside' "$1")
 [ -n "$script" ] || { echo "error: $1 has no block marked \"sh tour\"" >&2; exit 1; }
-export PATH="$PWD/target/release:$PATH"
 bash -euo pipefail -x -c "$script"
 echo "readme: $(wc -l <<<"$script") lines of the tour ran"

@@ -42,10 +42,10 @@ def images_of(row):
 class Peer:
     """A checkpoint in transformers, float32 on the CPU."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, attn_implementation="eager"):
         self.processor = AutoProcessor.from_pretrained(folder)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            folder, dtype=torch.float32, attn_implementation=attn_implementation, output_loading_info=True
         )
         wrong = {kind: names for kind, names in info.items() if names}
         assert not wrong, f"transformers does not load {folder} cleanly: {wrong}"
