@@ -29,7 +29,10 @@ pub fn llava_row(sample: &Sample) -> Value {
         let value: String = message.content.iter().map(|part| part_text(part)).collect();
         json!({ "from": from, "value": value })
     });
-    json!({ "id": sample.name, "images": sample.images, "conversations": turns.collect::<Vec<_>>() })
+    // A dataset's image paths may not climb: `fixture/../images` has to become what it means.
+    let plain = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let images: Vec<PathBuf> = sample.images.iter().map(plain).collect();
+    json!({ "id": sample.name, "images": images, "conversations": turns.collect::<Vec<_>>() })
 }
 
 /// LLaVA takes one newline off on both sides of a placeholder, so one is put there.

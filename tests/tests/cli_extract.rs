@@ -115,10 +115,10 @@ fn what_cannot_be_used_is_code_one_with_a_hint() {
     assert_fails(
         &place.run_with("--data", &text(place.path("prose.jsonl"))),
         1,
-        &["prose.jsonl", "not JSON", "hint: "],
+        &["prose.jsonl", "neither a JSON list nor JSON lines", "hint: "],
     );
     assert_fails(&place.run_with("--device", "tpu"), 1, &["`tpu`: not a device", "hint: "]);
-    if cfg!(not(feature = "cuda")) {
+    if shared::models::device("cuda:0").is_err() {
         assert_fails(&place.run_with("--device", "cuda:0"), 1, &["`cuda:0`", "CUDA", "hint: "]);
     }
     fs::create_dir(place.path("thesis")).unwrap();
@@ -189,7 +189,7 @@ fn json_is_one_object_for_success_and_failure() {
             .iter()
             .any(|turn| turn["text"].as_str().unwrap().contains("It is a square"))
     );
-    fs::write(place.path("image.bmp"), bmp(56, 56, 3)).unwrap();
+    fs::write(place.path("image.bmp"), bmp(16, 16, 3)).unwrap();
     let image = text(place.path("image.bmp"));
     let pair = object(
         &[
@@ -207,7 +207,7 @@ fn json_is_one_object_for_success_and_failure() {
         0,
     );
     assert_eq!(pair["teacher"]["pieces"].as_array().unwrap().concat_texts(), "two words");
-    // (56 / 28)^2 merged patches.
+    // The fixture takes patches of 4 pixels, merges 2 x 2 and leaves an image of 16 x 16 as it is: (16 / 8)^2.
     assert_eq!(pair["teacher"]["image_tokens"], serde_json::json!([4]));
     let error = object(&["verify", &text(place.path("nowhere")), "--json"], 1);
     assert!(
