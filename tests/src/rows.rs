@@ -26,7 +26,7 @@ pub fn llava_row(sample: &Sample) -> Value {
             Role::User => "human",
             Role::Assistant => "gpt",
         };
-        let value: String = message.content.iter().map(|part| part_text(part)).collect();
+        let value: String = message.content.iter().map(part_text).collect();
         json!({ "from": from, "value": value })
     });
     // A dataset's image paths may not climb: `fixture/../images` has to become what it means.
@@ -94,7 +94,7 @@ pub fn bmp(width: u32, height: u32, seed: u8) -> Vec<u8> {
     let size = stride * height;
     let mut bytes = Vec::with_capacity(54 + size as usize);
     bytes.extend(b"BM");
-    for number in [54 + size, 0, 54, 40, width, height, 1 | 24 << 16, 0, size, 2835, 2835, 0, 0] {
+    for number in [54 + size, 0, 54, 40, width, height, 1 | (24 << 16), 0, size, 2835, 2835, 0, 0] {
         bytes.extend(number.to_le_bytes());
     }
     for at in 0..size {
