@@ -1,15 +1,16 @@
 //! What was decided: every key of a run with its default.
 //!
-//! Precedence, lowest first: defaults, the `--config` file, flags, `--set`. Unknown keys are refused.
+//! Precedence, lowest first: defaults, the `--config` file, `--set`, flags. Unknown keys are refused.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 pub use shared::models::ModelPart as PartName;
-use toml::{Table, Value};
+use shared::settings::{SettingsError, resolve_over};
+use toml::Table;
 
 use crate::cli::{CommonArgs, UsageError};
 
@@ -288,7 +289,7 @@ impl RunConfig {
     }
 }
 
-/// The configuration of a command: defaults, then the file, then the flags, then `--set`.
+/// The configuration of a command: defaults, then the file, then `--set`, then the flags.
 ///
 /// # Errors
 /// When the file cannot be read, or a key is unknown or of the wrong type (a [`UsageError`]).
@@ -296,66 +297,12 @@ pub fn resolve<T>(defaults: &T, common: &CommonArgs, typed: Table) -> Result<T>
 where
     T: Serialize + DeserializeOwned,
 {
-    let mut table = Table::try_from(defaults)?;
-    if let Some(path) = &common.config {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file: Table =
-            toml::from_str(&text).map_err(|error| UsageError(format!("{}: {error}", path.display())))?;
-        merge(&mut table, file);
-    }
-    merge(&mut table, typed);
-    for item in &common.set {
-        let (key, value) = item
-            .split_once('=')
-            .ok_or_else(|| UsageError(format!("`--set {item}` has no `=`\nhint: --set key=value")))?;
-        insert(&mut table, key.trim(), parse_value(value.trim()))?;
-    }
-    let text = toml::to_string(&table)?;
-    toml::from_str(&text).map_err(|error| {
-        UsageError(format!(
-            "configuration: {}\nhint: RUN/config.toml of any run lists all keys",
-            error.message()
-        ))
-        .into()
+    let defaults = Table::try_from(defaults)?;
+    let resolved = resolve_over(defaults, common.config.as_deref(), &common.set, typed);
+    resolved.map_err(|error| match error {
+        SettingsError::Unreadable { .. } => error.into(),
+        _ => UsageError(error.to_string()).into(),
     })
-}
-
-/// Sets a dotted key, making tables on the way.
-///
-/// # Errors
-/// A [`UsageError`] when the key goes through something that is not a table.
-pub fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
-    match key.split_once('.') {
-        None => {
-            table.insert(key.to_owned(), value);
-            Ok(())
-        }
-        Some((head, rest)) => match table.entry(head).or_insert_with(|| Value::Table(Table::new())) {
-            Value::Table(inner) => insert(inner, rest, value),
-            _ => Err(UsageError(format!("`{head}` is a value, not a table of keys (in `{key}`)")).into()),
-        },
-    }
-}
-
-/// A typed value as TOML reads it, or else as a string: `--set device=cpu` needs no quotes.
-fn parse_value(text: &str) -> Value {
-    let parsed = toml::from_str::<Table>(&format!("v = {text}"));
-    match parsed.ok().and_then(|mut table| table.remove("v")) {
-        Some(value) => value,
-        None => Value::String(text.to_owned()),
-    }
-}
-
-fn merge(into: &mut Table, from: Table) {
-    for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -56,10 +56,23 @@ pub fn resolve<T: DeserializeOwned>(
     sets: &[String],
     flags: Table,
 ) -> Result<T, SettingsError> {
-    let mut merged = match file {
-        Some(path) => read(path)?,
-        None => Table::new(),
-    };
+    resolve_over(Table::new(), file, sets, flags)
+}
+
+/// As [`resolve`], with a layer of defaults below the file: for tables of one type whose defaults differ by their place.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_over<T: DeserializeOwned>(
+    defaults: Table,
+    file: Option<&Path>,
+    sets: &[String],
+    flags: Table,
+) -> Result<T, SettingsError> {
+    let mut merged = defaults;
+    if let Some(path) = file {
+        overlay(&mut merged, read(path)?);
+    }
     for text in sets {
         set(&mut merged, text)?;
     }

@@ -62,23 +62,27 @@ pub struct RunArgs {
 impl RunArgs {
     /// The flags that were typed, as configuration keys.
     fn typed(&self) -> Result<Table> {
-        let mut table = Table::new();
-        let mut put = |key: &str, value: Option<Value>| -> Result<()> {
-            value.map_or(Ok(()), |value| config::insert(&mut table, key, value))
-        };
+        let (mut table, mut data) = (Table::new(), Table::new());
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| Value::String(p.to_string_lossy().into()));
-        put("cache", path(&self.cache))?;
-        put("student", path(&self.student))?;
-        put("out", path(&self.out))?;
-        put("stages", self.stages.as_ref().map(Value::try_from).transpose()?)?;
-        put("method", self.method.as_ref().map(Value::try_from).transpose()?)?;
         let sources = (!self.data.is_empty()).then(|| Value::try_from(&self.data)).transpose()?;
-        put("data.sources", sources)?;
-        put("data.image_root", path(&self.image_root))?;
-        put("data.prepend_image", self.prepend_image.then_some(Value::Boolean(true)))?;
-        put("device", self.device.clone().map(Value::String))?;
-        put("seed", self.seed.map(Value::try_from).transpose()?)?;
+        put(&mut data, "sources", sources);
+        put(&mut data, "image_root", path(&self.image_root));
+        put(&mut data, "prepend_image", self.prepend_image.then_some(Value::Boolean(true)));
+        put(&mut table, "cache", path(&self.cache));
+        put(&mut table, "student", path(&self.student));
+        put(&mut table, "out", path(&self.out));
+        put(&mut table, "stages", self.stages.as_ref().map(Value::try_from).transpose()?);
+        put(&mut table, "method", self.method.as_ref().map(Value::try_from).transpose()?);
+        put(&mut table, "device", self.device.clone().map(Value::String));
+        put(&mut table, "seed", self.seed.map(Value::try_from).transpose()?);
+        put(&mut table, "data", Some(Value::Table(data)));
         Ok(table)
+    }
+}
+
+fn put(table: &mut Table, key: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        table.insert(key.to_owned(), value);
     }
 }
 

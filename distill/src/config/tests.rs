@@ -12,12 +12,11 @@ fn message(set: &[&str]) -> String {
 }
 
 #[test]
-fn set_overrides_flags_and_flags_override_the_file() {
+fn flags_and_sets_override_the_file_and_the_file_the_defaults() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
     std::fs::write(&file, "seed = 1\n[align]\nlr = 0.5\n[data]\nmax_length = 7\n").unwrap();
-    let mut typed = Table::new();
-    insert(&mut typed, "seed", Value::Integer(2)).unwrap();
+    let typed: Table = toml::from_str("seed = 2").unwrap();
     let mut args = common(&["align.lr=0.25", "device=cpu", "finetune.train=[\"vision\", \"head\"]"]);
     args.config = Some(file);
     let config: RunConfig = resolve(&RunConfig::default(), &args, typed).unwrap();
@@ -38,7 +37,7 @@ fn wrong_keys_are_named() {
     assert!(message(&["align.lrr=1"]).contains("`lrr`"));
     assert!(message(&["seed.x=1"]).contains("`seed` is a value"));
     assert!(message(&["seed=abc"]).contains("abc"));
-    assert!(message(&["seed"]).contains("has no `=`"));
+    assert!(message(&["seed"]).contains("there is no `=`"));
 }
 
 #[test]

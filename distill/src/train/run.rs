@@ -23,6 +23,7 @@ use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_d
 use super::identity::{claim, identity};
 use super::metrics::{Offsets, Row, peak_rss_bytes};
 use super::optim::AdamW;
+use super::progress::LINE_EVERY;
 use super::schedule::Schedule;
 use super::stage_loop::{Ended, StageLoop, append_skipped};
 use super::step::Trainer;
@@ -87,7 +88,7 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
         return Ok(summary);
     }
     publish_file(&out.join("config.toml"), toml::to_string(config)?.as_bytes())?;
-    let source = Source::open(config, processor, cache.clone(), &|rows| eprintln!("read {rows} rows"))?;
+    let source = Source::open(config, processor, cache.clone(), &reading())?;
     for skipped in &source.skipped {
         eprintln!("left out: {}: {}", skipped.place, skipped.reason);
     }
@@ -104,6 +105,17 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     };
     let resumed_from = run.all_stages()?;
     run.finish(start, resumed_from)
+}
+
+/// Tells how many rows of the data are read, now and then.
+fn reading() -> impl Fn(usize) {
+    let last = std::cell::Cell::new(Instant::now());
+    move |rows| {
+        if last.get().elapsed() >= LINE_EVERY {
+            last.set(Instant::now());
+            eprintln!("read {rows} rows of the data");
+        }
+    }
 }
 
 fn with_samples(mut identity: Fingerprint, source: &Source) -> Fingerprint {
