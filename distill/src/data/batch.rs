@@ -27,6 +27,8 @@ pub struct BatchOptions {
     pub score_boundary: bool,
     /// Tokens of one microbatch, student's and teacher's together.
     pub max_tokens: usize,
+    /// Samples of one microbatch, whatever their tokens: an exchange between samples needs two.
+    pub min_samples: usize,
 }
 
 /// Rows of features that predict answer tokens, and those tokens.
@@ -77,7 +79,10 @@ pub fn microbatches(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<V
     let mut num_tokens = 0;
     for (index, sample) in samples.iter().enumerate() {
         let cost = cost(sample, options);
-        match groups.last_mut().filter(|_| num_tokens + cost <= options.max_tokens) {
+        let has_room = |group: &Range<usize>| {
+            group.len() < options.min_samples || num_tokens + cost <= options.max_tokens
+        };
+        match groups.last_mut().filter(|group| has_room(group)) {
             Some(group) => {
                 group.end = index + 1;
                 num_tokens += cost;
@@ -87,6 +92,13 @@ pub fn microbatches(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<V
                 num_tokens = cost;
             }
         }
+    }
+    // What is left at the end may be too few.
+    if let [.., before, last] = groups.as_mut_slice()
+        && last.len() < options.min_samples
+    {
+        before.end = last.end;
+        groups.pop();
     }
     groups.into_iter().map(|group| build(&samples[group], options)).collect()
 }

@@ -59,6 +59,7 @@ impl Trainer {
             regularisation: self.stage.regularisation,
             score_boundary: self.loss.score_boundary,
             max_tokens: self.keys.microbatch_tokens,
+            min_samples: 1,
         }
     }
 
@@ -144,7 +145,7 @@ impl Trainer {
     /// # Errors
     /// When a shape does not fit or the device fails.
     pub fn evaluate(&self, samples: &[Arc<Sample>]) -> Result<EvalRow> {
-        let options = BatchOptions { regularisation: false, ..self.batch_options() };
+        let options = BatchOptions { regularisation: false, min_samples: 2, ..self.batch_options() };
         let microbatches = microbatches(samples, &options)?;
         let counts = Counts::of(&microbatches);
         let run = |questions| -> Result<Terms> {
@@ -161,7 +162,8 @@ impl Trainer {
             eval_ce_student: as_is.ce_student,
             ..EvalRow::default()
         };
-        if self.teacher.is_some() {
+        // One sample alone has no other to take questions from.
+        if self.teacher.is_some() && samples.len() > 1 {
             let shuffled = run(QuestionFeatures::Shuffled)?;
             let zeroed = run(QuestionFeatures::Zeroed)?;
             let total = |terms: &Terms| terms.ce_teacher.zip(terms.kl).map(|(ce, kl)| ce + kl);

@@ -128,8 +128,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    // Read back with tensorboard 2.20's EventFileLoader when this was written; here the record layout and the
-    // protocol buffer's bytes, field by field, from the wire-format specification.
+    // The record's layout and the protocol buffer's bytes, field by field, from their specifications. These very
+    // bytes, put together in Python, were read by tensorboard 2.21 as `loss` 1.5 at step 300.
     #[test]
     fn records_are_framed_and_encoded_as_specified() {
         let dir = tempfile::tempdir().unwrap();

@@ -49,7 +49,7 @@ fn sample(number: u32, turns: &[(usize, usize)], complete: bool) -> Arc<Sample> 
 }
 
 fn options(max_tokens: usize) -> BatchOptions {
-    BatchOptions { alignment: true, regularisation: true, score_boundary: true, max_tokens }
+    BatchOptions { alignment: true, regularisation: true, score_boundary: true, max_tokens, min_samples: 1 }
 }
 
 #[test]
@@ -98,4 +98,8 @@ fn microbatches_are_cut_by_tokens_in_order() {
     assert_eq!(sizes(1000), [4]);
     assert_eq!(sizes(16), [2, 2]);
     assert_eq!(sizes(1), [1, 1, 1, 1]);
+    // With at least two samples each, an odd one joins the last pair.
+    let pairs = BatchOptions { min_samples: 2, ..options(1) };
+    let cut = microbatches(&samples[..3], &pairs).unwrap();
+    assert_eq!(cut.iter().map(|batch| batch.keys.len()).collect::<Vec<_>>(), [3]);
 }
