@@ -112,7 +112,7 @@ fn row(random: &mut Random, i: usize, dtype: FeatureDtype, width: usize) -> Row 
     Row {
         meta: SampleMeta {
             key: SampleKey::of(&messages, &digests),
-            row_id: (i % 5 != 0).then(|| format!("row-{i}")),
+            row_id: (!i.is_multiple_of(5)).then(|| format!("row-{i}")),
             source: "rows.jsonl".into(),
             row: i as u64,
             messages,
@@ -124,7 +124,7 @@ fn row(random: &mut Random, i: usize, dtype: FeatureDtype, width: usize) -> Row 
             positions,
         },
         features,
-        image_files: if has_image && i % 2 == 0 { vec![file] } else { vec![] },
+        image_files: if has_image && i.is_multiple_of(2) { vec![file] } else { vec![] },
     }
 }
 
