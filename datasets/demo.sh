@@ -8,6 +8,12 @@ cd "$(dirname "$0")/.."
 out=${1:-target/demo}
 bin=${BIN:-target/release}
 toy=datasets/toy
+for name in teacher student; do
+    [ -f "$toy/$name/model.safetensors" ] && continue
+    echo "error: there is no trained $name in $toy/$name" >&2
+    echo "hint: ./datasets/toy.sh --install trains both and puts them there" >&2
+    exit 1
+done
 started=$SECONDS
 step() { printf '\n== %3d s  %s\n' $((SECONDS - started)) "$1"; }
 
