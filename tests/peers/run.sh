@@ -9,9 +9,10 @@ demo=${OUT:-target/demo}
 has() { "$python" -c "import $1" 2>/dev/null; }
 
 if has pyarrow; then
+  "$python" tests/peers/cache.py
   "$python" tests/peers/read_cache.py "$demo/cache"
 else
-  echo "skipped: read_cache.py ($python has no pyarrow)"
+  echo "skipped: cache.py, read_cache.py ($python has no pyarrow)"
 fi
 if has "pyarrow, torch, torchvision, transformers, PIL"; then
   data="--data tests/fixtures/twin_step/data.json --image-root tests/fixtures/images"

@@ -40,7 +40,8 @@
 //!
 //! Every page is a version 2 data page with a CRC32 of its content in its header; there are no
 //! dictionaries and no statistics; offset indexes are present. A small column's page holds at most
-//! 32 rows. **Features have exactly one page per row**, found through the offset index:
+//! 32 rows; text and character offsets are compressed with zstd, the other small columns not at all.
+//! **Features have exactly one page per row**, found through the offset index:
 //!
 //! ```text
 //! page header (Thrift) | repetition levels | definition levels | zstd frame

@@ -28,19 +28,20 @@ use super::schema::Cell;
 /// Rows of a small column's page: reading one sample's metadata decodes this many.
 const ROWS_PER_PAGE: usize = 32;
 
+/// The small columns that compress: text, and character offsets, which mostly count up.
+const COMPRESSED: [&str; 5] = ["source", "messages", "text", "offsets", "reason"];
+
 /// An encoded column chunk, ready to be spliced into a row group.
 pub(super) type EncodedColumn = (Bytes, ColumnCloseResult);
 
 /// The writer properties of every Parquet file of a cache.
 pub(super) fn properties(schema: &SchemaDescriptor) -> WriterPropertiesPtr {
-    let zstd = Compression::ZSTD(ZstdLevel::default());
     let mut builder = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_2_0)
         .set_created_by(concat!("genrecal ", env!("CARGO_PKG_VERSION")).into())
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None)
-        .set_data_page_row_count_limit(ROWS_PER_PAGE)
-        .set_compression(zstd);
+        .set_data_page_row_count_limit(ROWS_PER_PAGE);
     for leaf in schema.columns() {
         let encoding = match leaf.physical_type() {
             Type::INT32 => Encoding::DELTA_BINARY_PACKED,
@@ -48,6 +49,11 @@ pub(super) fn properties(schema: &SchemaDescriptor) -> WriterPropertiesPtr {
             _ => Encoding::PLAIN,
         };
         builder = builder.set_column_encoding(leaf.path().clone(), encoding);
+        // Packed integers and digests gain nothing, and each compressed column costs a reader a decoder.
+        if COMPRESSED.contains(&leaf.path().parts()[0].as_str()) {
+            let zstd = Compression::ZSTD(ZstdLevel::default());
+            builder = builder.set_column_compression(leaf.path().clone(), zstd);
+        }
     }
     Arc::new(builder.build())
 }
