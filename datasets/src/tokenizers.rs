@@ -136,8 +136,9 @@ fn unigram_trainer(vocab_size: usize, special: Vec<AddedToken>) -> Result<Traine
 }
 
 /// Makes a trained Unigram reproducible: the trainer walks hash maps, so equal pieces come in any
-/// order and scores differ in their last digits from run to run. Scores are rounded, characters that
-/// the text hardly needs share one score, and pieces are ordered by score, then by spelling.
+/// order, scores differ in their last digits from run to run, and characters that the text never
+/// needs are set apart by ten thousandths in random order. Scores are rounded, those characters
+/// share the lowest, and pieces are ordered by score, then by spelling.
 fn settle_scores(tokenizer: &mut Value, num_special: usize) {
     let Some(vocab) = tokenizer["model"]["vocab"].as_array_mut() else { return };
     let special = vocab[..num_special].to_vec();
@@ -147,10 +148,12 @@ fn settle_scores(tokenizer: &mut Value, num_special: usize) {
             scores.insert(text.to_owned(), (score * 1000.0).round() as i64);
         }
     }
-    let is_character = |text: &str| text.chars().count() == 1;
-    let rarest = scores.iter().filter(|(text, _)| !is_character(text)).map(|(_, &s)| s).min().unwrap_or(0);
-    for (_, score) in scores.iter_mut().filter(|(text, _)| is_character(text)) {
-        *score = (*score).max(rarest - 1000);
+    let lowest = scores.values().copied().min().unwrap_or(0);
+    for (text, score) in &mut scores {
+        // A hundred characters apart by a ten thousandth each, after rounding.
+        if text.chars().count() == 1 && *score <= lowest + 10 {
+            *score = lowest;
+        }
     }
     let mut pieces: Vec<(i64, String)> = scores.into_iter().map(|(text, score)| (-score, text)).collect();
     pieces.sort();
