@@ -52,11 +52,17 @@ class Peer:
         self.model = model.eval()
         self.eos = self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
-    def inputs(self, messages, images, question=False):
-        """What the model takes of a conversation; `question`: up to where the next answer begins."""
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=question)
+    def render(self, messages, question=False):
+        """The chat template's text; `question`: with the words that open the next answer."""
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=question)
+
+    def process(self, text, images):
         arguments = {"images": images} if images else {}
         return self.processor(text=[text], return_tensors="pt", **arguments)
+
+    def inputs(self, messages, images, question=False):
+        """What the model takes of a conversation."""
+        return self.process(self.render(messages, question), images)
 
     def features(self, inputs):
         """(T, D): what the head receives."""
@@ -67,14 +73,17 @@ class Peer:
 
     def answers(self, messages, images):
         """(first, one past the last) token of each answer, its end-of-turn token included."""
-        whole = self.inputs(messages, images)["input_ids"][0].tolist()
+        text = self.render(messages)
+        whole = self.process(text, images)["input_ids"][0].tolist()
         spans = []
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
             before = messages[:index]
             used = sum(part["type"] == "image" for said in before for part in said["content"])
-            ids = self.inputs(before, images[:used], question=True)["input_ids"][0].tolist()
-            assert whole[: len(ids)] == ids, "a prefix of the conversation is not a prefix of its tokens"
+            content = "".join(part["text"] for part in message["content"])
+            start = text.index(content, len(self.render(before)))
+            ids = self.process(text[:start], images[:used])["input_ids"][0].tolist()
+            assert whole[: len(ids)] == ids, "the text before an answer is not a prefix of the tokens"
             spans.append((len(ids), whole.index(self.eos, len(ids)) + 1))
         return spans
