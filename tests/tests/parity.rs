@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use e2e::parity::{TOLERANCE, compare};
 use e2e::reference::{Sample, samples, worst_error};
 use shared::models::{
     Encoded, LoadOptions, Model, PackedBatch, TrainableParts, config_of, expected_weights, export_checkout,
@@ -14,9 +15,6 @@ use shared::models::{
 
 /// Every family, and the variants of each that a configuration can ask for.
 const CHECKPOINTS: [&str; 4] = ["qwen2_vl", "qwen2_vl_untied", "internvl", "internvl_llama"];
-
-/// Features may differ by this much: float32 against float64 differs by up to 6e-5 in the reference checkpoints.
-const TOLERANCE: f32 = 2e-4;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name)
@@ -82,6 +80,16 @@ fn features_equal_transformers() {
             let worst = worst_error(&features(&model, &inputs), sample.features().unwrap()).unwrap();
             assert!(worst < TOLERANCE, "{name}/{}: {worst}", sample.name);
         }
+    }
+}
+
+/// From image files and text: these two checkpoints have tokenizers and processors (tests/fixtures/make_families.py).
+#[test]
+fn files_become_the_same_features_as_in_transformers() {
+    for name in ["qwen2_vl", "internvl"] {
+        let result = compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).unwrap();
+        assert!(result.passes(), "{name}: {result:?}");
+        assert_eq!((result.num_samples, result.num_checkpoints, result.namings), (4, 2, (3, 3)), "{name}");
     }
 }
 
