@@ -53,7 +53,8 @@ impl Comparison {
 pub fn compare(dir: &Path) -> Result<Comparison> {
     let processor = Processor::load(dir)?;
     let samples = samples(dir)?;
-    let mut result = Comparison { num_samples: samples.len(), namings: namings(dir)?, ..Comparison::default() };
+    let mut result =
+        Comparison { num_samples: samples.len(), namings: namings(dir)?, ..Comparison::default() };
     let mut encoded = Vec::new();
     for sample in &samples {
         let ours = encode(&processor, sample)?;
@@ -77,7 +78,8 @@ pub fn compare(dir: &Path) -> Result<Comparison> {
 }
 
 fn encode(processor: &Processor, sample: &Sample) -> Result<Encoded> {
-    let images = sample.images.iter().map(|path| Ok(decode(&fs::read(path)?)?)).collect::<Result<Vec<_>>>()?;
+    let images =
+        sample.images.iter().map(|path| Ok(decode(&fs::read(path)?)?)).collect::<Result<Vec<_>>>()?;
     processor.encode(&sample.messages, &images).with_context(|| format!("sample `{}`", sample.name))
 }
 
@@ -114,7 +116,11 @@ fn namings(dir: &Path) -> Result<(usize, usize)> {
         let canonical: BTreeSet<_> = names.iter().map(|name| config.family.canonical_name(name)).collect();
         // A tied head may be listed as well.
         let tied_head = config.config.decoder().tie_word_embeddings.then_some(config.family.head);
-        canonical.iter().map(|name| &**name).filter(|name| Some(*name) != tied_head).eq(expected.iter().copied())
+        canonical
+            .iter()
+            .map(|name| &**name)
+            .filter(|name| Some(*name) != tied_head)
+            .eq(expected.iter().copied())
     };
     Ok((listings.values().filter(|names| reads(names)).count(), listings.len()))
 }

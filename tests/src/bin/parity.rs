@@ -41,7 +41,9 @@ fn run(cli: &Cli) -> Result<bool> {
     if families.is_empty() {
         bail!("no reference checkpoint of a supported architecture in `{}`", cli.reference.display())
     }
-    println!("family        samples  ids    pixels  positions  namings  worst feature error (tolerance {TOLERANCE:.0e})");
+    println!(
+        "family        samples  ids    pixels  positions  namings  worst feature error (tolerance {TOLERANCE:.0e})"
+    );
     let mut all_pass = true;
     for family in families {
         let result = compare(&cli.reference.join(&family)).with_context(|| format!("family `{family}`"))?;
