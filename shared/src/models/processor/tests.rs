@@ -209,9 +209,9 @@ fn a_damaged_checkpoint_is_named() {
     assert!(error.contains("no image placeholder token `<IMG_CONTEXT>`"), "{error}");
     let error = fails("qwen2_vl", "tokenizer.json", &|text| {
         Some(
-            text.replace("<|image_pad|>", "#")
+            text.replace("<|image_pad|>", "\u{1}")
                 .replace("<|video_pad|>", "<|image_pad|>")
-                .replace('#', "<|video_pad|>"),
+                .replace('\u{1}', "<|video_pad|>"),
         )
     });
     assert!(error.contains("but config.json says"), "{error}");
