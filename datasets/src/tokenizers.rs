@@ -4,7 +4,7 @@
 //! student's is a Unigram over words marked with `▁`, too small for that, so that it cuts some words in pieces.
 //! The same text therefore has other tokens, other counts and other ids under each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
@@ -66,7 +66,11 @@ pub fn train(manifest: &Manifest, family: Family, vocab_size: usize) -> Result<S
         Family::Internvl => (unigram_skeleton(), unigram_trainer(vocab_size, special)?),
     };
     let mut tokenizer = Tokenizer::from_bytes(serde_json::to_vec(&skeleton)?).map_err(|e| anyhow!(e))?;
-    tokenizer.train(&mut trainer, text(manifest).into_iter()).map_err(|e| anyhow!(e))?;
+    let mut lines = text(manifest);
+    if family == Family::Internvl {
+        lines.extend(repeated_words(&lines));
+    }
+    tokenizer.train(&mut trainer, lines.into_iter()).map_err(|e| anyhow!(e))?;
     let mut trained: Value = serde_json::from_str(&tokenizer.to_string(false).map_err(|e| anyhow!(e))?)?;
     if family == Family::Internvl {
         settle_scores(&mut trained, special_tokens(family).len());
@@ -82,6 +86,14 @@ fn text(manifest: &Manifest) -> Vec<String> {
         .flat_map(|c| c.turns)
         .flat_map(|turn| [format!("user\n{}", turn.asked()), format!("assistant\n{}", turn.answer())])
         .collect()
+}
+
+/// Each word once more on its own and before a comma. The trainer considers as pieces only what
+/// occurs in two different words, marks included: without this no whole word would be among them.
+fn repeated_words(lines: &[String]) -> Vec<String> {
+    let words = lines.iter().flat_map(|line| line.split(|c: char| !c.is_alphabetic()));
+    let words: BTreeSet<&str> = words.filter(|word| !word.is_empty()).collect();
+    words.into_iter().map(|word| format!("{word} {word},")).collect()
 }
 
 fn bpe_skeleton() -> Value {
@@ -107,17 +119,17 @@ fn bpe_trainer(vocab_size: usize, special: Vec<AddedToken>) -> TrainerWrapper {
         .into()
 }
 
-/// Lines apart, so that an answer's first word is marked as any other word is.
+/// Lines apart, so that an answer's first word is marked as any other word is; words apart, with the
+/// punctuation that follows them.
 fn unigram_skeleton() -> Value {
     let metaspace =
         json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
     let lines =
         json!({"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": false});
-    let punctuation = json!({"type": "Punctuation", "behavior": "Isolated"});
     json!({
         "version": "1.0",
         "normalizer": null,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [lines, metaspace, punctuation]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [lines, metaspace]},
         "post_processor": null,
         "decoder": metaspace,
         "model": {"type": "Unigram", "unk_id": null, "vocab": []},
@@ -169,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "user\nWhich is larger, the orange diamond or the blue ring? Answer briefly.";
+    const TEXT: &str = "assistant\nThe purple object is a circle.";
 
     fn trained(family: Family) -> (String, Tokenizer) {
         let manifest = Manifest::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("toy/toy.toml")).unwrap();
