@@ -122,9 +122,8 @@ pub fn differences(
     let unknown: Vec<&str> = stored
         .iter()
         .filter(|(name, _)| {
-            !expected_names.contains(name.as_str())
-                && !family.is_ignored(name)
-                && !(tied && *name == family.head)
+            let tied_head = tied && *name == family.head;
+            !(expected_names.contains(name.as_str()) || family.is_ignored(name) || tied_head)
         })
         .map(|(_, entry)| entry.stored_name.as_str())
         .collect();
