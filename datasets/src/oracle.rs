@@ -82,11 +82,14 @@ fn place_of(object: &Seen) -> String {
     format!("{} {}", rows[object.0 as usize], columns[object.1 as usize])
 }
 
+/// From what is seen and the rest of a question to its short and its sentence answer.
+type Rule = fn(&[Seen], &str) -> (String, String);
+
 /// The short and the sentence answer to a question about what is seen.
 pub(crate) fn answer(seen: &[Seen], question: &str) -> (String, String) {
     let text = question.trim_end_matches(['?', '.']);
     // Longer openings first, where one starts with another.
-    let openings: [(&str, fn(&[Seen], &str) -> (String, String)); 23] = [
+    let openings: [(&str, Rule); 23] = [
         ("What colour is the ", colour),
         ("Which colour does the ", colour),
         ("Tell me the colour of the ", colour),

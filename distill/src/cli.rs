@@ -24,7 +24,7 @@ const STACK_BYTES: usize = 1 << 28;
 
 /// Distils a vision-language student from a teacher's feature cache through a Recalibrator.
 #[derive(Debug, Parser)]
-#[command(name = "distill", version, about, propagate_version = true)]
+#[command(name = "distill", version, about, propagate_version = true, args_override_self = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -279,7 +279,7 @@ impl RunConfig {
         if self.recalibrator.depth == 0 {
             return usage("`recalibrator.depth` must be at least 1");
         }
-        if !(self.loss.temperature > 0.0) {
+        if self.loss.temperature.is_nan() || self.loss.temperature <= 0.0 {
             return usage("`loss.temperature` must be above 0");
         }
         if self.checkpoint.keep == 0 || self.checkpoint.every == 0 {

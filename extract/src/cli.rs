@@ -14,7 +14,7 @@ use crate::units::{ByteSize, Interval, MaxBad};
 ///
 /// Exit codes: 0 done, 1 failed (what was written stays valid), 2 wrong usage.
 #[derive(Debug, Parser)]
-#[command(name = "extract", version, max_term_width = 110)]
+#[command(name = "extract", version, max_term_width = 110, args_override_self = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -72,9 +72,11 @@ pub fn made_up(dir: &Path, count: usize) -> Result<PathBuf> {
     const SIZES: [(u32, u32); 5] = [(28, 28), (56, 28), (56, 84), (30, 100), (64, 64)];
     let mut rows = Vec::with_capacity(count);
     for number in 0..count {
-        let (width, height) = SIZES[number % SIZES.len()];
-        let name = format!("{}.bmp", number % 16);
-        fs::write(dir.join(&name), bmp(width, height, (number % 16) as u8))?;
+        // What a picture shows follows from its name alone, so that more rows leave the earlier ones as they are.
+        let picture = number % 16;
+        let (width, height) = SIZES[picture % SIZES.len()];
+        let name = format!("{picture}.bmp");
+        fs::write(dir.join(&name), bmp(width, height, picture as u8))?;
         let text = format!("What is number {number}? {}", "Look again. ".repeat(number * 7 % 5));
         rows.push(question(
             &format!("row {number}"),

@@ -113,7 +113,7 @@ impl StageConfig {
             return wrong(format!("`{name}.batch_size` and `{name}.microbatch_tokens` must be at least 1"));
         }
         let positive = [("lr", self.lr), ("epsilon", self.epsilon), ("epochs", self.epochs)];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| !(*value > 0.0)) {
+        if let Some((key, _)) = positive.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
             return wrong(format!("`{name}.{key}` must be above 0"));
         }
         let shares = [("warmup", self.warmup), ("beta1", self.beta1), ("beta2", self.beta2)];

@@ -66,7 +66,7 @@ impl Loader {
     ///
     /// # Errors
     /// When the reading thread has died.
-    pub fn next(&mut self) -> Result<Batch> {
+    pub fn next_batch(&mut self) -> Result<Batch> {
         let start = Instant::now();
         let batches = self.batches.as_ref().context("the loader is closed")?;
         let batch = batches.recv().context("the thread that reads samples ahead has stopped")?;

@@ -130,7 +130,7 @@ impl AdamW {
     /// # Errors
     /// When a parameter is not f32 or the device fails.
     pub fn new(config: AdamConfig, params: Vec<Param>) -> Result<Self> {
-        let moments = params.iter().map(|param| fresh_moments(param)).collect::<Result<_>>()?;
+        let moments = params.iter().map(fresh_moments).collect::<Result<_>>()?;
         Ok(Self { config, params, moments, num_updates: 0 })
     }
 

@@ -79,7 +79,7 @@ impl StageLoop<'_> {
         )?;
         while done < self.num_steps {
             let start = Instant::now();
-            let batch = loader.next()?;
+            let batch = loader.next_batch()?;
             num_skipped += self.note_skipped(out, &progress, &batch.skipped, num_skipped, done)?;
             if batch.samples.is_empty() {
                 bail!("none of the samples of step {} can be used", done + 1);

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn checksum_is_masked() {
         let crc: u32 = 0x8a91_36aa;
-        assert_eq!(masked_crc(&[0; 32]), ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8));
+        assert_eq!(masked_crc(&[0; 32]), crc.rotate_right(15).wrapping_add(0xa282_ead8));
     }
 
     #[test]
