@@ -102,7 +102,7 @@ pub fn distill(out: &Path, more: &[&str]) -> Result<Finished> {
     run("distill", arguments(out, more)?)
 }
 
-/// As [`distill`], which must succeed; its summary.
+/// As [`distill()`], which must succeed; its summary.
 ///
 /// # Errors
 /// When it fails.
