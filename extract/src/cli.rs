@@ -54,7 +54,7 @@ Examples:
 
 Configuration file: the sections and keys are [teacher] dir, device, dtype; [data] sources, image_root, format,
 prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens; [cache] dir, shard_size,
-commit_every. A flag wins over --set, --set over the file.
+commit_every, embed_images. A flag wins over --set, --set over the file.
 
 Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always computes in
 f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.";
@@ -128,6 +128,9 @@ pub struct RunArgs {
     /// Commit at least this often, even when a shard is not full [default: 10min].
     #[arg(long, value_name = "TIME")]
     pub commit_every: Option<Interval>,
+    /// Keep the image files in the cache, so that `distill` needs no `--data`.
+    #[arg(long)]
+    pub embed_images: bool,
     /// Read the dataset as this format instead of telling it by its content.
     #[arg(long)]
     pub format: Option<Format>,
@@ -160,6 +163,7 @@ impl RunArgs {
         flags.put("cache", "dir", self.out.as_deref().map(path));
         flags.put("cache", "shard_size", self.shard_size.map(|size| size.to_string()));
         flags.put("cache", "commit_every", self.commit_every.map(|every| every.to_string()));
+        flags.put("cache", "embed_images", self.embed_images.then_some(true));
         flags.0
     }
 }

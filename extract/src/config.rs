@@ -203,12 +203,14 @@ pub struct CacheSettings {
     pub shard_size: ByteSize,
     /// The longest time between two commits.
     pub commit_every: Interval,
+    /// Keep the image files beside the features.
+    pub embed_images: bool,
 }
 
 impl Default for CacheSettings {
     fn default() -> Self {
         let commit_every = Interval(Duration::from_secs(600));
-        CacheSettings { dir: None, shard_size: ByteSize(256 << 20), commit_every }
+        CacheSettings { dir: None, shard_size: ByteSize(256 << 20), commit_every, embed_images: false }
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Feed<'a> {
     pub processor: &'a Processor,
     /// Longest sample, in tokens.
     pub max_length: usize,
+    /// Whether image files go into the cache.
+    pub embed_images: bool,
     /// Largest batch, in tokens.
     pub max_tokens: usize,
     /// Bad rows to bear.
@@ -100,8 +102,8 @@ impl Feed<'_> {
         for row in identified {
             work.extend(self.plan(row)?);
         }
-        let (processor, max_length) = (self.processor, self.max_length);
-        let prepare = |(row, keep)| prepare(row, processor, max_length, keep);
+        let (processor, max_length, embed) = (self.processor, self.max_length, self.embed_images);
+        let prepare = |(row, keep)| prepare(row, processor, max_length, keep, embed);
         let prepared: Vec<_> = work.into_par_iter().map(prepare).collect();
         for sample in prepared {
             match sample {

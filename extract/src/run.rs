@@ -145,6 +145,7 @@ fn stream(
         plan,
         processor: &files.processor,
         max_length: settings.data.max_length.unwrap_or_else(|| files.config.config.max_positions()),
+        embed_images: settings.cache.embed_images,
         max_tokens: settings.batch.max_tokens,
         max_bad: settings.data.max_bad,
         tally,

@@ -25,6 +25,8 @@ pub struct Identified {
 /// A sample ready for the teacher.
 pub struct Prepared {
     meta: SampleMeta,
+    /// The encoded images, where the cache is to hold them.
+    image_files: Vec<Vec<u8>>,
     /// What the teacher takes.
     pub encoded: Encoded,
 }
@@ -47,7 +49,8 @@ pub fn identify(record: Record) -> Result<Identified, QuarantinedRow> {
     Ok(Identified { record, messages, image_files, digests, key })
 }
 
-/// Decodes and encodes a row, and decides which of its tokens keep features.
+/// Decodes and encodes a row, and decides which of its tokens keep features and, by `embed_images`, whether its
+/// image files go into the cache.
 ///
 /// # Errors
 /// The row with the reason: a broken image, a prompt that the processor refuses, more than `max_length` tokens, no answer.
@@ -56,6 +59,7 @@ pub fn prepare(
     processor: &Processor,
     max_length: usize,
     keep: Keep,
+    embed_images: bool,
 ) -> Result<Prepared, QuarantinedRow> {
     let Identified { record, messages, image_files, digests, key } = row;
     let bad = |reason: &dyn std::fmt::Display| quarantined(&record, Some(key), reason);
@@ -64,7 +68,7 @@ pub fn prepare(
         let decoded = image::decode(bytes);
         images.push(decoded.map_err(|error| bad(&format!("image {number}: {error}")))?);
     }
-    drop(image_files);
+    let image_files = if embed_images { image_files } else { Vec::new() };
     let mut encoded = processor.encode(&record.messages, &images).map_err(|error| bad(&error))?;
     let num_tokens = encoded.prompt.input_ids.len();
     if num_tokens > max_length {
@@ -88,7 +92,7 @@ pub fn prepare(
         turns,
         positions,
     };
-    Ok(Prepared { meta, encoded })
+    Ok(Prepared { meta, image_files, encoded })
 }
 
 impl Prepared {
@@ -97,9 +101,10 @@ impl Prepared {
         self.meta.input_ids.len()
     }
 
-    /// Memory that its pixels take, in bytes.
+    /// Memory that its pixels and image files take, in bytes.
     pub fn pixel_bytes(&self) -> usize {
-        self.encoded.images.iter().map(|image| image.pixels.len() * size_of::<f32>()).sum()
+        let files: usize = self.image_files.iter().map(Vec::len).sum();
+        files + self.encoded.images.iter().map(|image| image.pixels.len() * size_of::<f32>()).sum::<usize>()
     }
 
     /// The tokens that keep features, ascending.
@@ -114,7 +119,7 @@ impl Prepared {
 
     /// The row of the cache, once its features are there.
     pub fn into_row(self, features: FeatureBlock) -> Row {
-        Row { meta: self.meta, features, image_files: Vec::new() }
+        Row { meta: self.meta, features, image_files: self.image_files }
     }
 
     /// The row of the quarantine table, should its features turn out to be no use.

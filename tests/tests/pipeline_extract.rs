@@ -156,6 +156,23 @@ fn bf16_features_are_the_f32_ones_rounded_to_nearest() {
     }
 }
 
+/// `--embed-images` keeps each image file byte for byte; without it there is none. The features do not change.
+#[test]
+fn image_files_are_embedded_on_demand() {
+    let bench = Bench::new("qwen2_vl");
+    made_up(bench.dir.path(), 6).unwrap();
+    let (_, plain) = bench.cache("plain", &[]);
+    let (_, embedded) = bench.cache("embedded", &["--embed-images"]);
+    assert!(plain == embedded);
+    let files = |out: &str| {
+        let reader = CacheReader::open(bench.path(out)).unwrap();
+        (0..reader.len()).flat_map(|i| reader.image_files(i).unwrap()).collect::<BTreeSet<Vec<u8>>>()
+    };
+    assert!(files("plain").is_empty());
+    let written = (0..6).map(|i| fs::read(bench.path(&format!("{i}.bmp"))).unwrap());
+    assert!(files("embedded") == written.collect());
+}
+
 #[test]
 fn the_cache_keeps_the_head_as_it_was() {
     for family in FAMILIES {
