@@ -41,6 +41,7 @@ walls:
 	$(CARGO) check --release -p shared --no-default-features
 
 readme: build ## run the commands of the README's tour
+	rm -rf target/tour
 	rm -rf "$(OUT)/student"
 	./docs/run_readme.sh README.md
 
