@@ -23,7 +23,7 @@ data=(--data "$out/world/demo.json" --image-root "$out/world")
 test=(--data "$out/world/test.json" --image-root "$out/world")
 
 step "the teacher, once: its features into a cache"
-"$bin/extract" run --teacher "$toy/teacher" "${data[@]}" --features-all-for 400 --out "$out/cache"
+"$bin/extract" run --teacher "$toy/teacher" "${data[@]}" --features-all-for 1000 --out "$out/cache"
 
 step "the student learns from the cache (genrecal: align, distill, finetune)"
 "$bin/distill" run --config "$toy/genrecal.toml" --cache "$out/cache" --student "$toy/student" \
@@ -34,10 +34,10 @@ step "the student learns from the same answers without a teacher (sft, as many s
     "${data[@]}" --out "$out/sft"
 
 step "questions about colours and shapes never seen together"
-"$bin/distill" eval --model "$toy/student" "${test[@]}" --out "$out/eval-before"
-"$bin/distill" eval --model "$out/sft" "${test[@]}"
-"$bin/distill" eval --model "$out/genrecal" "${test[@]}"
-"$bin/distill" eval --model "$toy/teacher" "${test[@]}" --out "$out/eval-teacher"
+"$bin/distill" eval --model "$toy/student" "${test[@]}" --max-new-tokens 80 --out "$out/eval-before"
+"$bin/distill" eval --model "$out/sft" "${test[@]}" --max-new-tokens 80
+"$bin/distill" eval --model "$out/genrecal" "${test[@]}" --max-new-tokens 80
+"$bin/distill" eval --model "$toy/teacher" "${test[@]}" --max-new-tokens 80 --out "$out/eval-teacher"
 
 step "the report"
 "$bin/distill" report "$out/sft" "$out/genrecal" --eval "student before=$out/eval-before" \

@@ -1,23 +1,33 @@
 #!/usr/bin/env bash
 # Makes the shipped toy checkpoints again: the world, the untrained models, and their training by
-# `distill run --stages finetune`. Everything follows from toy/toy.toml, toy/teacher.toml and toy/student.toml.
-# usage: datasets/toy.sh [OUT] (default target/toy); the programs are in $BIN (default target/release).
-# The results are in OUT/teacher/student and OUT/student/student; --install replaces the shipped ones by them.
+# `distill run --stages finetune`. Everything follows from toy/toy.toml and the runs' own TOML files beside it.
+# usage: datasets/toy.sh [--install] [OUT] (default target/toy); the programs are in $BIN (default target/release).
+# The results are in OUT/teacher-2/student and OUT/student/student; --install replaces the shipped ones by them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 install=false
 if [ "${1:-}" = "--install" ]; then install=true; shift; fi
 out=${1:-target/toy}
 bin=${BIN:-target/release}
+world="$out/world"
 
-"$bin/toy" world --out "$out/world" train validation test
-for name in teacher student; do
-    "$bin/toy" model "$name" --out "$out/$name-untrained"
-    "$bin/distill" run --config "datasets/toy/$name.toml" --student "$out/$name-untrained" \
-        --data "$out/world/train.json" --image-root "$out/world" --out "$out/$name"
-    "$bin/distill" eval --model "$out/$name" --data "$out/world/test.json" --image-root "$out/world"
-    if $install; then
-        rm -rf "datasets/toy/$name"
-        cp -r "$out/$name/student" "datasets/toy/$name"
-    fi
+# train RUN START SPLIT: the run of toy/RUN.toml, from a checkout, on a split of the world.
+train() {
+    "$bin/distill" run --config "datasets/toy/$1.toml" --student "$2" --data "$world/$3.json" \
+        --image-root "$world" --out "$out/$1"
+}
+
+"$bin/toy" world --out "$world" train single validation test
+"$bin/toy" model teacher --out "$out/teacher-untrained"
+"$bin/toy" model student --out "$out/student-untrained"
+train teacher "$out/teacher-untrained" train
+train teacher-2 "$out/teacher/student" single
+train student "$out/student-untrained" single
+for run in teacher-2 student; do
+    "$bin/distill" eval --model "$out/$run" --data "$world/test.json" --image-root "$world" --max-new-tokens 80
 done
+if $install; then
+    rm -rf datasets/toy/teacher datasets/toy/student
+    cp -r "$out/teacher-2/student" datasets/toy/teacher
+    cp -r "$out/student/student" datasets/toy/student
+fi

@@ -34,6 +34,12 @@ pub struct Split {
     pub turns: usize,
     /// Whether the questions turn on the colour-shape pairs that training never shows.
     pub held_out: bool,
+    /// Whether each question is a row of its own. In a conversation later answers can be copied from
+    /// earlier turns; alone they have to be seen.
+    #[serde(default)]
+    pub separate: bool,
+    /// The random stream the split is drawn from, when not its own: the name of the split to repeat.
+    pub stream: Option<String>,
 }
 
 /// A model and the tokenizer it goes with.

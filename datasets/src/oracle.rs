@@ -7,12 +7,12 @@ use image::RgbImage;
 pub(crate) type Seen = (u8, u8, String);
 
 const COLOURS: [(&str, [i32; 3]); 6] = [
-    ("red", [214, 45, 45]),
-    ("green", [46, 160, 67]),
-    ("blue", [45, 90, 214]),
-    ("yellow", [235, 205, 50]),
-    ("purple", [140, 60, 180]),
-    ("orange", [240, 130, 35]),
+    ("red", [250, 50, 60]),
+    ("green", [50, 250, 60]),
+    ("blue", [50, 60, 250]),
+    ("yellow", [170, 170, 20]),
+    ("purple", [170, 20, 170]),
+    ("orange", [220, 120, 20]),
 ];
 
 /// What a picture shows, in reading order.

@@ -78,23 +78,28 @@ pub fn write(manifest: &Manifest, names: &[String], out: &Path) -> Result<()> {
 fn write_split(seed: u64, name: &str, split: &Split, out: &Path) -> Result<()> {
     fs::create_dir_all(out.join(name))?;
     let mut rows = Vec::with_capacity(split.conversations);
-    for (i, conversation) in conversations(seed, name, split).take(split.conversations).enumerate() {
+    let stream = split.stream.as_deref().unwrap_or(name);
+    for (i, conversation) in conversations(seed, stream, split).take(split.conversations).enumerate() {
         let image = format!("{name}/{i:05}.png");
         fs::write(out.join(&image), png(&render(&conversation.scene))?)?;
-        rows.push(row(name, i, &image, &conversation).to_string());
+        if split.separate {
+            rows.extend(conversation.turns.chunks(1).map(|turn| row(name, i, &image, turn).to_string()));
+        } else {
+            rows.push(row(name, i, &image, &conversation.turns).to_string());
+        }
     }
     // One row on a line: the file can be searched and compared with ordinary tools.
     fs::write(out.join(format!("{name}.json")), format!("[\n{}\n]\n", rows.join(",\n")))?;
     Ok(())
 }
 
-fn row(name: &str, i: usize, image: &str, conversation: &Conversation) -> Value {
-    let id = match conversation.turns.as_slice() {
+fn row(name: &str, i: usize, image: &str, asked: &[Turn]) -> Value {
+    let id = match asked {
         [only] => format!("{}-{i:05}", only.question.topic.name()),
         _ => format!("{name}-{i:05}"),
     };
-    let mut turns = Vec::with_capacity(2 * conversation.turns.len());
-    for (k, turn) in conversation.turns.iter().enumerate() {
+    let mut turns = Vec::with_capacity(2 * asked.len());
+    for (k, turn) in asked.iter().enumerate() {
         let placeholder = if k == 0 { "<image>\n" } else { "" };
         turns.push(json!({"from": "human", "value": format!("{placeholder}{}", turn.asked())}));
         turns.push(json!({"from": "gpt", "value": turn.answer()}));

@@ -102,8 +102,6 @@ pub struct Object {
     pub kind: Kind,
     /// Size.
     pub size: Size,
-    /// How far the centre is from the middle of the cell, (right, down) in pixels.
-    pub offset: (i32, i32),
     /// How much the colour differs from its pure form, per channel.
     pub tint: [i32; 3],
 }
@@ -177,8 +175,7 @@ fn random_object(cell: u8, kind: Kind, dice: &mut Dice) -> Object {
         column: cell % BOARD,
         kind,
         size,
-        offset: (dice.jitter(1), dice.jitter(1)),
-        tint: [dice.jitter(10), dice.jitter(10), dice.jitter(10)],
+        tint: [dice.jitter(5), dice.jitter(5), dice.jitter(5)],
     }
 }
 

@@ -11,15 +11,15 @@ pub const TICK: [u8; 3] = [230, 230, 230];
 /// A tick's length and width, in pixels.
 const TICK_PIXELS: (u32, u32) = (8, 2);
 
-/// The pure form of a colour.
+/// The pure form of a colour. All are equally bright, so that a shape looks the same in each.
 pub fn rgb(colour: Colour) -> [u8; 3] {
     match colour {
-        Colour::Red => [214, 45, 45],
-        Colour::Green => [46, 160, 67],
-        Colour::Blue => [45, 90, 214],
-        Colour::Yellow => [235, 205, 50],
-        Colour::Purple => [140, 60, 180],
-        Colour::Orange => [240, 130, 35],
+        Colour::Red => [250, 50, 60],
+        Colour::Green => [50, 250, 60],
+        Colour::Blue => [50, 60, 250],
+        Colour::Yellow => [170, 170, 20],
+        Colour::Purple => [170, 20, 170],
+        Colour::Orange => [220, 120, 20],
     }
 }
 
@@ -53,7 +53,7 @@ pub fn ground(x: u32, y: u32) -> [u8; 3] {
 
 fn draw(object: &Object, picture: &mut RgbImage) {
     let middle = |cell: u8| i32::from(cell) * CELL_PIXELS as i32 + CELL_PIXELS as i32 / 2;
-    let (x0, y0) = (middle(object.column) + object.offset.0, middle(object.row) + object.offset.1);
+    let (x0, y0) = (middle(object.column), middle(object.row));
     let pure = rgb(object.kind.colour);
     let ink = Rgb([0, 1, 2].map(|c| (i32::from(pure[c]) + object.tint[c]).clamp(0, 255) as u8));
     let r = radius(object.size);
