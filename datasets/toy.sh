@@ -17,12 +17,12 @@ train() {
         --image-root "$world" --out "$out/$1"
 }
 
-"$bin/toy" world --out "$world" train single validation test
+"$bin/toy" world --out "$world" overview train test
 "$bin/toy" model teacher --out "$out/teacher-untrained"
 "$bin/toy" model student --out "$out/student-untrained"
-train teacher "$out/teacher-untrained" train
-train teacher-2 "$out/teacher/student" single
-train student "$out/student-untrained" single
+train teacher "$out/teacher-untrained" overview
+train teacher-2 "$out/teacher/student" train
+train student "$out/student-untrained" overview
 for run in teacher-2 student; do
     "$bin/distill" eval --model "$out/$run" --data "$world/test.json" --image-root "$world" --max-new-tokens 80
 done

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::world::question::Topic;
+
 /// The manifest of the toy: with it and this crate every byte of the toy can be made again.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,12 +34,14 @@ pub struct Split {
     pub conversations: usize,
     /// Questions in a conversation; fewer where a scene does not allow so many.
     pub turns: usize,
-    /// Whether the questions turn on the colour-shape pairs that training never shows.
+    /// Whether pictures show, and questions turn on, objects in the places that training keeps from their kind.
     pub held_out: bool,
     /// Whether each question is a row of its own. In a conversation later answers can be copied from
     /// earlier turns; alone they have to be seen.
     #[serde(default)]
     pub separate: bool,
+    /// What is asked about; everything, in conversations that end in an overview, when absent.
+    pub topics: Option<Vec<Topic>>,
     /// The random stream the split is drawn from, when not its own: the name of the split to repeat.
     pub stream: Option<String>,
 }

@@ -15,6 +15,8 @@ const COLOURS: [(&str, [i32; 3]); 6] = [
     ("orange", [220, 120, 20]),
 ];
 
+const SHAPES: [&str; 6] = ["circle", "square", "triangle", "diamond", "cross", "ring"];
+
 /// What a picture shows, in reading order.
 pub(crate) fn read_picture(picture: &RgbImage) -> Vec<Seen> {
     let mut seen = Vec::new();
@@ -68,15 +70,24 @@ fn article(noun: &str) -> String {
     format!("{} {noun}", if vowel { "an" } else { "a" })
 }
 
-/// The only object whose description ends in or contains `words`.
+/// The only object whose description contains `words`; "red object" means red alone.
 fn only<'a>(seen: &'a [Seen], words: &str) -> &'a Seen {
+    let words = words.trim_end_matches(" object");
     let mut fitting = seen.iter().filter(|(_, _, name)| name.contains(words));
     let first = fitting.next().unwrap_or_else(|| panic!("no {words} in {seen:?}"));
     assert!(fitting.next().is_none(), "several of {words} in {seen:?}");
     first
 }
 
-fn place_of(object: &Seen) -> String {
+/// Whether training keeps this kind of object from this place: kinds are counted colour by colour.
+pub(crate) fn is_held_out(object: &Seen) -> bool {
+    let (row, column, name) = object;
+    let colour = COLOURS.iter().position(|(word, _)| name.contains(word)).unwrap();
+    let shape = SHAPES.iter().position(|word| name.ends_with(word)).unwrap();
+    (6 * colour + shape) % 9 == usize::from(3 * row + column)
+}
+
+pub(crate) fn place_of(object: &Seen) -> String {
     let rows = ["top", "middle", "bottom"];
     let columns = ["left", "centre", "right"];
     format!("{} {}", rows[object.0 as usize], columns[object.1 as usize])
@@ -89,7 +100,7 @@ type Rule = fn(&[Seen], &str) -> (String, String);
 pub(crate) fn answer(seen: &[Seen], question: &str) -> (String, String) {
     let text = question.trim_end_matches(['?', '.']);
     // Longer openings first, where one starts with another.
-    let openings: [(&str, Rule); 23] = [
+    let openings: [(&str, Rule); 27] = [
         ("What colour is the ", colour),
         ("Which colour does the ", colour),
         ("Tell me the colour of the ", colour),
@@ -110,9 +121,13 @@ pub(crate) fn answer(seen: &[Seen], question: &str) -> (String, String) {
         ("Describe the picture", describe),
         ("What is in the ", cell),
         ("Which object is in the ", cell),
+        ("List the ", list),
+        ("Sort the objects by ", sort),
+        ("What is there of each ", sort),
         ("Which is ", compare),
         ("Which one is ", compare),
         ("Does the ", relation),
+        ("Which ", list),
     ];
     if let Some(name) = text.strip_prefix("Is the ").and_then(|rest| rest.strip_suffix(" small or large")) {
         return size(seen, name);
@@ -188,6 +203,36 @@ fn describe(seen: &[Seen], _: &str) -> (String, String) {
     }
     let short = all.join(", ");
     (short.clone(), format!("Here: {short}."))
+}
+
+fn list(seen: &[Seen], rest: &str) -> (String, String) {
+    let word = |object: &Seen, i: usize| object.2.split(' ').nth(i).unwrap().to_owned();
+    let all: Vec<String> = seen
+        .iter()
+        .map(|object| match rest.trim_end_matches(" are there") {
+            "colours" => word(object, 1),
+            "shapes" => word(object, 2),
+            _ => format!("{} {}", object.2, place_of(object)),
+        })
+        .collect();
+    let short = all.join(", ");
+    (short.clone(), format!("There are: {short}."))
+}
+
+fn sort(seen: &[Seen], by: &str) -> (String, String) {
+    let (words, place_in_name): (Vec<&str>, usize) = match by {
+        "colour" => (COLOURS.iter().map(|(word, _)| *word).collect(), 1),
+        _ => (SHAPES.to_vec(), 2),
+    };
+    let group = |word: &&str| {
+        let fitting = seen.iter().filter(|o| o.2.split(' ').nth(place_in_name).unwrap() == *word);
+        let named: Vec<String> =
+            fitting.map(|o| format!("{} {}", o.2.replace(&format!(" {word}"), ""), place_of(o))).collect();
+        let all = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
+        format!("{word} {all}")
+    };
+    let short = words.iter().map(group).collect::<Vec<_>>().join(", ");
+    (short.clone(), format!("Sorted: {short}."))
 }
 
 fn relation(seen: &[Seen], rest: &str) -> (String, String) {

@@ -48,10 +48,14 @@ impl Turn {
 /// The conversations of a split, without end; the split takes as many as it needs.
 pub fn conversations(seed: u64, name: &str, split: &Split) -> impl Iterator<Item = Conversation> {
     let mut dice = Dice::new(seed, name);
-    let (turns, held_out) = (split.turns, split.held_out);
+    let (turns, held_out, topics) = (split.turns, split.held_out, split.topics.clone());
     std::iter::repeat_with(move || {
         let scene = Scene::random(held_out, &mut dice);
-        let questions = Asker::new(&scene, held_out, &mut dice).several(turns);
+        let mut asker = Asker::new(&scene, held_out, &mut dice);
+        let questions = match &topics {
+            Some(topics) => asker.about(topics, turns),
+            None => asker.several(turns),
+        };
         let turns = questions.into_iter().map(|question| Turn { question, brief: dice.chance(50) }).collect();
         Conversation { scene, turns }
     })

@@ -80,8 +80,14 @@ pub fn train(manifest: &Manifest, family: Family, vocab_size: usize) -> Result<S
 
 /// What the tokenizers learn from: turns as the chat templates write them, markers aside.
 fn text(manifest: &Manifest) -> Vec<String> {
-    let split =
-        Split { conversations: CONVERSATIONS, turns: 6, held_out: true, separate: false, stream: None };
+    let split = Split {
+        conversations: CONVERSATIONS,
+        turns: 6,
+        held_out: true,
+        separate: false,
+        topics: None,
+        stream: None,
+    };
     conversations(manifest.seed, "tokenizer", &split)
         .take(CONVERSATIONS)
         .flat_map(|c| c.turns)

@@ -15,6 +15,7 @@ mod html;
 mod run;
 mod samples;
 
+use crate::eval::Score;
 use html::{escape, share, table};
 use run::{Evaluation, Run};
 
@@ -123,18 +124,18 @@ fn accuracy(evaluations: &[Evaluation]) -> String {
     let mut kinds: Vec<&String> = evaluations.iter().flat_map(|it| it.summary.by_type.keys()).collect();
     kinds.sort();
     kinds.dedup();
-    let mut head: Vec<String> = ["model", "all", "questions"].map(str::to_owned).into();
-    head.extend(kinds.iter().map(|kind| escape(kind)));
-    let row = |it: &Evaluation| {
-        let score = &it.summary.score;
-        let mut cells = vec![escape(&it.name), share(score.accuracy), score.questions.to_string()];
-        let by_type = &it.summary.by_type;
-        let cell =
-            |kind: &&String| by_type.get(*kind).map_or_else(|| "–".to_owned(), |it| share(it.accuracy));
-        cells.extend(kinds.iter().map(cell));
-        cells
+    let mut head = vec![String::from("kind of question")];
+    head.extend(evaluations.iter().map(|it| escape(&it.name)));
+    // One model asked fewer questions than another where rows were set aside: each cell says of how many.
+    let cell = |score: Option<&Score>| {
+        score.map_or_else(|| "–".to_owned(), |it| format!("{} of {}", share(it.accuracy), it.questions))
     };
-    let rows: Vec<Vec<String>> = evaluations.iter().map(row).collect();
+    let row = |name: String, score: &dyn Fn(&Evaluation) -> Option<Score>| {
+        let cells = evaluations.iter().map(|it| cell(score(it).as_ref()));
+        std::iter::once(name).chain(cells).collect::<Vec<_>>()
+    };
+    let mut rows = vec![row("all".to_owned(), &|it| Some(it.summary.score))];
+    rows.extend(kinds.iter().map(|kind| row(escape(kind), &|it| it.summary.by_type.get(*kind).copied())));
     let caption =
         "Share of right answers on questions that no run was trained on, in all and by kind of question";
     format!("<h2>Accuracy</h2>\n{}", table(caption, &head, &rows))

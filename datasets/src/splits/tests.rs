@@ -1,9 +1,10 @@
 //! The files: the same bytes for the same seed, and every answer in them true.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
 
+use std::collections::BTreeSet;
+
 use super::*;
-use crate::oracle::{answer, read_picture};
-use crate::world::HELD_OUT;
+use crate::oracle::{answer, is_held_out, read_picture};
 
 fn manifest() -> Manifest {
     Manifest::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("toy/toy.toml")).unwrap()
@@ -36,23 +37,23 @@ fn digest(out: &Path) -> String {
 fn the_same_seed_gives_the_same_bytes() {
     let out = tempfile::tempdir().unwrap();
     small(out.path());
-    assert_eq!(digest(out.path()), "e58b233574a1bb0d");
+    assert_eq!(digest(out.path()), "fab87a827d88c230");
 }
 
 #[test]
-fn answers_in_the_files_are_true_and_test_turns_on_held_out_pairs() {
+fn answers_in_the_files_are_true_and_only_test_shows_held_out_places() {
     let out = tempfile::tempdir().unwrap();
     small(out.path());
     for name in ["train", "test"] {
         let text = fs::read_to_string(out.path().join(format!("{name}.json"))).unwrap();
         let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
-        assert_eq!(rows.len(), 40);
+        let pictures: BTreeSet<&str> = rows.iter().map(|row| row["image"].as_str().unwrap()).collect();
+        assert_eq!(pictures.len(), 40);
+        assert_eq!(rows.len() > 40, name == "train", "several questions a picture are rows of their own");
         for row in rows {
             let picture = image::open(out.path().join(row["image"].as_str().unwrap())).unwrap().to_rgb8();
             let seen = read_picture(&picture);
-            let shows_held_out =
-                HELD_OUT.iter().any(|kind| seen.iter().any(|(_, _, name)| name.ends_with(&kind.name())));
-            assert_eq!(shows_held_out, name == "test");
+            assert_eq!(seen.iter().any(is_held_out), name == "test");
             for turn in row["conversations"].as_array().unwrap().chunks(2) {
                 let asked = turn[0]["value"].as_str().unwrap().trim_start_matches("<image>\n");
                 let brief = asked.ends_with("Answer briefly.");
@@ -61,6 +62,18 @@ fn answers_in_the_files_are_true_and_test_turns_on_held_out_pairs() {
             }
         }
     }
+}
+
+#[test]
+fn a_split_asks_about_its_topics_alone() {
+    let manifest = manifest();
+    let split = &manifest.split["overview"];
+    let asked: BTreeSet<_> = conversations(manifest.seed, "overview", split)
+        .take(50)
+        .flat_map(|conversation| conversation.turns)
+        .map(|turn| turn.question.topic.name())
+        .collect();
+    assert_eq!(asked.into_iter().collect::<Vec<_>>(), ["describe", "list", "sort"]);
 }
 
 #[test]

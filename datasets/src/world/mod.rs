@@ -4,9 +4,9 @@
 //! merger, InternVL's pixel shuffle) one image token sees exactly one cell. Ticks on its
 //! edges tell a cell's place as on a ruler: M-RoPE alone says little at so small a scale.
 //!
-//! Six of the 36 colour-shape pairs are held out: no training picture shows them and no training
-//! question names them. Every test question turns on one of them, so a model that has only learnt
-//! the pairs by heart fails where one that has learnt colours and shapes does not.
+//! Combinations are held out: each of the 36 kinds of object, a colour and a shape, has one place where no
+//! training picture shows it. Every test question turns on an object in such a place, so a model that
+//! has learnt pictures by heart fails where one that has learnt colours, shapes and places does not.
 
 pub mod question;
 pub mod render;
@@ -63,16 +63,6 @@ pub struct Kind {
     pub shape: Shape,
 }
 
-/// The pairs that training never shows: each colour and each shape once.
-pub const HELD_OUT: [Kind; 6] = [
-    Kind { colour: Colour::Red, shape: Shape::Ring },
-    Kind { colour: Colour::Green, shape: Shape::Cross },
-    Kind { colour: Colour::Blue, shape: Shape::Triangle },
-    Kind { colour: Colour::Yellow, shape: Shape::Square },
-    Kind { colour: Colour::Purple, shape: Shape::Circle },
-    Kind { colour: Colour::Orange, shape: Shape::Diamond },
-];
-
 impl Kind {
     /// All 36 pairs.
     pub fn all() -> impl Iterator<Item = Kind> {
@@ -80,9 +70,10 @@ impl Kind {
         Colour::ALL.iter().flat_map(move |&colour| shapes(colour))
     }
 
-    /// Whether training never shows this pair.
-    pub fn is_held_out(self) -> bool {
-        HELD_OUT.contains(&self)
+    /// The cell, counted in reading order, in which training never shows this kind. Each cell is that of
+    /// four kinds, each colour and each shape is kept from six cells.
+    pub fn held_out_cell(self) -> u8 {
+        (Shape::ALL.len() as u8 * self.colour as u8 + self.shape as u8) % (BOARD * BOARD)
     }
 
     /// "red circle".
@@ -107,6 +98,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// Whether training never shows such an object in this place.
+    pub fn is_held_out(&self) -> bool {
+        self.kind.held_out_cell() == self.row * BOARD + self.column
+    }
+
     /// "large red circle".
     pub fn full_name(&self) -> String {
         format!("{} {}", self.size.word(), self.kind.name())
@@ -121,10 +117,20 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A random scene of two to five objects. Without `held_out` it shows none of the pairs held
-    /// out; with it, at least one.
+    /// A random scene of two to five objects. Without `held_out` none of them is in a place that training
+    /// keeps from it; with it, at least one is.
     pub fn random(held_out: bool, dice: &mut Dice) -> Self {
-        let kinds = random_kinds(held_out, dice);
+        // The average number of tries is below three.
+        loop {
+            let scene = Self::any(dice);
+            if scene.objects.iter().any(Object::is_held_out) == held_out {
+                return scene;
+            }
+        }
+    }
+
+    fn any(dice: &mut Dice) -> Self {
+        let kinds = random_kinds(dice);
         let mut cells: Vec<u8> = (0..BOARD * BOARD).collect();
         for i in 0..kinds.len() {
             let other = i + dice.below(cells.len() - i);
@@ -154,16 +160,13 @@ impl Scene {
 }
 
 /// The kinds of a scene's objects; a kind is repeated now and then, so that there is something to count.
-fn random_kinds(held_out: bool, dice: &mut Dice) -> Vec<Kind> {
-    let allowed: Vec<Kind> = Kind::all().filter(|kind| held_out || !kind.is_held_out()).collect();
+fn random_kinds(dice: &mut Dice) -> Vec<Kind> {
+    let all: Vec<Kind> = Kind::all().collect();
     let num_objects = dice.one_of([2, 3, 3, 4, 4, 5]);
     let mut kinds: Vec<Kind> = Vec::with_capacity(num_objects);
     for _ in 0..num_objects {
         let repeat = if dice.chance(25) { dice.pick(&kinds) } else { None };
-        kinds.push(repeat.unwrap_or_else(|| allowed[dice.below(allowed.len())]));
-    }
-    if held_out && !kinds.iter().any(|kind| kind.is_held_out()) {
-        kinds[dice.below(num_objects)] = dice.one_of(HELD_OUT);
+        kinds.push(repeat.unwrap_or_else(|| all[dice.below(all.len())]));
     }
     kinds
 }

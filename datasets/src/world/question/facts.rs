@@ -1,7 +1,7 @@
 //! Questions about single objects, kinds and cells.
 
 use super::{Asker, Exchange, place, plural, with_article};
-use crate::world::{BOARD, Colour, Kind, Shape};
+use crate::world::{BOARD, Kind};
 
 /// How many, in words, as a sentence says it; a short answer says "zero" for none.
 const NUMBERS: [&str; 6] = ["no", "one", "two", "three", "four", "five"];
@@ -32,8 +32,8 @@ impl Asker<'_> {
     }
 
     pub(super) fn size(&mut self) -> Option<Exchange> {
-        let object = self.dice.pick(&self.unique_targets())?;
-        let (name, size) = (object.kind.name(), object.size.word());
+        let (object, name) = self.referred()?;
+        let size = object.size.word();
         let text = match self.dice.below(3) {
             0 => format!("What size is the {name}?"),
             1 => format!("Is the {name} small or large?"),
@@ -60,31 +60,22 @@ impl Asker<'_> {
         Some((text, short.to_owned(), sentence))
     }
 
-    /// What to count, and how many there are. Of a colour or a shape alone only in training: such
-    /// a question names no pair.
+    /// What to count, a kind, a colour or a shape, and how many there are. Mostly of what an object that the
+    /// question may turn on is, else of anything.
     fn counted(&mut self) -> Option<(usize, String)> {
-        match if self.held_out { 0 } else { self.dice.below(3) } {
-            0 => {
-                let shown = self.targets(|_| true);
-                let shown = if self.dice.chance(70) { self.dice.pick(&shown) } else { None };
-                let kind = shown.map_or_else(|| self.any_kind(|_| true), |o| Some(o.kind))?;
-                Some((self.scene.count(|o| o.kind == kind), kind.name()))
-            }
-            1 => {
-                let colour = self.dice.pick(Colour::ALL)?;
-                let noun = format!("{} object", colour.word());
-                Some((self.scene.count(|o| o.kind.colour == colour), noun))
-            }
-            _ => {
-                let shape = self.dice.pick(Shape::ALL)?;
-                Some((self.scene.count(|o| o.kind.shape == shape), shape.word().to_owned()))
-            }
-        }
+        let shown = self.dice.pick(&self.targets(|_| true)).filter(|_| self.dice.chance(70));
+        let kind = shown.map(|o| o.kind).or_else(|| self.any_kind(|_| true))?;
+        let Kind { colour, shape } = kind;
+        Some(match self.dice.below(3) {
+            0 => (self.scene.count(|o| o.kind == kind), kind.name()),
+            1 => (self.scene.count(|o| o.kind.colour == colour), format!("{} object", colour.word())),
+            _ => (self.scene.count(|o| o.kind.shape == shape), shape.word().to_owned()),
+        })
     }
 
-    /// A kind that a question may turn on, shown or not.
+    /// A random kind, shown or not.
     fn any_kind(&mut self, test: impl Fn(Kind) -> bool) -> Option<Kind> {
-        let kinds: Vec<Kind> = Kind::all().filter(|&kind| self.may_turn_on(kind) && test(kind)).collect();
+        let kinds: Vec<Kind> = Kind::all().filter(|&kind| test(kind)).collect();
         self.dice.pick(&kinds)
     }
 
@@ -109,8 +100,8 @@ impl Asker<'_> {
     }
 
     pub(super) fn locate(&mut self) -> Option<Exchange> {
-        let object = self.dice.pick(&self.unique_targets())?;
-        let (name, place) = (object.kind.name(), place(object.row, object.column));
+        let (object, name) = self.referred()?;
+        let place = place(object.row, object.column);
         let text = match self.dice.below(2) {
             0 => format!("Where is the {name}?"),
             _ => format!("Locate the {name}."),
@@ -140,18 +131,5 @@ impl Asker<'_> {
                 (text, name, sentence)
             }
         })
-    }
-
-    pub(super) fn describe(&mut self) -> Option<Exchange> {
-        let text = self.dice.one_of(["What is in the picture?", "Describe the picture."]);
-        let cells = (0..BOARD).flat_map(|row| (0..BOARD).map(move |column| (row, column)));
-        let content = |(row, column)| {
-            let name = self.scene.at(row, column).map(|object| object.full_name());
-            format!("{} {}", place(row, column), name.as_deref().unwrap_or("empty"))
-        };
-        let all: Vec<String> = cells.map(content).collect();
-        let short = all.join(", ");
-        let sentence = format!("Here: {short}.");
-        Some((text.to_owned(), short, sentence))
     }
 }

@@ -4,7 +4,10 @@
 //! and has to look at the picture for the rest. A question that ends in [`BRIEF`] wants the short answer.
 
 mod facts;
+mod overviews;
 mod relations;
+
+use serde::Deserialize;
 
 use super::{Kind, Object, Scene};
 use crate::dice::Dice;
@@ -13,7 +16,8 @@ use crate::dice::Dice;
 pub const BRIEF: &str = " Answer briefly.";
 
 /// What a question is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Topic {
     /// The colour of the one object of a shape.
     Colour,
@@ -31,6 +35,10 @@ pub enum Topic {
     Cell,
     /// Every cell of the picture, in reading order.
     Describe,
+    /// Every object with its place, or only the colours or the shapes, in reading order.
+    List,
+    /// The objects of each colour or of each shape, with their places.
+    Sort,
     /// Whether one object is left of, right of, above or below another.
     Relation,
     /// Which of two objects is larger or smaller.
@@ -39,7 +47,7 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic.
-    pub const ALL: [Topic; 10] = [
+    pub const ALL: [Topic; 12] = [
         Topic::Colour,
         Topic::Shape,
         Topic::Size,
@@ -48,7 +56,31 @@ impl Topic {
         Topic::Locate,
         Topic::Cell,
         Topic::Describe,
+        Topic::List,
+        Topic::Sort,
         Topic::Relation,
+        Topic::Compare,
+    ];
+
+    /// Topics that look at the whole picture: what a model learns to see from.
+    const OVERVIEWS: [Topic; 3] = [Topic::Describe, Topic::List, Topic::Sort];
+
+    /// What the other questions of a conversation are drawn from. Relations and comparisons are drawn
+    /// more often, because many scenes do not allow them.
+    const DETAILS: [Topic; 14] = [
+        Topic::Colour,
+        Topic::Shape,
+        Topic::Size,
+        Topic::Count,
+        Topic::Count,
+        Topic::Exist,
+        Topic::Locate,
+        Topic::Locate,
+        Topic::Cell,
+        Topic::Relation,
+        Topic::Relation,
+        Topic::Compare,
+        Topic::Compare,
         Topic::Compare,
     ];
 
@@ -63,6 +95,8 @@ impl Topic {
             Topic::Locate => "locate",
             Topic::Cell => "cell",
             Topic::Describe => "describe",
+            Topic::List => "list",
+            Topic::Sort => "sort",
             Topic::Relation => "relation",
             Topic::Compare => "compare",
         }
@@ -82,8 +116,8 @@ pub struct Question {
     pub sentence: String,
 }
 
-/// Asks about one scene: with `held_out` every question turns on a pair that training never shows,
-/// without it none names one.
+/// Asks about one scene: with `held_out` every question about a single object, or about two, turns on one in a
+/// place that training keeps from it.
 pub struct Asker<'a> {
     scene: &'a Scene,
     held_out: bool,
@@ -107,51 +141,63 @@ impl<'a> Asker<'a> {
             Topic::Locate => self.locate(),
             Topic::Cell => self.cell(),
             Topic::Describe => self.describe(),
+            Topic::List => self.list(),
+            Topic::Sort => self.sort(),
             Topic::Relation => self.relation(),
             Topic::Compare => self.compare(),
         }?;
         Some(Question { topic, text, short, sentence })
     }
 
-    /// Up to `wanted` different questions on random topics. Of several the last asks for a description:
-    /// it looks at every cell, which is what a model learns to see from; and it comes last, because
-    /// after it the other questions could be answered without looking.
+    /// Up to `wanted` different questions on random topics. Of several the last asks for an overview, which
+    /// comes last because after it the other questions could be answered without looking.
     pub fn several(&mut self, wanted: usize) -> Vec<Question> {
-        let described = wanted > 1;
-        let others = if described { wanted - 1 } else { wanted };
+        if wanted < 2 {
+            return self.about(&Topic::ALL, wanted);
+        }
+        let mut questions = self.about(&Topic::DETAILS, wanted - 1);
+        questions.extend(self.about(&Topic::OVERVIEWS, 1));
+        questions
+    }
+
+    /// Up to `wanted` different questions on topics drawn from `topics`.
+    pub fn about(&mut self, topics: &[Topic], wanted: usize) -> Vec<Question> {
         let mut questions: Vec<Question> = Vec::with_capacity(wanted);
         // A scene of one repeated kind allows few questions: give up after a while.
         for _ in 0..50 * wanted {
-            if questions.len() == others {
+            if questions.len() == wanted {
                 break;
             }
-            let topic = self.dice.one_of(Topic::ALL);
-            if described && topic == Topic::Describe {
-                continue;
-            }
-            let Some(question) = self.ask(topic) else { continue };
+            let Some(question) = self.dice.pick(topics).and_then(|topic| self.ask(topic)) else { continue };
             if questions.iter().all(|other| other.text != question.text) {
                 questions.push(question);
             }
         }
-        if described {
-            questions.extend(self.ask(Topic::Describe));
-        }
         questions
-    }
-
-    fn may_turn_on(&self, kind: Kind) -> bool {
-        kind.is_held_out() == self.held_out
     }
 
     /// The objects that a question may turn on, of those that satisfy `test`.
     fn targets(&self, test: impl Fn(&Object) -> bool) -> Vec<Object> {
-        self.scene.objects.iter().filter(|o| self.may_turn_on(o.kind) && test(o)).copied().collect()
+        let allowed = |o: &&Object| (!self.held_out || o.is_held_out()) && test(o);
+        self.scene.objects.iter().filter(allowed).copied().collect()
     }
 
     /// As [`targets`](Self::targets), of those that their kind alone identifies.
     fn unique_targets(&self) -> Vec<Object> {
         self.targets(|o| self.scene.count(|p| p.kind == o.kind) == 1)
+    }
+
+    /// An object and words that only it answers to: its kind, or its colour or its shape alone.
+    fn referred(&mut self) -> Option<(Object, String)> {
+        let scene = self.scene;
+        let object = self.dice.pick(&self.unique_targets())?;
+        let Kind { colour, shape } = object.kind;
+        let words = match self.dice.below(3) {
+            0 if scene.count(|o| o.kind.colour == colour) == 1 => format!("{} object", colour.word()),
+            1 if scene.count(|o| o.kind.shape == shape) == 1 => shape.word().to_owned(),
+            _ => object.kind.name(),
+        };
+        Some((object, words))
     }
 }
 

@@ -8,7 +8,7 @@ impl Asker<'_> {
     /// one of them. `test` says which second object fits the first.
     fn pair(&mut self, test: impl Fn(&Object, &Object) -> bool) -> Option<(Object, Object)> {
         let first = self.dice.pick(&self.unique_targets())?;
-        let fits = |o: &Object| *o != first && (self.held_out || !o.kind.is_held_out()) && test(&first, o);
+        let fits = |o: &Object| *o != first && test(&first, o);
         let others: Vec<Object> = self.scene.unique().into_iter().filter(fits).collect();
         let second = self.dice.pick(&others)?;
         Some(if self.dice.chance(50) { (first, second) } else { (second, first) })
