@@ -52,8 +52,8 @@ fn a_page_shows_what_the_files_say() {
     for shown in [
         "<title>Toy &lt;1&gt;</title>",
         "75.0 %",
-        "<th scope=\"row\">teacher</th>",
-        "<th scope=\"row\">genrecal</th>",
+        "<th scope=\"col\">teacher</th>",
+        "<th scope=\"col\">genrecal</th>",
         "200 MiB",
         "How many &lt;b&gt;?",
         "2 &amp; a half",
