@@ -4,7 +4,10 @@ Both sides make the student's features, run the Recalibrator and the teacher's h
 entropy, go backward, clip and update with AdamW, all in float32. PyTorch takes its samples one after the other, unpadded, with
 transformers' model. Each side runs in a process of its own. Only the ratio means anything.
 
-  python tests/peers/bench_step.py --teacher DIR --student DIR --data FILE --image-root DIR [--rows 16] [--steps 5] [--threads 2]
+  python tests/peers/bench_step.py --teacher DIR --student DIR --data FILE --image-root DIR [--large] [--rows 16] [--steps 5] [--threads 2]
+
+With --large the student is a Qwen2-VL of about 100 M random parameters with the tokenizer and image settings of DIR, a
+Qwen2-VL checkout.
 """
 
 import argparse
@@ -100,6 +103,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name in ("--teacher", "--student", "--data", "--image-root"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -109,8 +113,15 @@ def main():
     if args.torch_side:
         return torch_side(args, args.torch_side)
     with tempfile.TemporaryDirectory() as folder:
-        speed, peak = our_side(args, folder)
         command = [sys.executable, __file__, *sys.argv[1:], "--torch-side", folder]
+        if args.large:
+            from bench_extract import make_teacher
+
+            student = pathlib.Path(folder, "student")
+            print(f"student of {make_teacher(args.student, student) / 1e6:.0f} M parameters")
+            args.student = str(student)
+            command += ["--student", args.student]
+        speed, peak = our_side(args, folder)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         peer = json.loads(done.stdout.splitlines()[-1])
     print(f"{peer['tokens']} student tokens a step, {args.rows} samples, {args.threads} threads")
