@@ -41,8 +41,7 @@ walls:
 	$(CARGO) check --release -p shared --no-default-features
 
 readme: build ## run the commands of the README's tour
-	rm -rf target/tour
-	rm -rf "$(OUT)/student"
+	rm -rf target/demo
 	./docs/run_readme.sh README.md
 
 check: test ## also beside PyTorch and transformers, when PYTHON has them; REF=DIR adds parity
@@ -53,9 +52,9 @@ parity: ## REF=DIR: every family against reference checkpoints with transformers
 	@[ -n "$(REF)" ] || { echo "usage: make parity REF=DIR, a folder of reference checkpoints" >&2; exit 2; }
 	$(CARGO) run --release -p e2e --bin parity -- "$(REF)"
 
-bench: build ## microbenchmarks; with DATA=SRC and a PYTHON that has torch, the comparisons of docs/benchmarks.md
+bench: build ## microbenchmarks; with DATA=, IMAGES=, MODEL= and a PYTHON that has torch, the comparisons of docs/benchmarks.md
 	$(CARGO) bench --workspace
-	if [ -n "$(DATA)" ]; then ./tests/peers/bench.sh "$(PYTHON)" "$(DATA)"; else echo "skipped: comparisons with PyTorch (no DATA=SRC given)"; fi
+	if [ -n "$(DATA)" ]; then ./tests/peers/bench.sh "$(PYTHON)" "$(DATA)" "$(IMAGES)" "$(MODEL)"; else echo "skipped: comparisons with PyTorch (no DATA=SRC given)"; fi
 
 cuda: ## the programs with the CUDA backend: needs nvcc, not a GPU (CUDA_COMPUTE_CAP=90 names one)
 	@command -v nvcc >/dev/null || { echo "error: no \`nvcc\` on PATH" >&2; echo "hint: install the CUDA toolkit 13.0, or build without CUDA: make build" >&2; exit 1; }

@@ -68,7 +68,10 @@ def torch_side(teacher, data, image_root, threads):
             pieces = turn["value"].split("<image>")
             content = []
             for index, piece in enumerate(pieces):
-                content += [{"type": "image"}] * (index > 0) + [{"type": "text", "text": piece}]
+                # One newline on either side of a placeholder belongs to it.
+                piece = piece.removeprefix("\n") if index > 0 else piece
+                piece = piece.removesuffix("\n") if index + 1 < len(pieces) else piece
+                content += [{"type": "image"}] * (index > 0) + [{"type": "text", "text": piece}] * bool(piece)
             result.append({"role": names[turn["from"]], "content": content})
         return result
 
