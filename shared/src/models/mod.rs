@@ -24,12 +24,17 @@ mod head;
 mod identity;
 mod internvl;
 pub mod layers;
+mod llava;
 mod load;
 mod params;
 mod processor;
+mod projector;
 mod qwen2_vl;
 pub mod registry;
+mod text_config;
 mod text_model;
+mod vit;
+mod vlm;
 pub mod weights;
 
 pub use batch::{Encoded, PackedBatch};

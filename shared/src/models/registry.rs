@@ -10,10 +10,10 @@ use super::error::ModelError;
 use super::params::ModelPart;
 use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::weights::WeightSource;
-use super::{DecoderConfig, VlmBody, internvl, qwen2_vl};
+use super::{DecoderConfig, VlmBody, internvl, llava, qwen2_vl};
 
 /// Every family there is.
-pub static FAMILIES: [&Family; 2] = [&qwen2_vl::FAMILY, &internvl::FAMILY];
+pub static FAMILIES: [&Family; 3] = [&qwen2_vl::FAMILY, &internvl::FAMILY, &llava::FAMILY];
 
 /// What the registry knows of a family.
 pub struct Family {

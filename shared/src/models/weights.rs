@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Entry};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 
@@ -15,6 +15,12 @@ pub trait WeightSource {
     /// # Errors
     /// When there is no such weight or the device fails.
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// Names a weight that checkpoints have and the forward pass never reads: it is neither loaded nor trained.
+    ///
+    /// # Errors
+    /// When there is no such weight.
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()>;
 
     /// Where the weights go.
     fn device(&self) -> &Device;
@@ -44,6 +50,11 @@ impl WeightSource for Recorder {
         Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
     }
 
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        self.shapes.insert(name.to_owned(), shape.to_vec());
+        Ok(())
+    }
+
     fn device(&self) -> &Device {
         &Device::Cpu
     }
@@ -71,14 +82,21 @@ pub struct Loader<'a> {
     pub params: ParamSet,
 }
 
-impl WeightSource for Loader<'_> {
-    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+impl Loader<'_> {
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
         let Some(entry) = self.checkpoint.entries().get(name) else {
             candle_core::bail!("no weight `{name}` in `{}`", self.checkpoint.dir().display())
         };
         if entry.shape != shape {
             candle_core::bail!("`{name}` has shape {:?}, not {shape:?}", entry.shape)
         }
+        Ok(entry)
+    }
+}
+
+impl WeightSource for Loader<'_> {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let entry = self.entry(name, shape)?;
         let part = self.family.part_of(name);
         let trains = self.trainable.contains(part)
             || (self.tied
@@ -91,6 +109,10 @@ impl WeightSource for Loader<'_> {
         let tensor = var.as_tensor().clone();
         self.params.insert(name, var, part);
         Ok(tensor)
+    }
+
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        self.entry(name, shape).map(|_| ())
     }
 
     fn device(&self) -> &Device {

@@ -1,32 +1,24 @@
 //! InternVL's config.json in the transformers-native (`-hf`) layout.
 //!
-//! Defaults are those of transformers 5.23's `InternVLConfig`, `InternVLVisionConfig`, `Qwen2Config` and
-//! `LlamaConfig`.
+//! Defaults are those of transformers 5.23's `InternVLConfig` and `InternVLVisionConfig`.
 
-use candle_core::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::models::fields::{Activation, RopeFields, count, flag, number, only, pair, word};
+use crate::models::fields::{Activation, count, flag, number, only, pair, word};
 use crate::models::registry::FamilyConfig;
-use crate::models::weights::WeightSource;
-use crate::models::{DecoderConfig, VlmBody};
+use crate::models::text_config::TextConfig;
+use crate::models::vlm::VlmConfig;
 
 type Parsed<T> = std::result::Result<T, String>;
 
-/// A resolved configuration.
+/// The vision side of a configuration.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Config {
-    pub(super) decoder: DecoderConfig,
+pub(super) struct Images {
     pub(super) vision: VisionConfig,
     /// How many patches a side become one row of the projector.
     pub(super) shuffle: usize,
     pub(super) projector_activation: Activation,
-    image_token_id: u32,
-    /// With `dynamic` rotary scaling, positions from here on would be rotated differently.
-    pub(super) rope_limit: Option<usize>,
-    #[serde(skip)]
-    max_positions: usize,
 }
 
 /// The vision encoder's sizes.
@@ -70,58 +62,14 @@ pub(super) fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
     if rows != columns || shuffle == 0 || rows % shuffle != 0 {
         return Err(format!("a grid of {rows} x {columns} patches cannot be shuffled by {shuffle}"));
     }
-    let text = &json["text_config"];
-    let (decoder, rope_limit) = decoder(json, text)?;
-    Ok(Box::new(Config {
-        max_positions: max_positions(text)?,
-        decoder,
-        vision,
-        shuffle,
-        projector_activation: Activation::read(json, "projector_hidden_act", "gelu")?,
+    let projector_activation = Activation::read(json, "projector_hidden_act", "gelu")?;
+    let tied = flag(json, "tie_word_embeddings", true)?;
+    Ok(Box::new(VlmConfig {
+        text: TextConfig::parse(&json["text_config"], "qwen2", tied)?,
+        images: Images { vision, shuffle, projector_activation },
         image_token_id: count(json, "image_token_id", 151_667)? as u32,
-        rope_limit,
+        text_prefix: "language_model.model",
     }))
-}
-
-fn max_positions(text: &Value) -> Parsed<usize> {
-    let default = if text["model_type"] == "llama" { 2048 } else { 32_768 };
-    count(text, "max_position_embeddings", default)
-}
-
-fn decoder(json: &Value, text: &Value) -> Parsed<(DecoderConfig, Option<usize>)> {
-    let model_type = word(text, "model_type", "qwen2")?;
-    let llama = model_type == "llama";
-    only(
-        llama || model_type == "qwen2",
-        format!("a text model of type `{model_type}` (qwen2 and llama are)"),
-    )?;
-    only(word(text, "hidden_act", "silu")? == "silu", "a text activation other than silu")?;
-    only(!flag(text, "use_sliding_window", false)?, "`use_sliding_window`")?;
-    only(!llama || !flag(text, "attention_bias", false)?, "`attention_bias` of a llama text model")?;
-    only(!llama || !flag(text, "mlp_bias", false)?, "`mlp_bias` of a llama text model")?;
-    let rope = RopeFields::read(text, 10_000.0)?;
-    only(matches!(rope.kind, "default" | "dynamic"), format!("rotary scaling `{}`", rope.kind))?;
-    let rope_limit = if rope.kind == "dynamic" { Some(max_positions(text)?) } else { None };
-    let hidden_size = count(text, "hidden_size", 4096)?;
-    let num_heads = count(text, "num_attention_heads", 32)?.max(1);
-    let num_kv_heads = match text.get("num_key_value_heads") {
-        None if !llama => 32,
-        _ => count(text, "num_key_value_heads", num_heads)?,
-    };
-    let decoder = DecoderConfig {
-        hidden_size,
-        intermediate_size: count(text, "intermediate_size", if llama { 11_008 } else { 22_016 })?,
-        num_layers: count(text, "num_hidden_layers", 32)?,
-        num_heads,
-        num_kv_heads,
-        head_dim: count(text, "head_dim", hidden_size / num_heads)?,
-        qkv_bias: !llama,
-        rms_norm_eps: number(text, "rms_norm_eps", 1e-6)?,
-        rope_theta: rope.theta,
-        vocab_size: count(text, "vocab_size", if llama { 32_000 } else { 151_936 })?,
-        tie_word_embeddings: flag(json, "tie_word_embeddings", true)?,
-    };
-    Ok((decoder, rope_limit))
 }
 
 fn vision(json: &Value) -> Parsed<VisionConfig> {
@@ -147,26 +95,4 @@ fn vision(json: &Value) -> Parsed<VisionConfig> {
         final_norm: !flag(json, "use_mean_pooling", true)?,
         activation: Activation::read(json, "hidden_act", "gelu")?,
     })
-}
-
-impl FamilyConfig for Config {
-    fn decoder(&self) -> &DecoderConfig {
-        &self.decoder
-    }
-
-    fn build(&self, source: &mut dyn WeightSource) -> Result<Box<dyn VlmBody>> {
-        Ok(Box::new(super::InternVl::build(self, source)?))
-    }
-
-    fn image_token_id(&self) -> u32 {
-        self.image_token_id
-    }
-
-    fn max_positions(&self) -> usize {
-        self.max_positions
-    }
-
-    fn canonical(&self) -> Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
 }

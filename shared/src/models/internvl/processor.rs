@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::position::positions;
 use crate::image::{ImageError, ImageInput, Normalization, RgbImage, Tiling};
 use crate::models::fields::count;
-use crate::models::processor::{CLIP_MEAN, CLIP_STD, CommonSettings, FamilyProcessor, ProcessorFiles};
-use crate::text::{Prompt, TextTokenizer};
+use crate::models::processor::{
+    CLIP_MEAN, CLIP_STD, CommonSettings, FamilyProcessor, ProcessorFiles, named_token,
+};
 
 struct InternVlProcessor {
     common: CommonSettings,
@@ -43,17 +43,10 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
         common,
         tiling,
         tokens_per_tile,
-        start: named_token(files.tokenizer, "start_image_token", "<img>"),
-        end: named_token(files.tokenizer, "end_image_token", "</img>"),
-        image_token: named_token(files.tokenizer, "context_image_token", "<IMG_CONTEXT>"),
+        start: named_token(files, "start_image_token", "<img>"),
+        end: named_token(files, "end_image_token", "</img>"),
+        image_token: named_token(files, "context_image_token", "<IMG_CONTEXT>"),
     }))
-}
-
-/// A token that tokenizer_config.json names, at its top or among the extra special tokens.
-fn named_token(tokenizer: &TextTokenizer, name: &str, default: &str) -> String {
-    let extra = tokenizer.config().pointer(&format!("/extra_special_tokens/{name}"));
-    let token = tokenizer.special(name).or_else(|| extra?.as_str());
-    token.unwrap_or(default).to_owned()
 }
 
 impl FamilyProcessor for InternVlProcessor {
@@ -78,10 +71,6 @@ impl FamilyProcessor for InternVlProcessor {
             grid: [tiles.len(), rows, columns],
             num_tokens: tiles.len() * self.tokens_per_tile,
         })
-    }
-
-    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
-        positions(prompt.input_ids.len())
     }
 
     fn settings(&self) -> Value {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 mod common;
 
-pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings};
+pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings, Size, named_token};
 
 use super::batch::Encoded;
 use super::error::ModelError;
@@ -33,8 +33,16 @@ pub(super) trait FamilyProcessor: Send + Sync {
     /// The pixels of an image as the vision encoder takes them.
     fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError>;
 
-    /// (temporal, height, width) position of each token.
-    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]>;
+    /// The same for one of `num_images` images of a sample, which some families treat unlike a single one.
+    fn image_among(&self, image: &RgbImage, _num_images: usize) -> Result<ImageInput, ImageError> {
+        self.image(image)
+    }
+
+    /// (temporal, height, width) position of each token; one-dimensional where a family does not say otherwise: image
+    /// tokens count like any other.
+    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
+        (0..prompt.input_ids.len() as u32).map(|token| [token; 3]).collect()
+    }
 
     /// The resolved settings, defaults included, for the fingerprint.
     fn settings(&self) -> Value;
@@ -106,7 +114,8 @@ impl Processor {
     ) -> Result<Encoded, ModelError> {
         let layout = layout(&self.template, messages, add_generation_prompt)?;
         let process = |(index, image): (usize, &RgbImage)| {
-            self.family.image(image).map_err(|source| ModelError::Image { index, source })
+            let processed = self.family.image_among(image, images.len());
+            processed.map_err(|source| ModelError::Image { index, source })
         };
         let images = images.iter().enumerate().map(process).collect::<Result<Vec<_>, _>>()?;
         let expand = |image: &ImageInput| Expansion {
