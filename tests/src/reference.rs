@@ -93,7 +93,7 @@ fn read_sample(dir: &Path, name: String, stored: StoredSample) -> Result<Sample>
 }
 
 fn find_image(dir: &Path, name: &str) -> Result<PathBuf> {
-    let folders = [dir.join("images"), dir.join("../images"), dir.join("../images_png")];
+    let folders = ["images", "../images", "../images_png", "../../images"].map(|folder| dir.join(folder));
     let found = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
     found.with_context(|| format!("no image `{name}` beside `{}`", dir.display()))
 }
@@ -107,25 +107,47 @@ impl Sample {
         self.tensors.get(name).with_context(|| format!("sample `{}` has no tensor `{name}`", self.name))
     }
 
-    /// Pixel values of all images as one row-major block, empty for text.
+    /// Pixel values of all images as one row-major block, empty for text; without the tiles of zeros that transformers
+    /// pads a batch with.
     ///
     /// # Errors
     /// When the block cannot be read.
     pub fn pixels(&self) -> Result<Vec<f32>> {
-        match self.tensors.get("in.pixel_values") {
-            Some(pixels) => Ok(pixels.flatten_all()?.to_vec1()?),
-            None => Ok(Vec::new()),
-        }
+        Ok(self.tiles()?.into_iter().flatten().flatten().collect())
     }
 
-    /// (temporal, height, width) of each image's patch grid, where the family has one.
+    /// The rows of `in.pixel_values` (tiles, or patches) of each image; all of them as one image's where the block does
+    /// not tell images apart.
+    fn tiles(&self) -> Result<Vec<Vec<Vec<f32>>>> {
+        let Some(pixels) = self.tensors.get("in.pixel_values") else { return Ok(Vec::new()) };
+        let rows_of = |pixels: &Tensor| -> Result<Vec<Vec<f32>>> { Ok(pixels.flatten_from(1)?.to_vec2()?) };
+        if pixels.rank() < 5 {
+            return Ok(vec![rows_of(pixels)?]);
+        }
+        let is_tile = |tile: &Vec<f32>| tile.iter().any(|&value| value != 0.0);
+        let images = (0..pixels.dim(0)?).map(|image| rows_of(&pixels.get(image)?));
+        images.map(|tiles| Ok(tiles?.into_iter().filter(is_tile).collect())).collect()
+    }
+
+    /// The grid of each image, where the family stores one: (temporal, height, width) in patches, or (tiles, height,
+    /// width) of the image in pixels.
     ///
     /// # Errors
     /// When the block cannot be read.
     pub fn grids(&self) -> Result<Option<Vec<[usize; 3]>>> {
-        let Some(grids) = self.tensors.get("in.image_grid_thw") else { return Ok(None) };
-        let grids = grids.to_dtype(DType::U32)?.to_vec2::<u32>()?;
-        Ok(Some(grids.iter().map(|g| [g[0] as usize, g[1] as usize, g[2] as usize]).collect()))
+        let numbers = |name: &str| -> Result<Option<Vec<Vec<u32>>>> {
+            let block = self.tensors.get(name).map(|block| block.to_dtype(DType::U32)?.to_vec2());
+            Ok(block.transpose()?)
+        };
+        if let Some(sizes) = numbers("in.image_sizes")? {
+            let tiles = self.tiles()?;
+            let grid = |(size, tiles): (&Vec<u32>, &Vec<_>)| [tiles.len(), size[0] as usize, size[1] as usize];
+            return Ok(Some(sizes.iter().zip(&tiles).map(grid).collect()));
+        }
+        let grids = numbers("in.image_grid_thw")?;
+        Ok(grids.map(|grids| {
+            grids.iter().map(|g| [g[0] as usize, g[1] as usize, g[2] as usize]).collect()
+        }))
     }
 
     /// (temporal, height, width) position of each token; transformers stores none for 1-D families.
@@ -161,17 +183,18 @@ impl Sample {
     /// The images' pixels by grid; all tiles as one image where the family has no grids, which packing does not mind.
     fn stored_images(&self) -> Result<Vec<ImageInput>> {
         let Some(pixels) = self.tensors.get("in.pixel_values") else { return Ok(Vec::new()) };
-        let (rows, width) = (pixels.dims()[0], pixels.dims()[1..].iter().product::<usize>());
-        let values = self.pixels()?;
-        let mut start = 0;
+        let row_shape = &pixels.dims()[if pixels.rank() < 5 { 1 } else { 2 }..];
+        let rows: Vec<Vec<f32>> = self.tiles()?.into_iter().flatten().collect();
+        let counts_patches = self.tensors.contains_key("in.image_grid_thw");
+        let mut rest = rows.as_slice();
         let image = |grid: [usize; 3]| {
-            let count = grid.iter().product::<usize>();
-            let pixels_of_image = values[start * width..(start + count) * width].to_vec();
-            start += count;
-            let shape = [&[count], &pixels.dims()[1..]].concat();
-            ImageInput { pixels: pixels_of_image, shape, grid, num_tokens: 0 }
+            let count = if counts_patches { grid.iter().product() } else { grid[0] };
+            let (rows, behind) = rest.split_at(count);
+            rest = behind;
+            let shape = [&[count], row_shape].concat();
+            ImageInput { pixels: rows.concat(), shape, grid, num_tokens: 0 }
         };
-        Ok(self.grids()?.unwrap_or_else(|| vec![[rows, 1, 1]]).into_iter().map(image).collect())
+        Ok(self.grids()?.unwrap_or_else(|| vec![[rows.len(), 1, 1]]).into_iter().map(image).collect())
     }
 
     /// transformers' features: what its `lm_head` receives, (T, D).

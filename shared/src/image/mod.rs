@@ -4,6 +4,7 @@
 //! torchvision resizes and normalises): a model answers to the pixels it was trained on, and a difference of
 //! one grey level already moves its features by more than single precision does.
 
+mod anyres;
 mod crop;
 mod decode;
 mod jpeg;
@@ -12,14 +13,17 @@ mod orientation;
 mod patches;
 mod resize;
 mod smart_resize;
+mod split;
 mod tiles;
 
+pub use anyres::{AnyRes, PatchRows};
 pub use crop::{centre_crop, crop, pad, shorter_side};
 pub use decode::{MAX_PIXELS, decode};
 pub use normalize::Normalization;
 pub use patches::PatchLayout;
 pub use resize::{ResizeFilter, resize};
 pub use smart_resize::SmartResize;
+pub use split::Splitting;
 pub use tiles::{Tiling, tile_grid};
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
+mod anyres;
 mod batch;
 mod checkpoint;
 mod device;
@@ -21,16 +22,22 @@ mod export;
 mod fields;
 mod generate;
 mod head;
+mod idefics3;
 mod identity;
 mod internvl;
 pub mod layers;
 mod llava;
+mod llava_next;
+mod llava_onevision;
 mod load;
 mod params;
 mod processor;
-mod projector;
+mod qwen2_5_vl;
 mod qwen2_vl;
+mod qwen3_vl;
+mod qwen_vl;
 pub mod registry;
+mod rotary;
 mod text_config;
 mod text_model;
 mod vit;
@@ -49,7 +56,7 @@ pub use load::{LoadOptions, Model, expected_weights, load};
 pub use params::{ModelPart, Param, ParamSet, TrainableParts};
 pub use processor::Processor;
 pub use registry::{ModelConfig, config_of};
-pub use text_model::KvCache;
+pub use text_model::{Embeds, KvCache};
 
 /// The sizes every decoder has, under one name each; what the Recalibrator copies from a student.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -68,6 +75,10 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Biases on the query, key and value projections.
     pub qkv_bias: bool,
+    /// Queries, keys and values come from one weight, grouped by key-value head as InternLM2 has it.
+    pub fused_qkv: bool,
+    /// An RMS norm over each head's queries and keys, before the rotary embedding.
+    pub qk_norm: bool,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
@@ -86,11 +97,11 @@ pub trait VlmBody: Send + Sync {
     /// The input embedding, (V, D).
     fn embedding(&self) -> &Tensor;
 
-    /// Token embeddings with image features in their rows, (T, D): vision encoder and projector.
+    /// Token embeddings with image features in their rows: vision encoder and projector.
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn embed(&self, batch: &PackedBatch) -> Result<Tensor>;
+    fn embed(&self, batch: &PackedBatch) -> Result<Embeds>;
 
     /// Features of embedded tokens, (T, D): the decoder and its final norm. With a cache, `batch` describes the
     /// tokens after those the cache already holds.
@@ -99,7 +110,7 @@ pub trait VlmBody: Send + Sync {
     /// When a shape does not fit the model or the device fails.
     fn decode_with(
         &self,
-        embeds: &Tensor,
+        embeds: &Embeds,
         batch: &PackedBatch,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor>;
@@ -108,7 +119,7 @@ pub trait VlmBody: Send + Sync {
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn decode(&self, embeds: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+    fn decode(&self, embeds: &Embeds, batch: &PackedBatch) -> Result<Tensor> {
         self.decode_with(embeds, batch, None)
     }
 

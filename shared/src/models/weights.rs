@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::checkpoint::{Checkpoint, Entry};
+use super::layers::{LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 
@@ -35,6 +36,55 @@ pub fn under<'a>(
     prefix: &'a str,
 ) -> impl FnMut(&str, &[usize]) -> Result<Tensor> + 'a {
     move |name, shape| source.get(&format!("{prefix}.{name}"), shape)
+}
+
+/// The linear layer called `name`, of `shape` (O, I).
+///
+/// # Errors
+/// Those of the source.
+pub fn linear(source: &mut dyn WeightSource, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+    let weight = source.get(&format!("{name}.weight"), &shape)?;
+    let bias = bias.then(|| source.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+    Ok(Linear::new(weight, bias))
+}
+
+/// The layer norm called `name`.
+///
+/// # Errors
+/// Those of the source.
+pub fn layer_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+    let weight = source.get(&format!("{name}.weight"), &[width])?;
+    Ok(LayerNorm::new(weight, source.get(&format!("{name}.bias"), &[width])?, eps))
+}
+
+/// The RMS norm called `name`.
+///
+/// # Errors
+/// Those of the source.
+pub fn rms_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
+    Ok(RmsNorm::new(source.get(&format!("{name}.weight"), &[width])?, eps))
+}
+
+/// Passes over all weights that are asked of it: what is built from it has shapes and no numbers.
+pub struct PassedOver<'a>(pub &'a mut dyn WeightSource);
+
+impl WeightSource for PassedOver<'_> {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.0.pass_over(name, shape)?;
+        Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
+    }
+
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        self.0.pass_over(name, shape)
+    }
+
+    fn device(&self) -> &Device {
+        self.0.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
 }
 
 /// Learns which weights a model asks for; gives zeros that take no memory.
@@ -82,8 +132,8 @@ pub struct Loader<'a> {
     pub params: ParamSet,
 }
 
-impl Loader<'_> {
-    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+impl<'a> Loader<'a> {
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&'a Entry> {
         let Some(entry) = self.checkpoint.entries().get(name) else {
             candle_core::bail!("no weight `{name}` in `{}`", self.checkpoint.dir().display())
         };

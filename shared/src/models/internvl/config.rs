@@ -5,42 +5,59 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::models::fields::{Activation, count, flag, number, only, pair, word};
+use crate::models::fields::{Parsed, count, flag, number, only, pair, word};
+use crate::models::layers::Activation;
 use crate::models::registry::FamilyConfig;
-use crate::models::text_config::TextConfig;
+use crate::models::text_config;
 use crate::models::vlm::VlmConfig;
 
-type Parsed<T> = std::result::Result<T, String>;
-
-/// The vision side of a configuration.
+/// The vision encoder and its projector.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Images {
-    pub(super) vision: VisionConfig,
+pub(in crate::models) struct TileTowerConfig {
+    pub vision: VisionConfig,
     /// How many patches a side become one row of the projector.
-    pub(super) shuffle: usize,
-    pub(super) projector_activation: Activation,
+    pub shuffle: usize,
+    pub projector_activation: Activation,
+}
+
+impl TileTowerConfig {
+    /// Checks that tiles can be shuffled by `1 / downsample_ratio`.
+    pub(in crate::models) fn new(
+        vision: VisionConfig,
+        downsample_ratio: f64,
+        projector_activation: Activation,
+    ) -> Parsed<Self> {
+        let shuffle = (1.0 / downsample_ratio) as usize;
+        let [rows, columns] = vision.grid();
+        if rows != columns || shuffle == 0 || rows % shuffle != 0 {
+            return Err(format!("a grid of {rows} x {columns} patches cannot be shuffled by {shuffle}"));
+        }
+        Ok(Self { vision, shuffle, projector_activation })
+    }
 }
 
 /// The vision encoder's sizes.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct VisionConfig {
-    pub(super) width: usize,
-    pub(super) num_layers: usize,
-    pub(super) num_heads: usize,
-    pub(super) mlp_width: usize,
-    pub(super) num_channels: usize,
+pub(in crate::models) struct VisionConfig {
+    pub width: usize,
+    pub num_layers: usize,
+    pub num_heads: usize,
+    pub mlp_width: usize,
+    pub num_channels: usize,
     /// (height, width) in pixels.
-    pub(super) image_size: [usize; 2],
+    pub image_size: [usize; 2],
     /// (height, width) in pixels.
-    pub(super) patch_size: [usize; 2],
-    pub(super) attention_bias: bool,
-    pub(super) qk_norm: bool,
-    pub(super) rms_norm: bool,
-    pub(super) norm_eps: f64,
-    pub(super) position_embeddings: bool,
+    pub patch_size: [usize; 2],
+    pub attention_bias: bool,
+    /// Queries, keys and values come from one weight.
+    pub fused_qkv: bool,
+    pub qk_norm: bool,
+    pub rms_norm: bool,
+    pub norm_eps: f64,
+    pub position_embeddings: bool,
     /// With mean pooling there is no norm after the last layer.
-    pub(super) final_norm: bool,
-    pub(super) activation: Activation,
+    pub final_norm: bool,
+    pub activation: Activation,
 }
 
 impl VisionConfig {
@@ -56,20 +73,16 @@ pub(super) fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
     only(layer.is_null() || *layer == -1, format!("`vision_feature_layer` {layer}"))?;
     let strategy = word(json, "vision_feature_select_strategy", "default")?;
     only(strategy == "default", format!("`vision_feature_select_strategy` {strategy}"))?;
-    let vision = vision(&json["vision_config"])?;
-    let shuffle = (1.0 / number(json, "downsample_ratio", 0.5)?) as usize;
-    let [rows, columns] = vision.grid();
-    if rows != columns || shuffle == 0 || rows % shuffle != 0 {
-        return Err(format!("a grid of {rows} x {columns} patches cannot be shuffled by {shuffle}"));
-    }
-    let projector_activation = Activation::read(json, "projector_hidden_act", "gelu")?;
-    let tied = flag(json, "tie_word_embeddings", true)?;
-    Ok(Box::new(VlmConfig {
-        text: TextConfig::parse(&json["text_config"], "qwen2", tied)?,
-        images: Images { vision, shuffle, projector_activation },
-        image_token_id: count(json, "image_token_id", 151_667)? as u32,
-        text_prefix: "language_model.model",
-    }))
+    let text = &json["text_config"];
+    let model_type = word(text, "model_type", "qwen2")?;
+    let text = text_config::parse(text, model_type, flag(json, "tie_word_embeddings", true)?)?;
+    let tower = TileTowerConfig::new(
+        vision(&json["vision_config"])?,
+        number(json, "downsample_ratio", 0.5)?,
+        Activation::read(json, "projector_hidden_act", "gelu")?,
+    )?;
+    let image_token_id = count(json, "image_token_id", 151_667)?;
+    Ok(Box::new(VlmConfig::new(text, super::TEXT_PREFIX, tower, image_token_id)))
 }
 
 fn vision(json: &Value) -> Parsed<VisionConfig> {
@@ -88,6 +101,7 @@ fn vision(json: &Value) -> Parsed<VisionConfig> {
         image_size: pair(json, "image_size", 448)?,
         patch_size: pair(json, "patch_size", 14)?,
         attention_bias: flag(json, "attention_bias", false)?,
+        fused_qkv: false,
         qk_norm: flag(json, "use_qk_norm", false)?,
         rms_norm: norm_type == "rms_norm",
         norm_eps: number(json, "layer_norm_eps", 1e-6)?,

@@ -1,21 +1,22 @@
 //! LLaVA 1.5 (arXiv 2310.03744): one CLIP or SigLIP tile for each image, a two-layer projector, and a Llama, Mistral or
 //! Qwen2 decoder.
 
-use candle_core::{DType, Result, Tensor};
-use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::{Activation, count, flag};
+use super::fields::{count, flag, word};
 use super::params::ModelPart;
-use super::projector::TwoLayerProjector;
 use super::registry::{Family, FamilyConfig};
-use super::text_config::TextConfig;
-use super::vit::{Vit, VitConfig};
-use super::vlm::{ImageConfig, ImageTower, VlmConfig};
-use super::weights::WeightSource;
-use crate::image::ImageInput;
+use super::text_config::{self, TextConfig};
+use super::vit::VitConfig;
+use super::vlm::VlmConfig;
 
 mod processor;
+mod tower;
+
+pub(super) use processor::patch_tokens;
+pub(super) use tower::{ProjectedTower, ProjectedVit};
+
+type Parsed<T> = Result<T, String>;
 
 /// The family's registry entry.
 pub(super) static FAMILY: Family = Family {
@@ -62,28 +63,16 @@ pub(super) const PROJECTOR_PREFIX: &str = "multi_modal_projector";
 /// Where the decoder lies among those names.
 pub(super) const TEXT_PREFIX: &str = "language_model.model";
 
-/// Vision encoder and projector; LLaVA-NeXT and OneVision have the same.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct ProjectedVit {
-    pub vision: VitConfig,
-    projector_activation: Activation,
-    projector_bias: bool,
+/// The image token of these families, under both names it has had.
+pub(super) fn image_token_id(json: &Value, default: usize) -> Parsed<usize> {
+    count(json, "image_token_index", count(json, "image_token_id", default)?)
 }
 
-impl ProjectedVit {
-    /// Reads it from config.json; `vision` is the encoder with the layer that is used.
-    pub(super) fn parse(json: &Value, vision: VitConfig) -> std::result::Result<Self, String> {
-        Ok(Self {
-            vision,
-            projector_activation: Activation::read(json, "projector_hidden_act", "gelu")?,
-            projector_bias: flag(json, "multimodal_projector_bias", true)?,
-        })
-    }
-}
-
-/// The image token of LLaVA's families, under both names it has had.
-pub(super) fn image_token_id(json: &Value, default: usize) -> std::result::Result<u32, String> {
-    Ok(count(json, "image_token_index", count(json, "image_token_id", default)?)? as u32)
+/// The decoder; whether it is tied may also be said in its own configuration.
+pub(super) fn tied_or_not(json: &Value, default_type: &str) -> Parsed<TextConfig> {
+    let text = &json["text_config"];
+    let tied = flag(json, "tie_word_embeddings", false)? || flag(text, "tie_word_embeddings", false)?;
+    text_config::parse(text, word(text, "model_type", default_type)?, tied)
 }
 
 /// CLIP's large encoder, which LLaVA 1.5 and NeXT mean where they have no `vision_config`.
@@ -100,47 +89,9 @@ pub(super) fn clip_large() -> VitConfig {
 }
 
 /// Reads config.json. Defaults are those of transformers 5.23's `LlavaConfig`.
-fn parse(json: &Value) -> std::result::Result<Box<dyn FamilyConfig>, String> {
+fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
     let vision = VitConfig::parse(&json["vision_config"], "clip_vision_model", clip_large())?;
-    let vision = vision.selected(json, -2, "default")?;
-    let text = &json["text_config"];
-    let tied = flag(json, "tie_word_embeddings", false)? || flag(text, "tie_word_embeddings", false)?;
-    Ok(Box::new(VlmConfig {
-        text: TextConfig::parse(text, "llama", tied)?,
-        images: ProjectedVit::parse(json, vision)?,
-        image_token_id: image_token_id(json, 32_000)?,
-        text_prefix: TEXT_PREFIX,
-    }))
-}
-
-/// What [`ProjectedVit`] builds.
-pub(super) struct Tower {
-    vit: Vit,
-    projector: TwoLayerProjector,
-}
-
-impl Tower {
-    /// Projected patches of all tiles of all images, (N, P, D).
-    pub(super) fn tiles(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
-        self.projector.forward(&self.vit.forward(images, dtype)?)
-    }
-}
-
-impl ImageConfig for ProjectedVit {
-    type Tower = Tower;
-
-    fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Tower> {
-        let widths = [self.vision.width, width];
-        let (bias, activation) = (self.projector_bias, self.projector_activation);
-        Ok(Tower {
-            vit: Vit::build(&self.vision, VISION_PREFIX, source)?,
-            projector: TwoLayerProjector::build(PROJECTOR_PREFIX, widths, bias, activation, source)?,
-        })
-    }
-}
-
-impl ImageTower for Tower {
-    fn rows(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
-        self.tiles(images, dtype)?.flatten_to(1)
-    }
+    let tower = ProjectedVit::parse(json, vision.selected(json, -2, "default")?)?;
+    let text = tied_or_not(json, "llama")?;
+    Ok(Box::new(VlmConfig::new(text, TEXT_PREFIX, tower, image_token_id(json, 32_000)?)))
 }

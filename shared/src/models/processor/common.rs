@@ -11,6 +11,9 @@ pub(in crate::models) const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.4082
 /// CLIP's channel standard deviations.
 pub(in crate::models) const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
+/// Mean and standard deviation of SigLIP's processors, which go from -1 to 1.
+pub(in crate::models) const HALF: [f64; 3] = [0.5; 3];
+
 /// What `size` and `crop_size` say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::models) enum Size {
@@ -103,6 +106,15 @@ impl CommonSettings {
             "rescale_factor": self.rescale_factor,
         })
     }
+}
+
+/// The settings with Pillow's number of a class' own filter where none is named.
+pub(in crate::models) fn with_default_filter(json: &Value, filter: u64) -> Value {
+    let mut json = json.clone();
+    if json["resample"].is_null() {
+        json["resample"] = filter.into();
+    }
+    json
 }
 
 /// A token that tokenizer_config.json names, at its top or among the extra special tokens, else processor_config.json.

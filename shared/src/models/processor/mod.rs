@@ -10,7 +10,9 @@ use serde_json::Value;
 
 mod common;
 
-pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings, Size, named_token};
+pub(super) use common::{
+    CLIP_MEAN, CLIP_STD, CommonSettings, HALF, Size, named_token, with_default_filter,
+};
 
 use super::batch::Encoded;
 use super::error::ModelError;
@@ -38,8 +40,7 @@ pub(super) trait FamilyProcessor: Send + Sync {
         self.image(image)
     }
 
-    /// (temporal, height, width) position of each token; one-dimensional where a family does not say otherwise: image
-    /// tokens count like any other.
+    /// (temporal, height, width) position of each token; most families count tokens, whatever they are.
     fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
         (0..prompt.input_ids.len() as u32).map(|token| [token; 3]).collect()
     }

@@ -5,9 +5,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::TileShape;
-use crate::models::fields::{Activation, count, number, only, pair, word};
-
-type Parsed<T> = std::result::Result<T, String>;
+use crate::models::fields::{Parsed, count, number, only, pair, word};
+use crate::models::layers::Activation;
 
 /// Whose embeddings and norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

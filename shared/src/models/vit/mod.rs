@@ -6,8 +6,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::layers::{LayerNorm, Linear};
-use super::weights::WeightSource;
+use super::layers::{EncoderLayer, LayerNorm, Linear};
+use super::weights::{PassedOver, WeightSource, layer_norm};
 use crate::image::ImageInput;
 
 mod config;
@@ -17,7 +17,7 @@ mod patches;
 pub(super) use config::{VitConfig, VitKind};
 pub(super) use patches::TileShape;
 
-use layer::{Layer, norm};
+use layer::layer;
 
 /// The encoder up to the layer that is asked for.
 pub(super) struct Vit {
@@ -31,7 +31,7 @@ pub(super) struct Vit {
     positions: Tensor,
     /// CLIP's.
     pre_norm: Option<LayerNorm>,
-    layers: Vec<Layer>,
+    layers: Vec<EncoderLayer>,
     post_norm: Option<LayerNorm>,
 }
 
@@ -52,21 +52,21 @@ impl Vit {
         let positions =
             source.get(&name("embeddings.position_embedding.weight"), &[config.rows_per_tile(), width])?;
         // The misspelling is the hub's.
-        let pre_norm = clip.then(|| norm(config, &name("pre_layrnorm"), source)).transpose()?;
+        let pre_norm = name("pre_layrnorm");
+        let pre_norm = clip.then(|| layer_norm(source, &pre_norm, width, config.norm_eps)).transpose()?;
         let mut layers = Vec::with_capacity(config.used_layers);
         for index in 0..config.num_layers {
             let prefix = name(&format!("encoder.layers.{index}"));
             match index < config.used_layers {
-                true => layers.push(Layer::build(config, &prefix, source)?),
-                false => Layer::pass_over(config, &prefix, source)?,
+                true => layers.push(layer(config, &prefix, source)?),
+                false => drop(layer(config, &prefix, &mut PassedOver(source))?),
             }
         }
         let post_norm = name("post_layernorm");
         let post_norm = match config.post_norm {
-            true => Some(norm(config, &post_norm, source)?),
+            true => Some(layer_norm(source, &post_norm, width, config.norm_eps)?),
             false => {
-                source.pass_over(&format!("{post_norm}.weight"), &[width])?;
-                source.pass_over(&format!("{post_norm}.bias"), &[width])?;
+                layer_norm(&mut PassedOver(source), &post_norm, width, config.norm_eps)?;
                 None
             }
         };
@@ -94,7 +94,7 @@ impl Vit {
         }
         let boundaries: Vec<usize> = (0..=tiles).map(|tile| tile * rows).collect();
         for layer in &self.layers {
-            x = layer.forward(&x, &boundaries)?;
+            x = layer.forward(&x, None, &boundaries)?;
         }
         if let Some(norm) = &self.post_norm {
             x = norm.forward(&x)?;
