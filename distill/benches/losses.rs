@@ -61,6 +61,8 @@ fn recalibrator_32x40(bencher: Bencher, trained: bool) {
         num_kv_heads: 2,
         head_dim: 24,
         qkv_bias: false,
+        fused_qkv: false,
+        qk_norm: false,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         vocab_size: V,

@@ -116,6 +116,8 @@ fn decoder_block_1280x192(bencher: Bencher, trained: bool) {
         num_kv_heads: 2,
         head_dim: 48,
         qkv_bias: false,
+        fused_qkv: false,
+        qk_norm: false,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         vocab_size: 1,

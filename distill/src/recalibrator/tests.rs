@@ -24,6 +24,8 @@ fn decoder(
         num_kv_heads: kv_heads,
         head_dim: hidden / heads,
         qkv_bias,
+        fused_qkv: false,
+        qk_norm: false,
         rms_norm_eps: 1e-6,
         rope_theta: 1e6,
         vocab_size: 0,

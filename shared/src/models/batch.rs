@@ -38,8 +38,12 @@ impl PackedBatch {
             batch.input_ids.extend_from_slice(&sample.prompt.input_ids);
             batch.positions.extend_from_slice(&sample.positions);
             batch.images.extend_from_slice(&sample.images);
+            let ids = &sample.prompt.input_ids;
             for span in &sample.prompt.images {
-                batch.image_rows.extend(span.tokens.clone().map(|token| (start + token) as u32));
+                // A span begins with an image token; what is not one in it separates rows or tiles.
+                let is_image = |token: &usize| ids[*token] == ids[span.tokens.start];
+                let rows = span.tokens.clone().filter(is_image).map(|token| (start + token) as u32);
+                batch.image_rows.extend(rows);
             }
             batch.cu_seqlens.push(batch.input_ids.len());
         }

@@ -27,9 +27,15 @@ pub mod layers;
 mod load;
 mod params;
 mod processor;
+mod qwen2_5_vl;
 mod qwen2_vl;
+mod qwen3_vl;
+mod qwen_vl;
 pub mod registry;
+mod rotary;
+mod text_config;
 mod text_model;
+mod vlm;
 pub mod weights;
 
 pub use batch::{Encoded, PackedBatch};
@@ -44,7 +50,7 @@ pub use load::{LoadOptions, Model, expected_weights, load};
 pub use params::{ModelPart, Param, ParamSet, TrainableParts};
 pub use processor::Processor;
 pub use registry::{ModelConfig, config_of};
-pub use text_model::KvCache;
+pub use text_model::{Embeds, KvCache};
 
 /// The sizes every decoder has, under one name each; what the Recalibrator copies from a student.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -63,6 +69,10 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Biases on the query, key and value projections.
     pub qkv_bias: bool,
+    /// Queries, keys and values come from one weight, grouped by key-value head as InternLM2 has it.
+    pub fused_qkv: bool,
+    /// An RMS norm over each head's queries and keys, before the rotary embedding.
+    pub qk_norm: bool,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
@@ -81,11 +91,11 @@ pub trait VlmBody: Send + Sync {
     /// The input embedding, (V, D).
     fn embedding(&self) -> &Tensor;
 
-    /// Token embeddings with image features in their rows, (T, D): vision encoder and projector.
+    /// Token embeddings with image features in their rows: vision encoder and projector.
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn embed(&self, batch: &PackedBatch) -> Result<Tensor>;
+    fn embed(&self, batch: &PackedBatch) -> Result<Embeds>;
 
     /// Features of embedded tokens, (T, D): the decoder and its final norm. With a cache, `batch` describes the
     /// tokens after those the cache already holds.
@@ -94,7 +104,7 @@ pub trait VlmBody: Send + Sync {
     /// When a shape does not fit the model or the device fails.
     fn decode_with(
         &self,
-        embeds: &Tensor,
+        embeds: &Embeds,
         batch: &PackedBatch,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor>;
@@ -103,7 +113,7 @@ pub trait VlmBody: Send + Sync {
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn decode(&self, embeds: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+    fn decode(&self, embeds: &Embeds, batch: &PackedBatch) -> Result<Tensor> {
         self.decode_with(embeds, batch, None)
     }
 

@@ -10,10 +10,11 @@ use super::error::ModelError;
 use super::params::ModelPart;
 use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::weights::WeightSource;
-use super::{DecoderConfig, VlmBody, internvl, qwen2_vl};
+use super::{DecoderConfig, VlmBody, internvl, qwen2_5_vl, qwen2_vl, qwen3_vl};
 
 /// Every family there is.
-pub static FAMILIES: [&Family; 2] = [&qwen2_vl::FAMILY, &internvl::FAMILY];
+pub static FAMILIES: &[&Family] =
+    &[&qwen2_vl::FAMILY, &qwen2_5_vl::FAMILY, &qwen3_vl::FAMILY, &internvl::FAMILY];
 
 /// What the registry knows of a family.
 pub struct Family {
@@ -21,8 +22,8 @@ pub struct Family {
     pub model_type: &'static str,
     /// The `architectures` entry of its config.json.
     pub architecture: &'static str,
-    /// Prefixes of stored names and what they become in the canonical naming, which is that of the hub's files;
-    /// the first match counts.
+    /// Prefixes of stored names and what they become in the canonical naming, which is one for all namings that a
+    /// family is stored under; the first match counts.
     pub renames: &'static [(&'static str, &'static str)],
     /// Prefixes of canonical names and the part they belong to; the first match counts.
     pub parts: &'static [(&'static str, ModelPart)],

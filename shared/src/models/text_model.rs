@@ -21,6 +21,26 @@ impl KvCache {
     }
 }
 
+/// What a decoder takes.
+#[derive(Clone, Debug)]
+pub struct Embeds {
+    /// Token embeddings with image features in their rows, (T, D).
+    pub tokens: Tensor,
+    /// What is added to the image rows once more after each of the first blocks, (image rows, D) each; most families
+    /// have none (DeepStack, arXiv 2406.04334).
+    pub deepstack: Vec<Tensor>,
+}
+
+impl Embeds {
+    /// The same without gradients.
+    pub fn detach(&self) -> Embeds {
+        Embeds {
+            tokens: self.tokens.detach(),
+            deepstack: self.deepstack.iter().map(Tensor::detach).collect(),
+        }
+    }
+}
+
 /// Input embeddings, blocks and final norm.
 pub(super) struct TextModel {
     embedding: Tensor,
@@ -79,7 +99,7 @@ impl TextModel {
     /// Features (T, D) of embedded tokens: blocks and final norm.
     pub(super) fn decode(
         &self,
-        embeds: &Tensor,
+        embeds: &Embeds,
         rope: &Rope,
         batch: &PackedBatch,
         mut cache: Option<&mut KvCache>,
@@ -87,10 +107,14 @@ impl TextModel {
         if let Some(cache) = cache.as_deref_mut() {
             cache.layers.resize_with(self.layers.len(), KvLayer::default);
         }
-        let mut x = embeds.clone();
+        let image_rows = Tensor::new(batch.image_rows.as_slice(), self.embedding.device())?;
+        let mut x = embeds.tokens.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             let kept = cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
             x = layer.forward(&x, rope, &batch.cu_seqlens, kept)?;
+            if let Some(again) = embeds.deepstack.get(i) {
+                x = x.index_add(&image_rows, again, 0)?;
+            }
         }
         self.norm.forward(&x)
     }

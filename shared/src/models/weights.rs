@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::checkpoint::Checkpoint;
+use super::layers::{LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 
@@ -29,6 +30,33 @@ pub fn under<'a>(
     prefix: &'a str,
 ) -> impl FnMut(&str, &[usize]) -> Result<Tensor> + 'a {
     move |name, shape| source.get(&format!("{prefix}.{name}"), shape)
+}
+
+/// The linear layer called `name`, of `shape` (O, I).
+///
+/// # Errors
+/// Those of the source.
+pub fn linear(source: &mut dyn WeightSource, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+    let weight = source.get(&format!("{name}.weight"), &shape)?;
+    let bias = bias.then(|| source.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+    Ok(Linear::new(weight, bias))
+}
+
+/// The layer norm called `name`.
+///
+/// # Errors
+/// Those of the source.
+pub fn layer_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+    let weight = source.get(&format!("{name}.weight"), &[width])?;
+    Ok(LayerNorm::new(weight, source.get(&format!("{name}.bias"), &[width])?, eps))
+}
+
+/// The RMS norm called `name`.
+///
+/// # Errors
+/// Those of the source.
+pub fn rms_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
+    Ok(RmsNorm::new(source.get(&format!("{name}.weight"), &[width])?, eps))
 }
 
 /// Learns which weights a model asks for; gives zeros that take no memory.

@@ -178,7 +178,7 @@ fn answer_span(
     (first < end).then_some(first..end)
 }
 
-/// The runs of image tokens, one for each image.
+/// Where each image's tokens lie, from the first to the last.
 fn image_spans(
     ids: &[u32],
     image_id: u32,
@@ -190,11 +190,11 @@ fn image_spans(
     if found != expected {
         return Err(TextError::Placeholders { placeholder: placeholder.to_owned(), found, expected });
     }
-    let mut from = 0;
+    let mut places = ids.iter().enumerate().filter_map(|(token, &id)| (id == image_id).then_some(token));
     let span = |image: &Expansion| {
-        let start = from + ids[from..].iter().take_while(|&&id| id != image_id).count();
-        from = start + image.num_tokens;
-        ImageSpan { tokens: start..from, grid: image.grid }
+        let mut tokens = places.by_ref().take(image.num_tokens);
+        let start = tokens.next().unwrap_or(ids.len());
+        ImageSpan { tokens: start..tokens.last().unwrap_or(start) + 1, grid: image.grid }
     };
     Ok(images.iter().map(span).collect())
 }

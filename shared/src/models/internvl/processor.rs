@@ -2,11 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::position::positions;
 use crate::image::{ImageError, ImageInput, Normalization, RgbImage, Tiling};
 use crate::models::fields::count;
 use crate::models::processor::{CLIP_MEAN, CLIP_STD, CommonSettings, FamilyProcessor, ProcessorFiles};
-use crate::text::{Prompt, TextTokenizer};
+use crate::text::TextTokenizer;
 
 struct InternVlProcessor {
     common: CommonSettings,
@@ -78,10 +77,6 @@ impl FamilyProcessor for InternVlProcessor {
             grid: [tiles.len(), rows, columns],
             num_tokens: tiles.len() * self.tokens_per_tile,
         })
-    }
-
-    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
-        positions(prompt.input_ids.len())
     }
 
     fn settings(&self) -> Value {

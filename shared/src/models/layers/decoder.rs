@@ -1,26 +1,24 @@
-//! The decoder block of Qwen2 and Llama: attention with grouped key-value heads, then a gated feed-forward, each
-//! behind an RMS norm and a residual. Both families and the Recalibrator are made of it.
+//! The decoder block of Qwen, Llama and Mistral: attention with grouped key-value heads, then a gated feed-forward,
+//! each behind an RMS norm and a residual. All families and the Recalibrator are made of it.
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Linear, RmsNorm, Rope, Segments, attention, swiglu};
+use super::{Heads, Linear, Qkv, RmsNorm, Rope, Segments, attention, swiglu};
 use crate::models::DecoderConfig;
 
 /// One block.
 #[derive(Clone, Debug)]
 pub struct DecoderLayer {
     input_norm: RmsNorm,
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    qkv: Qkv,
+    /// Norms of each head's queries and keys, (K) each.
+    qk_norm: Option<[RmsNorm; 2]>,
     o_proj: Linear,
     post_norm: RmsNorm,
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
-    num_heads: usize,
-    num_kv_heads: usize,
-    head_dim: usize,
+    heads: Heads,
 }
 
 impl DecoderLayer {
@@ -34,6 +32,13 @@ impl DecoderLayer {
     ) -> Result<DecoderLayer> {
         let (d, i) = (cfg.hidden_size, cfg.intermediate_size);
         let (q, kv) = (cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim);
+        let mut head_norm = |name: &str| -> Result<RmsNorm> {
+            Ok(RmsNorm::new(get(name, &[cfg.head_dim])?, cfg.rms_norm_eps))
+        };
+        let qk_norm = match cfg.qk_norm {
+            true => Some([head_norm("self_attn.q_norm.weight")?, head_norm("self_attn.k_norm.weight")?]),
+            false => None,
+        };
         let input_norm = RmsNorm::new(get("input_layernorm.weight", &[d])?, cfg.rms_norm_eps);
         let post_norm = RmsNorm::new(get("post_attention_layernorm.weight", &[d])?, cfg.rms_norm_eps);
         let mut linear = |name: &str, shape: [usize; 2], bias: bool| -> Result<Linear> {
@@ -41,19 +46,24 @@ impl DecoderLayer {
             let bias = bias.then(|| get(&format!("{name}.bias"), &shape[..1])).transpose()?;
             Ok(Linear::new(weight, bias))
         };
+        let qkv = match cfg.fused_qkv {
+            true => Qkv::Grouped(linear("self_attn.qkv_proj", [q + 2 * kv, d], cfg.qkv_bias)?),
+            false => Qkv::Separate([
+                linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
+                linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
+                linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
+            ]),
+        };
         Ok(DecoderLayer {
             input_norm,
-            q_proj: linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
-            k_proj: linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
-            v_proj: linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
+            qkv,
+            qk_norm,
             o_proj: linear("self_attn.o_proj", [d, q], false)?,
             post_norm,
             gate_proj: linear("mlp.gate_proj", [i, d], false)?,
             up_proj: linear("mlp.up_proj", [i, d], false)?,
             down_proj: linear("mlp.down_proj", [d, i], false)?,
-            num_heads: cfg.num_heads,
-            num_kv_heads: cfg.num_kv_heads,
-            head_dim: cfg.head_dim,
+            heads: Heads { queries: cfg.num_heads, key_values: cfg.num_kv_heads, width: cfg.head_dim },
         })
     }
 
@@ -82,11 +92,12 @@ impl DecoderLayer {
         cu_seqlens: &[usize],
         cache: Option<&mut KvLayer>,
     ) -> Result<Tensor> {
-        let tokens = x.dim(0)?;
-        let width = self.head_dim;
-        let q = rope.apply(&self.q_proj.forward(x)?.reshape((tokens, self.num_heads, width))?)?;
-        let k = rope.apply(&self.k_proj.forward(x)?.reshape((tokens, self.num_kv_heads, width))?)?;
-        let v = self.v_proj.forward(x)?.reshape((tokens, self.num_kv_heads, width))?;
+        let (tokens, width) = (x.dim(0)?, self.heads.width);
+        let [mut q, mut k, v] = self.qkv.forward(x, self.heads)?;
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
         let scale = 1.0 / (width as f64).sqrt();
         let y = match cache {
             None => attention(&q, &k, &v, &Segments::same(cu_seqlens), true, scale)?,
@@ -95,7 +106,7 @@ impl DecoderLayer {
                 attention(&q, &k, &v, &Segments { q: cu_seqlens, kv: &kv }, true, scale)?
             }
         };
-        self.o_proj.forward(&y.reshape((tokens, self.num_heads * width))?)
+        self.o_proj.forward(&y.reshape((tokens, self.heads.queries * width))?)
     }
 }
 

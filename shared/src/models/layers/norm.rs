@@ -57,3 +57,25 @@ impl LayerNorm {
         plain::layer_norm(x, &weight, &bias, self.eps)
     }
 }
+
+/// Either norm, as a configuration asks for.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// With mean and bias.
+    Layer(LayerNorm),
+    /// Without.
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    /// x (.., D) -> (.., D).
+    ///
+    /// # Errors
+    /// When the widths differ or the device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Rms(norm) => norm.forward(x),
+        }
+    }
+}

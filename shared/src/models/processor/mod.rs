@@ -33,8 +33,10 @@ pub(super) trait FamilyProcessor: Send + Sync {
     /// The pixels of an image as the vision encoder takes them.
     fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError>;
 
-    /// (temporal, height, width) position of each token.
-    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]>;
+    /// (temporal, height, width) position of each token; most families count tokens, whatever they are.
+    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
+        (0..prompt.input_ids.len() as u32).map(|token| [token; 3]).collect()
+    }
 
     /// The resolved settings, defaults included, for the fingerprint.
     fn settings(&self) -> Value;
