@@ -1,6 +1,6 @@
-//! Gradients of both families: every trainable weight gets one, equal to PyTorch's; no frozen weight gets any.
+//! Gradients of all families: every trainable weight gets one, equal to PyTorch's; no frozen weight gets any.
 //!
-//! The expected sums and norms are PyTorch's, stored by tests/fixtures/models/make.py.
+//! The expected sums and norms are PyTorch's, stored by tests/fixtures/models/make.py and make_small_families.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -12,7 +12,14 @@ use candle_core::{DType, Device, Tensor};
 use e2e::reference::samples;
 use shared::models::{LoadOptions, Model, ModelPart, PackedBatch, TrainableParts, expected_weights, load};
 
-const CHECKPOINTS: [&str; 4] = ["qwen2_vl", "qwen2_vl_untied", "internvl", "internvl_llama"];
+const CHECKPOINTS: &[&str] = &[
+    "models/qwen2_vl",
+    "models/qwen2_vl_untied",
+    "models/internvl",
+    "models/internvl_llama",
+    "qwen2_5_vl",
+    "qwen3_vl",
+];
 
 #[derive(serde::Deserialize)]
 struct Expected {
@@ -21,7 +28,7 @@ struct Expected {
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 fn trainable(name: &str, parts: &[ModelPart]) -> Model {
@@ -90,7 +97,7 @@ fn gradients_equal_pytorch() {
 
 /// Without a rotary embedding or a norm behind it, a bias on the keys adds the same to all scores of a query.
 fn is_zero_by_symmetry(name: &str, key: &str) -> bool {
-    name == "internvl" && key.starts_with("vision_tower.") && key.ends_with("attention.k_proj.bias")
+    name == "models/internvl" && key.starts_with("vision_tower.") && key.ends_with("attention.k_proj.bias")
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Models against transformers 5.23's own results, stored beside small checkpoints by tests/fixtures/models/make.py.
+//! Models against transformers 5.23's own results, stored beside small checkpoints by tests/fixtures/models/make.py and,
+//! with tokenizers and processors, tests/fixtures/make_small_families.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
@@ -14,10 +15,17 @@ use shared::models::{
 };
 
 /// Every family, and the variants of each that a configuration can ask for.
-const CHECKPOINTS: [&str; 4] = ["qwen2_vl", "qwen2_vl_untied", "internvl", "internvl_llama"];
+const CHECKPOINTS: &[&str] = &[
+    "models/qwen2_vl",
+    "models/qwen2_vl_untied",
+    "models/internvl",
+    "models/internvl_llama",
+    "qwen2_5_vl",
+    "qwen3_vl",
+];
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 fn options(dtype: DType) -> LoadOptions {
@@ -83,13 +91,17 @@ fn features_equal_transformers() {
     }
 }
 
-/// From image files and text: these two checkpoints have tokenizers and processors (tests/fixtures/make_families.py).
+/// From image files and text: these checkpoints have tokenizers and processors (tests/fixtures/make_families.py and
+/// make_small_families.py).
 #[test]
 fn files_become_the_same_features_as_in_transformers() {
-    for name in ["qwen2_vl", "internvl"] {
-        let result = compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)).unwrap();
+    for (name, num_samples, num_checkpoints, num_namings) in
+        [("qwen2_vl", 4, 2, 3), ("internvl", 4, 2, 3), ("qwen2_5_vl", 3, 1, 2), ("qwen3_vl", 3, 1, 2)]
+    {
+        let result = compare(&fixture(name)).unwrap();
         assert!(result.passes(), "{name}: {result:?}");
-        assert_eq!((result.num_samples, result.num_checkpoints, result.namings), (4, 2, (3, 3)), "{name}");
+        let counts = (result.num_samples, result.num_checkpoints, result.namings);
+        assert_eq!(counts, (num_samples, num_checkpoints, (num_namings, num_namings)), "{name}");
     }
 }
 
@@ -115,12 +127,27 @@ fn greedy_generation_equals_transformers() {
         let model = frozen(&fixture(name));
         let stored = samples(&fixture(name)).unwrap();
         let inputs = encoded(&model, &stored);
-        // make.py: NEW_TOKENS = 8, EOS = 91. One sample of internvl_llama ends early, among others that go on.
-        let answers = generate_greedy(&model, &inputs.iter().collect::<Vec<_>>(), 8, &[91]).unwrap();
+        let config = &model.config.json;
+        let named = [&config["eos_token_id"], &config["text_config"]["eos_token_id"]];
+        let eos: Vec<u32> = named.iter().filter_map(|id| Some(id.as_u64()? as u32)).collect();
+        // make.py: NEW_TOKENS = 8. One sample of internvl_llama ends early, among others that go on.
+        let answers = generate_greedy(&model, &inputs.iter().collect::<Vec<_>>(), 8, &eos).unwrap();
         for (sample, answer) in stored.iter().zip(answers) {
             assert_eq!(Some(answer), sample.generated, "{name}/{}", sample.name);
         }
     }
+}
+
+/// The sample of a checkpoint that has one image.
+fn one_image(name: &str) -> Sample {
+    let stored = samples(&fixture(name)).unwrap();
+    stored.into_iter().find(|sample| ["image", "one"].contains(&sample.name.as_str())).unwrap()
+}
+
+/// Features of `model` that must be far from transformers'.
+fn assert_far(wrong: &Tensor, sample: &Sample, what: &str) {
+    let worst = worst_error(wrong, sample.features().unwrap()).unwrap();
+    assert!(worst > 100.0 * TOLERANCE, "{what}: {worst}");
 }
 
 /// Deliberate errors must be far outside the tolerance, or the tests above prove nothing.
@@ -128,24 +155,23 @@ fn greedy_generation_equals_transformers() {
 fn deliberate_errors_show() {
     for name in CHECKPOINTS {
         let model = frozen(&fixture(name));
-        let stored = samples(&fixture(name)).unwrap();
-        let sample = stored.iter().find(|sample| sample.name == "image").unwrap();
+        let sample = one_image(name);
         let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
-        let far = |wrong: Encoded| {
-            let worst = worst_error(&features(&model, &wrong), sample.features().unwrap()).unwrap();
-            assert!(worst > 100.0 * TOLERANCE, "{name}: {worst}");
-        };
+        let far = |wrong: Encoded| assert_far(&features(&model, &wrong), &sample, name);
         let mut zero_pixels = inputs.clone();
         zero_pixels.images[0].pixels.fill(0.0);
         far(zero_pixels);
         let mut mirrored = inputs.clone();
         mirrored.images[0].pixels.reverse();
         far(mirrored);
-        let mut shifted = inputs.clone();
-        shifted.prompt.images[0].tokens =
-            inputs.prompt.images[0].tokens.start - 1..inputs.prompt.images[0].tokens.end - 1;
-        far(shifted);
-        if name.starts_with("qwen2_vl") {
+        let mut shifted = PackedBatch::pack(&[&inputs]);
+        shifted.image_rows.iter_mut().for_each(|row| *row -= 1);
+        assert_far(&model.body.features(&shifted).unwrap(), &sample, name);
+        let mut noisy = inputs.clone();
+        noisy.images[0].pixels.iter_mut().step_by(2).for_each(|pixel| *pixel += 0.02);
+        let worst = worst_error(&features(&model, &noisy), sample.features().unwrap()).unwrap();
+        assert!(worst > 5.0 * TOLERANCE, "{name}: {worst}");
+        if name.contains("qwen") {
             let mut plain_rope = inputs.clone();
             plain_rope.positions = (0..inputs.positions.len() as u32).map(|t| [t; 3]).collect();
             far(plain_rope);
@@ -154,6 +180,27 @@ fn deliberate_errors_show() {
             far(transposed);
         }
     }
+}
+
+#[test]
+fn windows_and_deepstack_are_not_decoration() {
+    let copy = copy_of("qwen2_5_vl");
+    edit_config(copy.path(), |json| {
+        json["vision_config"]["fullatt_block_indexes"] = serde_json::json!([0, 1]);
+    });
+    let (model, sample) = (frozen(copy.path()), one_image("qwen2_5_vl"));
+    let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+    assert_far(&features(&model, &inputs), &sample, "full attention everywhere");
+
+    let (model, sample) = (frozen(&fixture("qwen3_vl")), one_image("qwen3_vl"));
+    let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+    let batch = PackedBatch::pack(&[&inputs]);
+    let mut embeds = model.body.embed(&batch).unwrap();
+    assert_eq!(embeds.deepstack.len(), 2);
+    embeds.deepstack.swap(0, 1);
+    assert_far(&model.body.decode(&embeds, &batch).unwrap(), &sample, "deepstack in another order");
+    embeds.deepstack.clear();
+    assert_far(&model.body.decode(&embeds, &batch).unwrap(), &sample, "no deepstack");
 }
 
 #[test]
@@ -167,7 +214,7 @@ fn every_naming_is_read() {
         ("vision_tower.", "model.vision_tower."),
         ("multi_modal_projector.", "model.multi_modal_projector."),
     ];
-    let copy = copy_of("qwen2_vl");
+    let copy = copy_of("models/qwen2_vl");
     let digest = weights_digest(copy.path()).unwrap();
     edit_weights(copy.path(), |tensors| {
         for (name, tensor) in std::mem::take(tensors) {
@@ -179,7 +226,7 @@ fn every_naming_is_read() {
         fs::read(copy.path().join("model.safetensors")).unwrap().windows(13).any(|w| w == b"model.visual.")
     );
     assert_eq!(weights_digest(copy.path()).unwrap(), digest);
-    let stored = samples(&fixture("qwen2_vl")).unwrap();
+    let stored = samples(&fixture("models/qwen2_vl")).unwrap();
     let model = frozen(copy.path());
     let inputs = stored[0].stored_inputs(model.config.config.image_token_id()).unwrap();
     assert!(worst_error(&features(&model, &inputs), stored[0].features().unwrap()).unwrap() < TOLERANCE);
@@ -187,7 +234,7 @@ fn every_naming_is_read() {
 
 #[test]
 fn sharding_is_not_identity_but_weights_are() {
-    let sharded = fixture("internvl");
+    let sharded = fixture("models/internvl");
     let single = tempfile::tempdir().unwrap();
     fs::copy(sharded.join("config.json"), single.path().join("config.json")).unwrap();
     let mut tensors = std::collections::HashMap::new();
@@ -235,7 +282,7 @@ fn half_precision_runs_in_its_own_type() {
 
 #[test]
 fn weights_that_do_not_fit_are_named() {
-    let copy = copy_of("qwen2_vl");
+    let copy = copy_of("models/qwen2_vl");
     edit_weights(copy.path(), |tensors| {
         tensors.remove("model.layers.1.mlp.up_proj.weight").unwrap();
         tensors.insert("model.layers.7.surprise".into(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
@@ -253,7 +300,7 @@ fn weights_that_do_not_fit_are_named() {
 
 #[test]
 fn a_tied_head_may_be_stored_and_an_other_head_unties() {
-    let copy = copy_of("qwen2_vl");
+    let copy = copy_of("models/qwen2_vl");
     edit_weights(copy.path(), |tensors| {
         tensors.insert("lm_head.weight".into(), tensors["model.embed_tokens.weight"].clone());
     });
@@ -270,7 +317,7 @@ fn broken_checkpoints_are_refused_with_a_hint() {
     let empty = tempfile::tempdir().unwrap();
     assert!(refusal(empty.path()).contains("config.json"));
 
-    let copy = copy_of("qwen2_vl");
+    let copy = copy_of("models/qwen2_vl");
     edit_config(copy.path(), |json| {
         json["model_type"] = "qwen9_vl".into();
         json["architectures"] = serde_json::json!(["Qwen9VLForConditionalGeneration"]);
@@ -279,11 +326,11 @@ fn broken_checkpoints_are_refused_with_a_hint() {
     assert!(message.contains("`Qwen9VLForConditionalGeneration` is not supported"), "{message}");
     assert!(message.contains("InternVLForConditionalGeneration"), "{message}");
 
-    let copy = copy_of("internvl_llama");
+    let copy = copy_of("models/internvl_llama");
     edit_config(copy.path(), |json| json["text_config"]["model_type"] = "internlm2".into());
     assert!(refusal(copy.path()).contains("`internlm2`"));
 
-    let copy = copy_of("internvl");
+    let copy = copy_of("models/internvl");
     let shard = copy.path().join("model-00001-of-00002.safetensors");
     fs::write(&shard, &fs::read(&shard).unwrap()[..100]).unwrap();
     assert!(refusal(copy.path()).contains("model-00001-of-00002.safetensors"));
@@ -293,8 +340,8 @@ fn broken_checkpoints_are_refused_with_a_hint() {
 
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
-    let model = frozen(&fixture("internvl"));
-    let stored = samples(&fixture("internvl")).unwrap();
+    let model = frozen(&fixture("models/internvl"));
+    let stored = samples(&fixture("models/internvl")).unwrap();
     let image = stored.iter().find(|sample| sample.name == "image").unwrap();
     let inputs = image.stored_inputs(model.config.config.image_token_id()).unwrap();
     let refused =

@@ -146,10 +146,7 @@ fn layer(config: &VisionConfig, index: usize, source: &mut dyn WeightSource) -> 
             activation: config.activation,
             down: linear(source, &name("mlp.fc2"), [width, mlp], true)?,
         },
-        scales: Some([
-            source.get(&name("lambda_1"), &[width])?,
-            source.get(&name("lambda_2"), &[width])?,
-        ]),
+        scales: Some([source.get(&name("lambda_1"), &[width])?, source.get(&name("lambda_2"), &[width])?]),
         num_heads: config.num_heads,
     })
 }

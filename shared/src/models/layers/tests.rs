@@ -346,3 +346,58 @@ fn every_weight_of_a_block_gets_a_gradient() {
         assert!(size > 1e-6, "{name}: {size:e}");
     }
 }
+
+/// cos of the angle of each pair, for one token.
+fn cosines(rope: &Rope) -> Vec<f32> {
+    rope.cos().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn rotary_axes_are_dealt_as_each_family_deals_them() {
+    // Position p on an axis turns pair j by p * theta^(-2j/K); theta 100 and K 12 give six frequencies.
+    let frequency = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 12.0);
+    let expect = |rope: Rope, turns: [(f64, f64); 6]| {
+        for (got, (position, frequency)) in cosines(&rope).iter().zip(turns) {
+            assert!((f64::from(*got) - (position * frequency).cos()).abs() < 1e-6, "{rope:?}");
+        }
+    };
+    let device = &Device::Cpu;
+    let f = frequency;
+    // Sections 2, 3, 1 one after the other are t t h h h w. Interleaved they go round, t h w t h t: the width has one
+    // place, and the height's third one would come after the last pair.
+    let sectioned = Rope::sectioned(&[[2, 3, 5]], 12, 100.0, &[2, 3, 1], device).unwrap();
+    expect(sectioned, [(2.0, f(0)), (2.0, f(1)), (3.0, f(2)), (3.0, f(3)), (3.0, f(4)), (5.0, f(5))]);
+    let interleaved = Rope::interleaved(&[[2, 3, 5]], 12, 100.0, &[2, 3, 1], device).unwrap();
+    expect(interleaved, [(2.0, f(0)), (3.0, f(1)), (5.0, f(2)), (2.0, f(3)), (3.0, f(4)), (2.0, f(5))]);
+    // A grid gives rows and columns the same frequencies, of half a head's width each, or deals them out.
+    let half = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 4.0);
+    let grid = Rope::grid(&[[3, 5]], 8, 100.0, device).unwrap();
+    let turns = [(3.0, half(0)), (3.0, half(1)), (5.0, half(0)), (5.0, half(1)), (0.0, 0.0), (0.0, 0.0)];
+    expect(grid, turns);
+    let eighth = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 8.0);
+    let dealt = Rope::dealt_grid(&[[3, 5]], 8, 100.0, device).unwrap();
+    let turns =
+        [(3.0, eighth(0)), (3.0, eighth(2)), (5.0, eighth(1)), (5.0, eighth(3)), (0.0, 0.0), (0.0, 0.0)];
+    expect(dealt, turns);
+    assert!(Rope::interleaved(&[[0; 3]], 12, 100.0, &[2, 2, 1], device).is_err());
+}
+
+#[test]
+fn fused_projections_are_the_separate_ones_laid_out_otherwise() {
+    let mut noise = Noise(10);
+    // H 4, Hkv 2, K 3: InternLM2 stores, for each key-value head, its two query heads, its key and its value.
+    let (heads, width) = (Heads { queries: 4, key_values: 2, width: 3 }, 5);
+    let f32s = |t: Tensor| t.to_dtype(DType::F32).unwrap();
+    let weights: Vec<Tensor> = [4, 2, 2].iter().map(|n| f32s(noise.tensor(&[n * 3, width]))).collect();
+    let x = f32s(noise.tensor(&[6, width]));
+    let linear = |weight: &Tensor| Linear::new(weight.clone(), None);
+    let separate = Qkv::Separate([linear(&weights[0]), linear(&weights[1]), linear(&weights[2])]);
+    let rows =
+        |weight: usize, head: usize, count: usize| weights[weight].narrow(0, head * 3, count * 3).unwrap();
+    let grouped = [rows(0, 0, 2), rows(1, 0, 1), rows(2, 0, 1), rows(0, 2, 2), rows(1, 1, 1), rows(2, 1, 1)];
+    let grouped = Qkv::Grouped(linear(&Tensor::cat(&grouped, 0).unwrap()));
+    for (a, b) in separate.forward(&x, heads).unwrap().iter().zip(grouped.forward(&x, heads).unwrap()) {
+        assert_eq!(a.dims(), b.dims());
+        assert!(distance(a, &b) < 1e-6);
+    }
+}

@@ -12,7 +12,7 @@ use super::*;
 use crate::dataset::{Part, Role};
 use crate::image::decode;
 
-const FAMILIES: [&str; 2] = ["qwen2_vl", "internvl"];
+const FAMILIES: &[&str] = &["qwen2_vl", "internvl", "qwen2_5_vl", "qwen3_vl"];
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")

@@ -24,7 +24,8 @@ impl Windows {
                     let before = order.len();
                     for row in top..(top + side).min(rows) {
                         let start = frame_start + row * columns;
-                        order.extend((left..(left + side).min(columns)).map(|column| (start + column) as u32));
+                        order
+                            .extend((left..(left + side).min(columns)).map(|column| (start + column) as u32));
                     }
                     lengths.push(order.len() - before);
                 }

@@ -123,10 +123,7 @@ fn layer(
 ) -> Result<EncoderLayer> {
     let (width, mlp_width, activation) = (config.width, config.mlp_width, config.activation);
     let name = |part: &str| format!("visual.blocks.{index}.{part}");
-    let norms = [
-        norm(style, &name("norm1"), width, source)?,
-        norm(style, &name("norm2"), width, source)?,
-    ];
+    let norms = [norm(style, &name("norm1"), width, source)?, norm(style, &name("norm2"), width, source)?];
     let mut layer = |part: &str, shape: [usize; 2]| linear(source, &name(part), shape, true);
     let mlp = match style.plain_mlp {
         Some([up, down]) => Mlp::Plain {
