@@ -63,6 +63,7 @@ fn recalibrator_32x40(bencher: Bencher, trained: bool) {
         qkv_bias: false,
         fused_qkv: false,
         qk_norm: false,
+        gemma: None,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         vocab_size: V,

@@ -118,6 +118,7 @@ fn decoder_block_1280x192(bencher: Bencher, trained: bool) {
         qkv_bias: false,
         fused_qkv: false,
         qk_norm: false,
+        gemma: None,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         vocab_size: 1,

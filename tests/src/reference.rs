@@ -18,7 +18,7 @@ use serde::Deserialize;
 use shared::dataset::{Message, Part, Role};
 use shared::image::ImageInput;
 use shared::models::Encoded;
-use shared::text::{ImageSpan, Prompt};
+use shared::text::{ImageSpan, Prompt, TurnSpan};
 
 /// One conversation and transformers' tensors for it.
 pub struct Sample {
@@ -141,13 +141,12 @@ impl Sample {
         };
         if let Some(sizes) = numbers("in.image_sizes")? {
             let tiles = self.tiles()?;
-            let grid = |(size, tiles): (&Vec<u32>, &Vec<_>)| [tiles.len(), size[0] as usize, size[1] as usize];
+            let grid =
+                |(size, tiles): (&Vec<u32>, &Vec<_>)| [tiles.len(), size[0] as usize, size[1] as usize];
             return Ok(Some(sizes.iter().zip(&tiles).map(grid).collect()));
         }
         let grids = numbers("in.image_grid_thw")?;
-        Ok(grids.map(|grids| {
-            grids.iter().map(|g| [g[0] as usize, g[1] as usize, g[2] as usize]).collect()
-        }))
+        Ok(grids.map(|grids| grids.iter().map(|g| [g[0] as usize, g[1] as usize, g[2] as usize]).collect()))
     }
 
     /// (temporal, height, width) position of each token; transformers stores none for 1-D families.
@@ -158,6 +157,10 @@ impl Sample {
         let Some(positions) = self.tensors.get("position_ids") else {
             return Ok((0..self.input_ids.len() as u32).map(|position| [position; 3]).collect());
         };
+        if positions.rank() == 2 {
+            let line = positions.get(0)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+            return Ok(line.into_iter().map(|position| [position; 3]).collect());
+        }
         let axes = positions.squeeze(1)?.to_dtype(DType::U32)?.to_vec2::<u32>()?;
         ensure!(axes.len() == 3, "positions of {} axes", axes.len());
         Ok((0..axes[0].len()).map(|t| [axes[0][t], axes[1][t], axes[2][t]]).collect())
@@ -174,10 +177,19 @@ impl Sample {
             text: String::new(),
             input_ids: self.input_ids.clone(),
             offsets: Vec::new(),
-            turns: Vec::new(),
+            turns: self.answer()?.into_iter().collect(),
             images: spans.collect(),
         };
         Ok(Encoded { prompt, images, positions: self.positions()? })
+    }
+
+    /// The answer, for families that store labels: all that has one.
+    fn answer(&self) -> Result<Option<TurnSpan>> {
+        let Some(labels) = self.tensors.get("in.labels") else { return Ok(None) };
+        let labels: Vec<i64> = labels.flatten_all()?.to_vec1()?;
+        let question = labels.iter().take_while(|&&label| label < 0).count();
+        let tokens = question..labels.len();
+        Ok(Some(TurnSpan { role: Role::Assistant, tokens: tokens.clone(), answer: Some(tokens) }))
     }
 
     /// The images' pixels by grid; all tiles as one image where the family has no grids, which packing does not mind.

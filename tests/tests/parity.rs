@@ -22,6 +22,12 @@ const CHECKPOINTS: &[&str] = &[
     "models/internvl_llama",
     "qwen2_5_vl",
     "qwen3_vl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "idefics3",
+    "gemma3",
+    "paligemma",
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -95,8 +101,10 @@ fn features_equal_transformers() {
 /// make_small_families.py).
 #[test]
 fn files_become_the_same_features_as_in_transformers() {
+    let small = ["qwen2_5_vl", "qwen3_vl", "llava", "llava_next", "llava_onevision", "idefics3", "gemma3"];
+    let others = [("qwen2_vl", 4, 2, 3), ("internvl", 4, 2, 3), ("paligemma", 2, 1, 2)];
     for (name, num_samples, num_checkpoints, num_namings) in
-        [("qwen2_vl", 4, 2, 3), ("internvl", 4, 2, 3), ("qwen2_5_vl", 3, 1, 2), ("qwen3_vl", 3, 1, 2)]
+        others.into_iter().chain(small.map(|name| (name, 3, 1, 2)))
     {
         let result = compare(&fixture(name)).unwrap();
         assert!(result.passes(), "{name}: {result:?}");
@@ -165,7 +173,7 @@ fn deliberate_errors_show() {
         mirrored.images[0].pixels.reverse();
         far(mirrored);
         let mut shifted = PackedBatch::pack(&[&inputs]);
-        shifted.image_rows.iter_mut().for_each(|row| *row -= 1);
+        shifted.image_rows.iter_mut().for_each(|row| *row += 1);
         assert_far(&model.body.features(&shifted).unwrap(), &sample, name);
         let mut noisy = inputs.clone();
         noisy.images[0].pixels.iter_mut().step_by(2).for_each(|pixel| *pixel += 0.02);
@@ -201,6 +209,58 @@ fn windows_and_deepstack_are_not_decoration() {
     assert_far(&model.body.decode(&embeds, &batch).unwrap(), &sample, "deepstack in another order");
     embeds.deepstack.clear();
     assert_far(&model.body.decode(&embeds, &batch).unwrap(), &sample, "no deepstack");
+}
+
+#[test]
+fn layers_canvases_and_grids_are_not_decoration() {
+    // The last layer instead of the one before it, and the class token instead of a patch.
+    for (key, value) in [("vision_feature_layer", -1), ("vision_feature_layer", 1)] {
+        let copy = copy_of("llava");
+        edit_config(copy.path(), |json| json[key] = value.into());
+        let (model, sample) = (frozen(copy.path()), one_image("llava"));
+        let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+        assert_far(&features(&model, &inputs), &sample, "another layer");
+    }
+    for name in ["llava_next", "llava_onevision"] {
+        let (model, sample) = (frozen(&fixture(name)), one_image(name));
+        let mut inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+        let [tiles, height, width] = inputs.images[0].grid;
+        inputs.images[0].grid = [tiles, width, height];
+        let refused = model.body.features(&PackedBatch::pack(&[&inputs])).unwrap_err().to_string();
+        assert!(refused.contains("image_grid_pinpoints") || refused.contains("image tokens"), "{refused}");
+    }
+    let copy = copy_of("llava_onevision");
+    edit_config(copy.path(), |json| json["vision_aspect_ratio"] = "anyres_max_9".into());
+    let (model, sample) = (frozen(copy.path()), one_image("llava_onevision"));
+    let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+    let refused = model.body.features(&PackedBatch::pack(&[&inputs])).unwrap_err().to_string();
+    assert!(refused.contains("image tokens"), "without shrinking there are more: {refused}");
+}
+
+#[test]
+fn windows_bases_and_prefixes_are_not_decoration() {
+    for (key, value) in
+        [("sliding_window", 4096), ("sliding_window_pattern", 2), ("query_pre_attn_scalar", 8)]
+    {
+        let copy = copy_of("gemma3");
+        edit_config(copy.path(), |json| json["text_config"][key] = value.into());
+        let (model, sample) = (frozen(copy.path()), one_image("gemma3"));
+        let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+        assert_far(&features(&model, &inputs), &sample, key);
+    }
+    let copy = copy_of("gemma3");
+    edit_config(copy.path(), |json| json["text_config"]["rope_scaling"]["factor"] = 1.0.into());
+    let (model, sample) = (frozen(copy.path()), one_image("gemma3"));
+    let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+    assert_far(&features(&model, &inputs), &sample, "positions that are not scaled");
+
+    let (model, sample) = (frozen(&fixture("paligemma")), one_image("paligemma"));
+    let inputs = sample.stored_inputs(model.config.config.image_token_id()).unwrap();
+    let mut batch = PackedBatch::pack(&[&inputs]);
+    batch.question_lens = vec![0];
+    assert_far(&model.body.features(&batch).unwrap(), &sample, "a question that sees backwards only");
+    batch.question_lens = vec![inputs.prompt.input_ids.len()];
+    assert_far(&model.body.features(&batch).unwrap(), &sample, "an answer that sees forwards");
 }
 
 #[test]
@@ -274,8 +334,9 @@ fn half_precision_runs_in_its_own_type() {
             let ours = features(&model, &inputs);
             assert_eq!(ours.dtype(), DType::BF16);
             let worst = worst_error(&ours, sample.features().unwrap()).unwrap();
-            // Features reach 4.5; PyTorch's own bfloat16 is off by up to 0.15 here.
-            assert!(worst < 0.4, "{name}/{}: {worst}", sample.name);
+            // Features reach 4.5, and 7 in Gemma; PyTorch's own bfloat16 is off by up to 0.15, and 0.56 there.
+            let limit = if name.contains("gemma") { 1.2 } else { 0.4 };
+            assert!(worst < limit, "{name}/{}: {worst}", sample.name);
         }
     }
 }

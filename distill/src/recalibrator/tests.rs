@@ -26,6 +26,7 @@ fn decoder(
         qkv_bias,
         fused_qkv: false,
         qk_norm: false,
+        gemma: None,
         rms_norm_eps: 1e-6,
         rope_theta: 1e6,
         vocab_size: 0,

@@ -63,16 +63,14 @@ impl AnyRes {
     /// When the image cannot be resized.
     pub fn cut(&self, image: &RgbImage, filter: ResizeFilter) -> Result<Vec<RgbImage>, ImageError> {
         let [height, width] = self.canvas(image.width, image.height);
-        let (scaled_width, scaled_height) = fitted(image, width, height);
+        let (scaled_width, scaled_height) = fitted(image.width, image.height, [height, width]);
         let scaled = resize(image, scaled_width, scaled_height, filter)?;
         let corner = [(width - scaled_width) / 2, (height - scaled_height) / 2];
         let canvas = pad(&scaled, corner, [width, height], [0; 3]);
         let side = self.tile_side;
         let mut tiles = vec![resize(image, side, side, filter)?];
         for top in (0..height).step_by(side as usize) {
-            tiles.extend(
-                (0..width).step_by(side as usize).map(|left| crop(&canvas, left, top, side, side)),
-            );
+            tiles.extend((0..width).step_by(side as usize).map(|left| crop(&canvas, left, top, side, side)));
         }
         Ok(tiles)
     }
@@ -94,9 +92,9 @@ impl AnyRes {
     }
 }
 
-/// The (width, height) of an image at its own ratio inside a canvas.
-fn fitted(image: &RgbImage, width: u32, height: u32) -> (u32, u32) {
-    let (w, h) = (f64::from(image.width), f64::from(image.height));
+/// The (width, height) of an image at its own ratio inside a canvas of (height, width).
+pub(super) fn fitted(image_width: u32, image_height: u32, [height, width]: [u32; 2]) -> (u32, u32) {
+    let (w, h) = (f64::from(image_width), f64::from(image_height));
     let (across, down) = (f64::from(width) / w, f64::from(height) / h);
     if across < down {
         (width, ((h * across).ceil() as u32).min(height))

@@ -29,19 +29,25 @@ impl Splitting {
         let side = self.tile_side;
         let (width, height) = longest(image.width, image.height, self.longest_edge);
         let scaled = resize(image, width, height, self.filter)?;
-        if !self.is_on {
+        let [rows, columns] = self.grid(image.width, image.height);
+        if rows == 0 {
             return Ok((vec![resize(&scaled, side, side, self.filter)?], [0, 0]));
         }
-        let (width, height) = whole_tiles(width, height, side);
-        let canvas = resize(&scaled, width, height, self.filter)?;
-        let [rows, columns] = [height / side, width / side];
-        if rows * columns == 1 {
-            return Ok((vec![canvas], [0, 0]));
-        }
+        let canvas = resize(&scaled, columns * side, rows * side, self.filter)?;
         let corners = (0..rows).flat_map(|row| (0..columns).map(move |column| (column * side, row * side)));
         let mut tiles: Vec<_> = corners.map(|(left, top)| crop(&canvas, left, top, side, side)).collect();
         tiles.push(resize(&canvas, side, side, self.filter)?);
         Ok((tiles, [rows as usize, columns as usize]))
+    }
+
+    /// The (rows, columns) of the grid; a single tile has none, (0, 0).
+    pub fn grid(&self, width: u32, height: u32) -> [u32; 2] {
+        let (width, height) = longest(width, height, self.longest_edge);
+        let (width, height) = whole_tiles(width, height, self.tile_side);
+        match [height / self.tile_side, width / self.tile_side] {
+            grid if self.is_on && grid != [1, 1] => grid,
+            _ => [0, 0],
+        }
     }
 }
 

@@ -131,8 +131,12 @@ impl AnyResTower {
     fn grid(&self, image: &ImageInput, first: usize) -> Result<Grid> {
         let [tiles, height, width] = image.grid;
         let rows = self.tiling.patch_rows(width as u32, height as u32);
-        let per_canvas: u32 =
-            self.tiling.canvas(width as u32, height as u32).iter().map(|n| n / self.tiling.tile_side).product();
+        let per_canvas: u32 = self
+            .tiling
+            .canvas(width as u32, height as u32)
+            .iter()
+            .map(|n| n / self.tiling.tile_side)
+            .product();
         if tiles != per_canvas as usize + 1 {
             bail!(
                 "an image of {width} x {height} pixels in {tiles} tiles, not {}\nhint: `image_grid_pinpoints` of the \

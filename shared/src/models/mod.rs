@@ -13,6 +13,8 @@
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
+use layers::RmsNorm;
+
 mod anyres;
 mod batch;
 mod checkpoint;
@@ -20,6 +22,7 @@ mod device;
 mod error;
 mod export;
 mod fields;
+mod gemma3;
 mod generate;
 mod head;
 mod idefics3;
@@ -30,7 +33,9 @@ mod llava;
 mod llava_next;
 mod llava_onevision;
 mod load;
+mod paligemma;
 mod params;
+mod pattern;
 mod processor;
 mod qwen2_5_vl;
 mod qwen2_vl;
@@ -79,6 +84,9 @@ pub struct DecoderConfig {
     pub fused_qkv: bool,
     /// An RMS norm over each head's queries and keys, before the rotary embedding.
     pub qk_norm: bool,
+    /// What blocks of Gemma have that others do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gemma: Option<GemmaBlocks>,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
@@ -87,6 +95,26 @@ pub struct DecoderConfig {
     pub vocab_size: usize,
     /// The head is the input embedding.
     pub tie_word_embeddings: bool,
+}
+
+impl DecoderConfig {
+    /// A norm of the decoder with `weight`.
+    pub fn rms_norm(&self, weight: Tensor) -> RmsNorm {
+        match self.gemma {
+            Some(_) => RmsNorm::from_one(weight, self.rms_norm_eps),
+            None => RmsNorm::new(weight, self.rms_norm_eps),
+        }
+    }
+}
+
+/// How Gemma's blocks differ from Llama's, beside norms whose weights are differences from 1, a GELU in the feed-forward
+/// and text embeddings times the root of the width.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GemmaBlocks {
+    /// What the root is drawn of that divides products of queries and keys.
+    pub query_scalar: f64,
+    /// Norms of what attention and feed-forward add to the residual, as Gemma 3 has them.
+    pub added_norms: bool,
 }
 
 /// A vision-language model without its head: vision encoder, projector and body.

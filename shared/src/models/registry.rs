@@ -10,16 +10,24 @@ use super::error::ModelError;
 use super::params::ModelPart;
 use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::weights::WeightSource;
-use super::{DecoderConfig, VlmBody, idefics3, internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl};
+use super::{
+    DecoderConfig, VlmBody, gemma3, idefics3, internvl, llava, llava_next, llava_onevision, paligemma,
+    qwen2_5_vl, qwen2_vl, qwen3_vl,
+};
 
 /// Every family there is.
-pub static FAMILIES: &[&Family] =
-    &[&qwen2_vl::FAMILY, &qwen2_5_vl::FAMILY, &qwen3_vl::FAMILY, &internvl::FAMILY,
+pub static FAMILIES: &[&Family] = &[
+    &qwen2_vl::FAMILY,
+    &qwen2_5_vl::FAMILY,
+    &qwen3_vl::FAMILY,
+    &internvl::FAMILY,
     &llava::FAMILY,
     &llava_next::FAMILY,
     &llava_onevision::FAMILY,
     &idefics3::FAMILY,
     &idefics3::SMOLVLM,
+    &gemma3::FAMILY,
+    &paligemma::FAMILY,
 ];
 
 /// What the registry knows of a family.

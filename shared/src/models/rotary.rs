@@ -22,6 +22,11 @@ pub(super) struct Rotary {
 pub(super) enum RotaryKind {
     /// One position per token.
     Plain,
+    /// One position per token, all frequencies divided.
+    Linear {
+        /// By what.
+        factor: f64,
+    },
     /// One position per token, low frequencies slowed down.
     Llama3(Llama3),
     /// Three positions per token; sections of the angles follow one each.
@@ -80,6 +85,10 @@ impl Rotary {
         let time = || positions.iter().map(|position| position[0]).collect::<Vec<_>>();
         match &self.kind {
             RotaryKind::Plain => Rope::new(&time(), head_dim, rope_theta, device),
+            RotaryKind::Linear { factor } => {
+                let scaled = frequencies(head_dim, rope_theta)?.into_iter().map(|f| f / *factor as f32);
+                Rope::with_frequencies(&time(), &scaled.collect::<Vec<_>>(), device)
+            }
             RotaryKind::Llama3(scaling) => {
                 let scaled = frequencies(head_dim, rope_theta)?.into_iter().map(|f| scaling.scale(f));
                 Rope::with_frequencies(&time(), &scaled.collect::<Vec<_>>(), device)

@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
-use super::DecoderConfig;
 use super::fields::{Parsed, RopeFields, count, flag, number, only, word};
+use super::pattern::Pattern;
 use super::rotary::{Llama3, Rotary, RotaryKind};
+use super::{DecoderConfig, GemmaBlocks};
 
 /// What a decoder's configuration resolves to.
 pub(super) struct TextConfig {
@@ -13,6 +14,8 @@ pub(super) struct TextConfig {
     pub decoder: DecoderConfig,
     /// Its rotary embedding.
     pub rotary: Rotary,
+    /// Which tokens see which.
+    pub pattern: Pattern,
     /// The longest sample the model was made for, in tokens.
     pub max_positions: usize,
 }
@@ -35,12 +38,21 @@ struct Class {
     qkv_bias: bool,
     fused_qkv: bool,
     qk_norm: bool,
+    gemma: Option<GemmaClass>,
     /// Switches that must be off: what they add is not implemented.
     off: &'static [&'static str],
     /// For classes with three positions per token.
     mrope: Option<Mrope>,
     /// A sliding window that holds where config.json does not say null.
     sliding_window: Option<usize>,
+}
+
+/// What Gemma's classes add.
+#[derive(Clone, Copy)]
+struct GemmaClass {
+    /// The default of `query_pre_attn_scalar`, for classes that have it; others take the head width.
+    query_scalar: Option<f64>,
+    added_norms: bool,
 }
 
 /// How angles follow time, height and width.
@@ -65,6 +77,7 @@ const LLAMA: Class = Class {
     qkv_bias: false,
     fused_qkv: false,
     qk_norm: false,
+    gemma: None,
     off: &["attention_bias", "mlp_bias"],
     mrope: None,
     sliding_window: None,
@@ -96,6 +109,34 @@ const MISTRAL: Class = Class {
     sliding_window: Some(4096),
     ..LLAMA
 };
+const GEMMA: Class = Class {
+    model_type: "gemma",
+    hidden_size: 3072,
+    intermediate_size: 24_576,
+    num_layers: 28,
+    num_heads: 16,
+    num_kv_heads: Some(16),
+    head_dim: Some(256),
+    vocab_size: 256_000,
+    max_positions: 8192,
+    gemma: Some(GemmaClass { query_scalar: None, added_norms: false }),
+    off: &["attention_bias"],
+    ..LLAMA
+};
+const GEMMA3: Class = Class {
+    model_type: "gemma3_text",
+    hidden_size: 2304,
+    intermediate_size: 9216,
+    num_layers: 26,
+    num_heads: 8,
+    num_kv_heads: Some(4),
+    rope_theta: 1_000_000.0,
+    vocab_size: 262_208,
+    max_positions: 131_072,
+    qk_norm: true,
+    gemma: Some(GemmaClass { query_scalar: Some(256.0), added_norms: true }),
+    ..GEMMA
+};
 const QWEN2_VL: Class = Class {
     model_type: "qwen2_vl_text",
     hidden_size: 8192,
@@ -117,8 +158,17 @@ const QWEN3_VL: Class = Class {
     mrope: Some(Mrope { sections: [24, 20, 20], interleaved: true }),
     ..QWEN3
 };
-static CLASSES: [Class; 7] =
-    [LLAMA, QWEN2, QWEN3, MISTRAL, QWEN2_VL, Class { model_type: "qwen2_5_vl_text", ..QWEN2_VL }, QWEN3_VL];
+static CLASSES: &[Class] = &[
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    MISTRAL,
+    GEMMA,
+    GEMMA3,
+    QWEN2_VL,
+    Class { model_type: "qwen2_5_vl_text", ..QWEN2_VL },
+    QWEN3_VL,
+];
 
 /// Reads a text model of type `model_type` from `text`; `tied` says whether its head is the input embedding.
 pub(super) fn parse(text: &Value, model_type: &str, tied: bool) -> Parsed<TextConfig> {
@@ -126,7 +176,7 @@ pub(super) fn parse(text: &Value, model_type: &str, tied: bool) -> Parsed<TextCo
         let known: Vec<_> = CLASSES.iter().map(|class| class.model_type).collect();
         format!("a text model of type `{model_type}` is not supported ({} are)", known.join(", "))
     })?;
-    only(word(text, "hidden_act", "silu")? == "silu", "a text activation other than silu")?;
+    activation(text, class)?;
     for switch in class.off {
         only(!flag(text, switch, false)?, format!("`{switch}` of a text model"))?;
     }
@@ -134,7 +184,27 @@ pub(super) fn parse(text: &Value, model_type: &str, tied: bool) -> Parsed<TextCo
     let decoder = decoder(text, class, rope.theta, tied)?;
     let max_positions = count(text, "max_position_embeddings", class.max_positions)?;
     let rotary = rotary(text, class, &rope, &decoder, max_positions)?;
-    Ok(TextConfig { decoder, rotary, max_positions })
+    Ok(TextConfig { decoder, rotary, pattern: Pattern::Causal, max_positions })
+}
+
+/// Gemma's first files say `gelu` and mean its approximation.
+fn activation(text: &Value, class: &Class) -> Parsed<()> {
+    let named = word(text, "hidden_activation", word(text, "hidden_act", "")?)?;
+    match class.gemma {
+        Some(_) => only(
+            matches!(named, "" | "gelu" | "gelu_pytorch_tanh"),
+            format!("the text activation `{named}` in Gemma"),
+        ),
+        None => only(matches!(named, "" | "silu"), "a text activation other than silu"),
+    }
+}
+
+fn gemma(text: &Value, class: GemmaClass, head_dim: usize) -> Parsed<GemmaBlocks> {
+    let query_scalar = match class.query_scalar {
+        Some(default) => number(text, "query_pre_attn_scalar", default)?,
+        None => head_dim as f64,
+    };
+    Ok(GemmaBlocks { query_scalar, added_norms: class.added_norms })
 }
 
 fn decoder(text: &Value, class: &Class, rope_theta: f64, tied: bool) -> Parsed<DecoderConfig> {
@@ -169,6 +239,7 @@ fn decoder(text: &Value, class: &Class, rope_theta: f64, tied: bool) -> Parsed<D
         qkv_bias: class.qkv_bias,
         fused_qkv: class.fused_qkv,
         qk_norm: class.qk_norm,
+        gemma: class.gemma.map(|class| gemma(text, class, head_dim)).transpose()?,
         rms_norm_eps: number(text, "rms_norm_eps", class.rms_norm_eps)?,
         rope_theta,
         vocab_size: count(text, "vocab_size", class.vocab_size)?,
@@ -186,6 +257,7 @@ fn rotary(
     let kind = match (class.mrope, rope.kind) {
         (Some(class), "default" | "mrope") => mrope(rope, class, decoder.head_dim)?,
         (None, "default" | "dynamic") => RotaryKind::Plain,
+        (None, "linear") => RotaryKind::Linear { factor: number(rope.json, "factor", 1.0)? },
         (None, "llama3") => RotaryKind::Llama3(Llama3 {
             factor: number(rope.json, "factor", 8.0)?,
             low: number(rope.json, "low_freq_factor", 1.0)?,

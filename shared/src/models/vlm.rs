@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::pattern::Pattern;
 use super::registry::FamilyConfig;
 use super::rotary::Rotary;
 use super::text_config::TextConfig;
@@ -44,6 +45,8 @@ pub(super) trait TowerConfig: Serialize + Send + Sync {
 pub(super) struct VlmConfig<V> {
     decoder: DecoderConfig,
     rotary: Rotary,
+    #[serde(skip_serializing_if = "Pattern::is_causal")]
+    pattern: Pattern,
     vision: V,
     image_token_id: u32,
     #[serde(skip)]
@@ -55,8 +58,16 @@ pub(super) struct VlmConfig<V> {
 impl<V> VlmConfig<V> {
     /// A decoder whose weights lie under `text_prefix`, and a tower.
     pub(super) fn new(text: TextConfig, text_prefix: &'static str, vision: V, image_token_id: usize) -> Self {
-        let TextConfig { decoder, rotary, max_positions } = text;
-        Self { decoder, rotary, vision, image_token_id: image_token_id as u32, text_prefix, max_positions }
+        let TextConfig { decoder, rotary, pattern, max_positions } = text;
+        Self {
+            decoder,
+            rotary,
+            pattern,
+            vision,
+            image_token_id: image_token_id as u32,
+            text_prefix,
+            max_positions,
+        }
     }
 }
 
@@ -71,6 +82,7 @@ impl<V: TowerConfig> FamilyConfig for VlmConfig<V> {
             text: TextModel::build(&self.decoder, self.text_prefix, source)?,
             decoder: self.decoder.clone(),
             rotary: self.rotary.clone(),
+            pattern: self.pattern.clone(),
             dtype: source.dtype(),
         }))
     }
@@ -94,6 +106,7 @@ struct Vlm {
     text: TextModel,
     decoder: DecoderConfig,
     rotary: Rotary,
+    pattern: Pattern,
     dtype: DType,
 }
 
@@ -122,6 +135,6 @@ impl VlmBody for Vlm {
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
         let rope = self.rotary.rope(&batch.positions, &self.decoder, embeds.tokens.device())?;
-        self.text.decode(embeds, &rope, batch, cache)
+        self.pattern.decode(&self.text, embeds, &rope, &self.decoder, batch, cache)
     }
 }

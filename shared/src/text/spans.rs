@@ -3,11 +3,12 @@
 //! A chat template is a program, so the only sure way to learn where it puts an answer is to run it on prefixes of the
 //! conversation: the answer to turn `i` begins where the rendering of the turns before it, with the generation prompt, ends,
 //! and reaches to where the rendering of the turns up to it ends. That the renderings are prefixes of each other is checked.
+//! Where a template's generation prompt is not how it writes answers, the answer begins where its own text does.
 
 use std::ops::Range;
 
 use super::{ChatTemplate, ImageSpan, Prompt, TextError, TextTokenizer, TurnSpan};
-use crate::dataset::{Message, Role};
+use crate::dataset::{Message, Part, Role};
 
 /// A rendered conversation and its turns, in bytes of its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +57,32 @@ pub fn layout(
         let is_last = turn + 1 == messages.len();
         let end = if is_last { text.len() } else { prefix(turn, turn + 1, false)? };
         let is_answer = message.role == Role::Assistant;
-        let answer = is_answer.then(|| prefix(turn, turn, true)).transpose()?;
+        let answer = is_answer.then(|| answer_start(template, messages, turn, &text)).transpose()?;
         turns.push(TurnText { role: message.role, end, answer });
     }
     Ok(Layout { text, turns })
+}
+
+/// Where the answer that is turn `turn` begins in the rendering of all turns. LLaVA-OneVision's generation prompt lacks a
+/// space that its answers have: the answer's text is then looked for behind what both renderings share.
+fn answer_start(
+    template: &ChatTemplate,
+    messages: &[Message],
+    turn: usize,
+    text: &str,
+) -> Result<usize, TextError> {
+    let question = template.render(&messages[..turn], true)?;
+    if text.starts_with(&question) {
+        return Ok(question.len());
+    }
+    let shared: usize =
+        text.chars().zip(question.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+    let answer = messages[turn].content.iter().find_map(|part| match part {
+        Part::Text { text } => Some(text.trim()).filter(|text| !text.is_empty()),
+        Part::Image => None,
+    });
+    let found = answer.and_then(|answer| text[shared..].find(answer));
+    found.map(|at| shared + at).ok_or(TextError::NotPrefix { turn })
 }
 
 impl Layout {

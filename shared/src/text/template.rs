@@ -64,16 +64,19 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
-        let messages = Value::from_serialize(messages);
-        self.render_value(&messages, add_generation_prompt)
+        self.render_any(messages, add_generation_prompt)
     }
 
     /// As [`render`](Self::render), for messages in any shape the template takes.
-    pub(crate) fn render_value(
+    ///
+    /// # Errors
+    /// When the template refuses the conversation.
+    pub fn render_any(
         &self,
-        messages: &Value,
+        messages: &(impl serde::Serialize + ?Sized),
         add_generation_prompt: bool,
     ) -> Result<String, TextError> {
+        let messages = Value::from_serialize(messages);
         let template = self.environment.get_template(NAME);
         template
             .and_then(|template| template.render(context! { messages, add_generation_prompt }))

@@ -27,7 +27,7 @@ mod tests;
 use candle_core::{DType, Device, Tensor};
 
 pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu, swiglu};
-pub use attention::{Segments, attention};
+pub use attention::{Segments, Sight, attention, attention_within};
 pub use decoder::{DecoderLayer, KvLayer};
 pub use encoder::{EncoderLayer, Mlp};
 pub use linear::Linear;

@@ -226,6 +226,43 @@ fn attention_matches_its_twin() {
 }
 
 #[test]
+fn attention_within_matches_its_twin() {
+    // A window of three that an image of keys 2..6 opens forwards; and a cache of five keys before two queries.
+    let window = |i: usize| [i.saturating_sub(2), if (2..6).contains(&i) { 6 } else { i + 1 }];
+    let mut sights: Vec<Sight> = (0..80).map(window).collect();
+    sights.extend([[3, 6], [0, 7]]);
+    let segments = Segments { q: &[0, 80, 82], kv: &[0, 80, 87] };
+    compare(
+        &[&[82, 4, 6], &[87, 2, 6], &[87, 2, 6]],
+        &|x| attention_within(&x[0], &x[1], &x[2], &segments, &sights, 0.4),
+        &|x| plain::attention_within(&x[0], &x[1], &x[2], &segments, &sights, 0.4),
+    );
+    // Ranges up to each query are the causal mask.
+    let mut noise = Noise(10);
+    let mut draw = |heads: usize| noise.tensor(&[70, heads, 8]).to_dtype(DType::F32).unwrap();
+    let (q, k, v) = (draw(2), draw(1), draw(1));
+    let causal: Vec<Sight> = (0..70).map(|i| [0, i + 1]).collect();
+    let within = attention_within(&q, &k, &v, &Segments::same(&[0, 70]), &causal, 0.3).unwrap();
+    let expected = attention(&q, &k, &v, &Segments::same(&[0, 70]), true, 0.3).unwrap();
+    assert_eq!(bits(&within), bits(&expected));
+    for bad in [[3, 3], [0, 71]] {
+        let mut sights = causal.clone();
+        sights[5] = bad;
+        assert!(attention_within(&q, &k, &v, &Segments::same(&[0, 70]), &sights, 0.3).is_err());
+    }
+}
+
+#[test]
+fn a_norm_from_one_multiplies_by_one_more() {
+    let mut noise = Noise(11);
+    let (x, weight) = (noise.tensor(&[3, 8]), noise.tensor(&[8]));
+    let plus_one = (&weight + 1.0).unwrap();
+    let expected = plain::rms_norm(&x, &plus_one, 1e-6).unwrap();
+    let got = RmsNorm::from_one(weight.to_dtype(DType::F32).unwrap(), 1e-6);
+    assert!(distance(&got.forward(&x.to_dtype(DType::F32).unwrap()).unwrap(), &expected) < 1e-6);
+}
+
+#[test]
 fn attention_by_hand() {
     // Two keys with scores 0 and ln 3: weights 1/4 and 3/4.
     let q = Tensor::new(&[[[1f32]], [[1.0]]], &Device::Cpu).unwrap();
@@ -296,6 +333,7 @@ fn small_layer(noise: &mut Noise) -> (DecoderConfig, DecoderLayer, Vec<(String, 
         qkv_bias: true,
         fused_qkv: false,
         qk_norm: false,
+        gemma: None,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         vocab_size: 10,

@@ -23,10 +23,7 @@ pub(in crate::models) struct ProjectedVit {
 
 impl ProjectedVit {
     /// Reads the projector from config.json.
-    pub(in crate::models) fn parse(
-        json: &Value,
-        vision: VitConfig,
-    ) -> std::result::Result<Self, String> {
+    pub(in crate::models) fn parse(json: &Value, vision: VitConfig) -> std::result::Result<Self, String> {
         Ok(Self {
             vision,
             projector_activation: Activation::read(json, "projector_hidden_act", "gelu")?,

@@ -34,7 +34,9 @@ fn default_canvases() -> Vec<[u32; 2]> {
 fn max_tiles(json: &Value) -> Result<usize, String> {
     let ratio = word(json, "vision_aspect_ratio", "anyres_max_9")?;
     let number = ratio.strip_prefix("anyres_max_").and_then(|number| number.parse().ok());
-    number.filter(|number| *number > 0).ok_or_else(|| format!("`vision_aspect_ratio` {ratio} is not supported"))
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("`vision_aspect_ratio` {ratio} is not supported"))
 }
 
 /// Reads config.json. Defaults are those of transformers 5.23's `LlavaOnevisionConfig`.

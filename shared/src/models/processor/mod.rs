@@ -9,10 +9,10 @@ use std::path::Path;
 use serde_json::Value;
 
 mod common;
+mod square;
 
-pub(super) use common::{
-    CLIP_MEAN, CLIP_STD, CommonSettings, HALF, Size, named_token, with_default_filter,
-};
+pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings, HALF, Size, named_token, with_default_filter};
+pub(super) use square::SquareTile;
 
 use super::batch::Encoded;
 use super::error::ModelError;
@@ -26,8 +26,18 @@ mod tests;
 
 /// How one family treats images: a folder's `processor.rs` implements it.
 pub(super) trait FamilyProcessor: Send + Sync {
-    /// The token that image features replace. The chat template writes it once for each image.
+    /// The token that image features replace.
     fn image_token(&self) -> &str;
+
+    /// What the chat template writes once for each image; mostly the image token.
+    fn placeholder(&self) -> &str {
+        self.image_token()
+    }
+
+    /// The template of a family whose checkouts have none. It then writes all special tokens itself.
+    fn own_template(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The text that stands for an image, `num_tokens` image tokens among it.
     fn expansion(&self, image: &ImageInput) -> String;
@@ -75,9 +85,20 @@ impl Processor {
     /// When a file is missing or damaged, the family is unknown, or the tokenizer lacks the image token.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let config = config_of(dir)?;
-        let tokenizer = TextTokenizer::load(dir)?;
-        let template = ChatTemplate::load(dir)?;
+        let mut tokenizer = TextTokenizer::load(dir)?;
         let family = family_processor(dir, config.family, &tokenizer)?;
+        let template = match family.own_template() {
+            Some(source) => {
+                tokenizer = tokenizer.verbatim();
+                let special = |name: &str| tokenizer.special(name).unwrap_or_default();
+                ChatTemplate::compile(source, special("bos_token"), special("eos_token")).map_err(
+                    |error| {
+                        ModelError::invalid(dir, format!("{error:#}"), "this is an error of this program")
+                    },
+                )?
+            }
+            None => ChatTemplate::load(dir)?,
+        };
         let path = dir.join("tokenizer.json");
         let image_token_id = image_token_id(&path, family.as_ref(), &tokenizer)?;
         let expected = config.config.image_token_id();
@@ -125,7 +146,7 @@ impl Processor {
             grid: image.grid,
         };
         let expansions: Vec<_> = images.iter().map(expand).collect();
-        let token = self.family.image_token();
+        let token = self.family.placeholder();
         let prompt =
             layout.into_prompt(&self.tokenizer, token, &expansions, self.image_token_id, &self.eos_ids)?;
         let positions = self.family.positions(&prompt);

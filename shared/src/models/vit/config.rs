@@ -131,10 +131,7 @@ impl VitConfig {
         let used = if layer < 0 { states + layer } else { layer };
         only((0..states).contains(&used), format!("`vision_feature_layer` {layer} of {states} states"))?;
         let strategy = word(json, "vision_feature_select_strategy", strategy)?;
-        only(
-            matches!(strategy, "default" | "full"),
-            format!("`vision_feature_select_strategy` {strategy}"),
-        )?;
+        only(matches!(strategy, "default" | "full"), format!("`vision_feature_select_strategy` {strategy}"))?;
         let drop_first = strategy == "default";
         Ok(Self { used_layers: used as usize, post_norm: false, drop_first, ..self })
     }

@@ -77,8 +77,7 @@ impl Vit {
     /// Patch features of all tiles of all images, (N, R, E), or (N, P, E) without the class token.
     pub(super) fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
         let width = self.config.width;
-        let patches =
-            self.config.tile().flat_patches(images, self.patch_weight.device())?.to_dtype(dtype)?;
+        let patches = self.config.tile().flat_patches(images, self.patch_weight.device())?.to_dtype(dtype)?;
         let tiles = patches.dim(0)?;
         let linear = Linear::new(self.patch_weight.flatten_from(1)?, self.patch_bias.clone());
         let mut x = linear.forward(&patches)?;
