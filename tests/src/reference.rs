@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use shared::dataset::{Message, Part, Role};
 use shared::image::ImageInput;
-use shared::models::Encoded;
+use shared::models::{Encoded, Model, Processor};
 use shared::text::{ImageSpan, Prompt, TurnSpan};
 
 /// One conversation and transformers' tensors for it.
@@ -107,13 +107,38 @@ impl Sample {
         self.tensors.get(name).with_context(|| format!("sample `{}` has no tensor `{name}`", self.name))
     }
 
-    /// Pixel values of all images as one row-major block, empty for text; without the tiles of zeros that transformers
-    /// pads a batch with.
+    /// Pixel values of all images as one row-major block, empty for text; without what transformers pads a batch
+    /// with: tiles of zeros, or the rest of a common size (Pixtral).
     ///
     /// # Errors
     /// When the block cannot be read.
     pub fn pixels(&self) -> Result<Vec<f32>> {
+        let images = self.sized_images()?;
+        if !images.is_empty() {
+            return Ok(images.into_iter().flat_map(|image| image.pixels).collect());
+        }
         Ok(self.tiles()?.into_iter().flatten().flatten().collect())
+    }
+
+    /// Images of different sizes out of the block that pads them, (C, H, W) each; none where there are no sizes.
+    fn sized_images(&self) -> Result<Vec<ImageInput>> {
+        let (Some(pixels), Some(sizes)) =
+            (self.tensors.get("in.pixel_values"), self.tensors.get("in.image_sizes"))
+        else {
+            return Ok(Vec::new());
+        };
+        if pixels.rank() != 4 {
+            return Ok(Vec::new());
+        }
+        let sizes = sizes.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        let image = |(index, size): (usize, &Vec<u32>)| {
+            let (height, width) = (size[0] as usize, size[1] as usize);
+            let image = pixels.get(index)?.narrow(1, 0, height)?.narrow(2, 0, width)?;
+            let shape = image.dims().to_vec();
+            let pixels = image.flatten_all()?.to_vec1()?;
+            Ok(ImageInput { pixels, shape, grid: [1, 1, 1], num_tokens: 0 })
+        };
+        sizes.iter().enumerate().map(image).collect()
     }
 
     /// The rows of `in.pixel_values` (tiles, or patches) of each image; all of them as one image's where the block does
@@ -139,7 +164,10 @@ impl Sample {
             let block = self.tensors.get(name).map(|block| block.to_dtype(DType::U32)?.to_vec2());
             Ok(block.transpose()?)
         };
-        if let Some(sizes) = numbers("in.image_sizes")? {
+        let sizes = numbers("in.image_sizes")?;
+        if let Some(sizes) =
+            sizes.filter(|_| self.tensors.get("in.pixel_values").is_some_and(|p| p.rank() == 5))
+        {
             let tiles = self.tiles()?;
             let grid =
                 |(size, tiles): (&Vec<u32>, &Vec<_>)| [tiles.len(), size[0] as usize, size[1] as usize];
@@ -170,9 +198,10 @@ impl Sample {
     ///
     /// # Errors
     /// When the stored inputs are incomplete.
-    pub fn stored_inputs(&self, image_token: u32) -> Result<Encoded> {
+    pub fn stored_inputs(&self, model: &Model) -> Result<Encoded> {
         let images = self.stored_images()?;
-        let spans = runs_of(&self.input_ids, image_token).map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
+        let runs = image_token(model)?.into_iter().flat_map(|token| runs_of(&self.input_ids, token));
+        let spans = runs.map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
         let prompt = Prompt {
             text: String::new(),
             input_ids: self.input_ids.clone(),
@@ -194,7 +223,10 @@ impl Sample {
 
     /// The images' pixels by grid; all tiles as one image where the family has no grids, which packing does not mind.
     fn stored_images(&self) -> Result<Vec<ImageInput>> {
-        let Some(pixels) = self.tensors.get("in.pixel_values") else { return Ok(Vec::new()) };
+        let sized = self.sized_images()?;
+        let Some(pixels) = self.tensors.get("in.pixel_values").filter(|_| sized.is_empty()) else {
+            return Ok(sized);
+        };
         let row_shape = &pixels.dims()[if pixels.rank() < 5 { 1 } else { 2 }..];
         let rows: Vec<Vec<f32>> = self.tiles()?.into_iter().flatten().collect();
         let counts_patches = self.tensors.contains_key("in.image_grid_thw");
@@ -215,6 +247,19 @@ impl Sample {
     /// When they are not stored.
     pub fn features(&self) -> Result<&Tensor> {
         self.tensor("final_hidden")
+    }
+}
+
+/// The token that image features replace: as config.json says, or else as the checkout's processor does; none for a
+/// text model.
+///
+/// # Errors
+/// When the processor cannot be read.
+pub fn image_token(model: &Model) -> Result<Option<u32>> {
+    let stated = model.config.config.image_token_id();
+    match (stated, model.config.path.parent()) {
+        (None, Some(dir)) => Ok(Processor::load(dir)?.image_token_id()),
+        _ => Ok(stated),
     }
 }
 

@@ -20,7 +20,7 @@ pub use anyres::{AnyRes, PatchRows};
 pub use crop::{centre_crop, crop, pad, shorter_side};
 pub use decode::{MAX_PIXELS, decode};
 pub use normalize::Normalization;
-pub use patches::PatchLayout;
+pub use patches::{PatchLayout, cut_planes};
 pub use resize::{ResizeFilter, resize};
 pub use smart_resize::SmartResize;
 pub use split::Splitting;
@@ -83,6 +83,9 @@ pub enum ImageError {
         /// The largest ratio.
         limit: u32,
     },
+    /// The model has no vision encoder.
+    #[error("the model takes no images\nhint: it is a text model; leave its samples without images")]
+    NotTaken,
     /// The image cannot be resized.
     #[error("the image cannot be resized: {0}")]
     Resize(String),

@@ -7,13 +7,11 @@ use candle_core::{DType, Result, Tensor, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::fields::only;
+use super::fields::{Parsed, only};
 use super::llava::{ProjectedTower, ProjectedVit};
 use super::vlm::{ImageFeatures, Tower, TowerConfig};
 use super::weights::WeightSource;
 use crate::image::{AnyRes, ImageInput, PatchRows};
-
-type Parsed<T> = std::result::Result<T, String>;
 
 /// A tower's configuration.
 #[derive(Clone, Debug, Serialize)]

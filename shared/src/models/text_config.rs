@@ -160,6 +160,8 @@ const QWEN3_VL: Class = Class {
 };
 static CLASSES: &[Class] = &[
     LLAMA,
+    // `InternLM2Config`, which comes with its checkpoints.
+    Class { model_type: "internlm2", vocab_size: 103_168, fused_qkv: true, off: &["bias"], ..LLAMA },
     QWEN2,
     QWEN3,
     MISTRAL,

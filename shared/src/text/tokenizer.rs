@@ -99,6 +99,12 @@ impl TextTokenizer {
         token_text(self.config.get(name)?)
     }
 
+    /// The text of a token that `tokenizer_config.json` names, at its top or among the extra special tokens.
+    pub fn named(&self, name: &str) -> Option<&str> {
+        let extra = self.config.pointer(&format!("/extra_special_tokens/{name}"));
+        self.special(name).or_else(|| extra?.as_str())
+    }
+
     /// `tokenizer_config.json`; null if there is none.
     pub fn config(&self) -> &Value {
         &self.config

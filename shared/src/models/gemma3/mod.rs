@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::fields::{Parsed, count, flag, number, only, word};
 use super::layers::{Linear, RmsNorm, pixel_shuffle};
-use super::llava::{self, PROJECTOR_PREFIX, VISION_PREFIX};
+use super::llava;
+use super::llava_names::{self, PROJECTOR_PREFIX, VIT_PREFIX};
 use super::pattern::{LocalBlocks, Pattern};
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
@@ -22,11 +23,13 @@ mod processor;
 pub(super) static FAMILY: Family = Family {
     model_type: "gemma3",
     architecture: "Gemma3ForConditionalGeneration",
-    renames: llava::RENAMES,
-    parts: llava::PARTS,
-    ignored: llava::IGNORED,
-    embedding: llava::EMBEDDING,
-    head: llava::HEAD,
+    vision_type: None,
+    renames: llava_names::VIT_RENAMES,
+    infixes: &[],
+    parts: llava_names::PARTS,
+    ignored: llava_names::IGNORED,
+    embedding: llava_names::EMBEDDING,
+    head: llava_names::HEAD,
     parse,
     processor: processor::parse,
 };
@@ -58,7 +61,7 @@ fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
     config.pattern = Pattern::Images(local_blocks(text, config.decoder.num_layers)?);
     let image_token_id = llava::image_token_id(json, 262_144)?;
     let tower = PooledConfig { vision, pool };
-    Ok(Box::new(VlmConfig::new(config, llava::TEXT_PREFIX, tower, image_token_id)))
+    Ok(Box::new(VlmConfig::new(config, llava_names::TEXT_PREFIX, tower, image_token_id)))
 }
 
 /// The text configuration with the rotary parameters of its global blocks where others have theirs.
@@ -107,7 +110,7 @@ impl TowerConfig for PooledConfig {
         // Stored the other way round than a linear layer's.
         let weight = source.get(&format!("{PROJECTOR_PREFIX}.mm_input_projection_weight"), &[from, width])?;
         Ok(Box::new(PooledTower {
-            vit: Vit::build(&self.vision, VISION_PREFIX, source)?,
+            vit: Vit::build(&self.vision, VIT_PREFIX, source)?,
             pool: self.pool,
             norm: RmsNorm::from_one(norm, self.vision.norm_eps),
             projection: Linear::new(weight.t()?, None),

@@ -19,7 +19,7 @@ struct Gemma3Processor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let json = &with_default_filter(&files.image, BILINEAR);
+    let json = &with_default_filter(files.image()?, BILINEAR);
     only(!flag(json, "do_pan_and_scan", false)?, "`do_pan_and_scan`")?;
     let num_tokens = count(&files.processor, "image_seq_length", 256)?;
     Ok(Box::new(Gemma3Processor {
@@ -31,12 +31,12 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
 }
 
 impl FamilyProcessor for Gemma3Processor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
-    fn placeholder(&self) -> &str {
-        &self.start
+    fn placeholder(&self) -> Option<&str> {
+        Some(&self.start)
     }
 
     fn expansion(&self, image: &ImageInput) -> String {

@@ -26,7 +26,9 @@ const fn family(model_type: &'static str, architecture: &'static str) -> Family 
     Family {
         model_type,
         architecture,
+        vision_type: None,
         renames: &[],
+        infixes: &[],
         parts: &[
             ("model.vision_model.", ModelPart::Vision),
             ("model.connector.", ModelPart::Projector),

@@ -23,7 +23,7 @@ struct Idefics3Processor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let json = &with_default_filter(&files.image, LANCZOS);
+    let json = &with_default_filter(files.image()?, LANCZOS);
     let common = CommonSettings::parse(json, HALF, HALF)?;
     let edge = |key: &str, default| -> Result<u32, String> {
         let edge = count(&json[key], "longest_edge", default)?;
@@ -53,8 +53,8 @@ impl Idefics3Processor {
 }
 
 impl FamilyProcessor for Idefics3Processor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
     fn expansion(&self, image: &ImageInput) -> String {

@@ -22,7 +22,7 @@ struct LlavaProcessor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let (json, processor) = (&files.image, &files.processor);
+    let (json, processor) = (files.image()?, &files.processor);
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let size = Size::read(&json["size"], Size::ShortestEdge(224))?;
     let crop = match flag(json, "do_center_crop", true)? {
@@ -55,8 +55,8 @@ pub(in crate::models) fn patch_tokens(processor: &Value) -> Result<(usize, usize
 }
 
 impl FamilyProcessor for LlavaProcessor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
     fn expansion(&self, image: &ImageInput) -> String {

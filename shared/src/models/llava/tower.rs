@@ -4,10 +4,10 @@ use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{PROJECTOR_PREFIX, VISION_PREFIX};
 use crate::image::ImageInput;
 use crate::models::fields::flag;
 use crate::models::layers::{Activation, Linear};
+use crate::models::llava_names::{PROJECTOR_PREFIX, VIT_PREFIX};
 use crate::models::vit::{Vit, VitConfig};
 use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
 use crate::models::weights::{WeightSource, linear};
@@ -40,7 +40,7 @@ impl ProjectedVit {
         let name = |layer: &str| format!("{PROJECTOR_PREFIX}.{layer}");
         let from = self.vision.width;
         Ok(ProjectedTower {
-            vit: Vit::build(&self.vision, VISION_PREFIX, source)?,
+            vit: Vit::build(&self.vision, VIT_PREFIX, source)?,
             linear_1: linear(source, &name("linear_1"), [width, from], self.projector_bias)?,
             activation: self.projector_activation,
             linear_2: linear(source, &name("linear_2"), [width, width], self.projector_bias)?,

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::anyres::{AnyResConfig, canvases};
 use super::fields::{flag, word};
 use super::llava::{self, ProjectedVit};
+use super::llava_names;
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
 use super::vit::VitConfig;
@@ -17,11 +18,13 @@ mod processor;
 pub(super) static FAMILY: Family = Family {
     model_type: "llava_next",
     architecture: "LlavaNextForConditionalGeneration",
-    renames: llava::RENAMES,
-    parts: llava::PARTS,
-    ignored: llava::IGNORED,
-    embedding: llava::EMBEDDING,
-    head: llava::HEAD,
+    vision_type: None,
+    renames: llava_names::VIT_RENAMES,
+    infixes: &[],
+    parts: llava_names::PARTS,
+    ignored: llava_names::IGNORED,
+    embedding: llava_names::EMBEDDING,
+    head: llava_names::HEAD,
     parse,
     processor: processor::parse,
 };
@@ -38,5 +41,5 @@ fn parse(json: &Value) -> Result<Box<dyn FamilyConfig>, String> {
     let tied = flag(json, "tie_word_embeddings", false)?;
     let text = text_config::parse(text, word(text, "model_type", "llama")?, tied)?;
     let image_token_id = llava::image_token_id(json, 32_000)?;
-    Ok(Box::new(VlmConfig::new(text, llava::TEXT_PREFIX, tower, image_token_id)))
+    Ok(Box::new(VlmConfig::new(text, llava_names::TEXT_PREFIX, tower, image_token_id)))
 }

@@ -20,7 +20,7 @@ struct LlavaNextProcessor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let json = &files.image;
+    let json = files.image()?;
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let [height, width] = Size::read(&json["size"], Size::ShortestEdge(224))?.sides();
     let crop = Size::read(&json["crop_size"], Size::Exact([224, 224]))?.sides();
@@ -42,8 +42,8 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
 }
 
 impl FamilyProcessor for LlavaNextProcessor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
     fn expansion(&self, image: &ImageInput) -> String {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::anyres::{AnyResConfig, canvases};
 use super::fields::word;
 use super::llava::{self, ProjectedVit};
+use super::llava_names;
 use super::registry::{Family, FamilyConfig};
 use super::vit::VitConfig;
 use super::vlm::VlmConfig;
@@ -16,11 +17,13 @@ mod processor;
 pub(super) static FAMILY: Family = Family {
     model_type: "llava_onevision",
     architecture: "LlavaOnevisionForConditionalGeneration",
-    renames: llava::RENAMES,
-    parts: llava::PARTS,
-    ignored: llava::IGNORED,
-    embedding: llava::EMBEDDING,
-    head: llava::HEAD,
+    vision_type: None,
+    renames: llava_names::VIT_RENAMES,
+    infixes: &[],
+    parts: llava_names::PARTS,
+    ignored: llava_names::IGNORED,
+    embedding: llava_names::EMBEDDING,
+    head: llava_names::HEAD,
     parse,
     processor: processor::parse,
 };
@@ -55,5 +58,5 @@ fn parse(json: &Value) -> Result<Box<dyn FamilyConfig>, String> {
     let tower = AnyResConfig::new(projected, canvases(json, &default_canvases())?, Some(max_tiles(json)?))?;
     let text = llava::tied_or_not(json, "qwen2")?;
     let image_token_id = llava::image_token_id(json, 151_646)?;
-    Ok(Box::new(VlmConfig::new(text, llava::TEXT_PREFIX, tower, image_token_id)))
+    Ok(Box::new(VlmConfig::new(text, llava_names::TEXT_PREFIX, tower, image_token_id)))
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::fields::{Parsed, flag, word};
 use super::layers::Linear;
-use super::llava::{self, PROJECTOR_PREFIX, VISION_PREFIX};
+use super::llava;
+use super::llava_names::{self, PROJECTOR_PREFIX, VIT_PREFIX};
 use super::pattern::Pattern;
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
@@ -22,11 +23,13 @@ mod processor;
 pub(super) static FAMILY: Family = Family {
     model_type: "paligemma",
     architecture: "PaliGemmaForConditionalGeneration",
-    renames: llava::RENAMES,
-    parts: llava::PARTS,
-    ignored: llava::IGNORED,
-    embedding: llava::EMBEDDING,
-    head: llava::HEAD,
+    vision_type: None,
+    renames: llava_names::VIT_RENAMES,
+    infixes: &[],
+    parts: llava_names::PARTS,
+    ignored: llava_names::IGNORED,
+    embedding: llava_names::EMBEDDING,
+    head: llava_names::HEAD,
     parse,
     processor: processor::parse,
 };
@@ -53,7 +56,7 @@ fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
     config.pattern = Pattern::Question;
     let image_token_id = llava::image_token_id(json, 256_000)?;
     let tower = LinearConfig { vision };
-    Ok(Box::new(VlmConfig::new(config, llava::TEXT_PREFIX, tower, image_token_id)))
+    Ok(Box::new(VlmConfig::new(config, llava_names::TEXT_PREFIX, tower, image_token_id)))
 }
 
 /// Vision encoder and projector.
@@ -71,7 +74,7 @@ impl TowerConfig for LinearConfig {
     fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
         let name = format!("{PROJECTOR_PREFIX}.linear");
         Ok(Box::new(LinearTower {
-            vit: Vit::build(&self.vision, VISION_PREFIX, source)?,
+            vit: Vit::build(&self.vision, VIT_PREFIX, source)?,
             projection: linear(source, &name, [width, self.vision.width], true)?,
         }))
     }

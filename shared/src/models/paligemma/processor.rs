@@ -29,19 +29,19 @@ struct PaliGemmaProcessor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let num_tokens = count(&files.image, "image_seq_length", 0)?;
+    let num_tokens = count(files.image()?, "image_seq_length", 0)?;
     if num_tokens == 0 {
         return Err("has no `image_seq_length`".into());
     }
     Ok(Box::new(PaliGemmaProcessor {
-        tile: SquareTile::parse(&files.image, HALF, num_tokens)?,
+        tile: SquareTile::parse(files.image()?, HALF, num_tokens)?,
         image_token: named_token(files, "image_token", "<image>"),
     }))
 }
 
 impl FamilyProcessor for PaliGemmaProcessor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
     fn own_template(&self) -> Option<&'static str> {

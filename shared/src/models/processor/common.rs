@@ -57,6 +57,10 @@ impl Size {
         }
     }
 }
+/// ImageNet's channel means.
+pub(in crate::models) const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+/// ImageNet's channel standard deviations.
+pub(in crate::models) const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
 
 /// The settings that every image processor shares.
 pub(in crate::models) struct CommonSettings {
@@ -117,9 +121,8 @@ pub(in crate::models) fn with_default_filter(json: &Value, filter: u64) -> Value
     json
 }
 
-/// A token that tokenizer_config.json names, at its top or among the extra special tokens, else processor_config.json.
+/// A token that tokenizer_config.json names, else processor_config.json.
 pub(in crate::models) fn named_token(files: &ProcessorFiles<'_>, name: &str, default: &str) -> String {
-    let extra = files.tokenizer.config().pointer(&format!("/extra_special_tokens/{name}"));
-    let token = files.tokenizer.special(name).or_else(|| extra?.as_str());
-    token.or_else(|| files.processor[name].as_str()).unwrap_or(default).to_owned()
+    let token = files.tokenizer.named(name).or_else(|| files.processor[name].as_str());
+    token.unwrap_or(default).to_owned()
 }
