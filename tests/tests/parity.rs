@@ -469,6 +469,8 @@ fn broken_checkpoints_are_refused_with_a_hint() {
     let message = refusal(copy.path());
     assert!(message.contains("`Qwen9VLForConditionalGeneration` is not supported"), "{message}");
     assert!(message.contains("InternVLForConditionalGeneration"), "{message}");
+    // A name that families share is told with what tells them apart.
+    assert!(message.contains("LlavaForConditionalGeneration (vision `pixtral`)"), "{message}");
 
     let copy = copy_of("models/internvl_llama");
     edit_config(copy.path(), |json| json["text_config"]["model_type"] = "mamba".into());
@@ -501,6 +503,23 @@ fn inputs_that_do_not_fit_are_refused() {
     let mut long = inputs;
     long.positions.last_mut().unwrap()[0] = 64;
     assert!(refused(long).contains("up to 64"));
+}
+
+#[test]
+fn a_sliding_window_is_no_limit_before_it_ends() {
+    let copy = copy_of("pixtral");
+    edit_config(copy.path(), |json| {
+        json["text_config"].as_object_mut().unwrap().remove("sliding_window");
+    });
+    let (model, sample) = (frozen(copy.path()), one_image("pixtral"));
+    let mut inputs = sample.stored_inputs(&model).unwrap();
+    assert!(worst_error(&features(&model, &inputs), sample.features().unwrap()).unwrap() < TOLERANCE);
+    // transformers' MistralConfig: sliding_window is 4096 where config.json does not say null.
+    inputs.positions.last_mut().unwrap()[0] = 4095;
+    features(&model, &inputs);
+    inputs.positions.last_mut().unwrap()[0] = 4096;
+    let refused = model.body.features(&PackedBatch::pack(&[&inputs])).unwrap_err().to_string();
+    assert!(refused.contains("up to 4096") && refused.contains("hint: "), "{refused}");
 }
 
 #[test]

@@ -156,7 +156,11 @@ fn family_of(path: &Path, json: &Value) -> std::result::Result<&'static Family, 
             && (family.vision_type.is_none() || family.vision_type == vision_type)
     };
     FAMILIES.iter().find(named).copied().ok_or_else(|| {
-        let supported = FAMILIES.iter().map(|family| family.architecture).collect::<Vec<_>>().join(", ");
+        let name = |family: &&Family| match family.vision_type {
+            Some(vision) => format!("{} (vision `{vision}`)", family.architecture),
+            None => family.architecture.to_owned(),
+        };
+        let supported = FAMILIES.iter().map(name).collect::<Vec<_>>().join(", ");
         let found = if architecture.is_empty() { model_type } else { architecture };
         ModelError::UnknownArchitecture {
             path: path.to_owned(),

@@ -153,6 +153,25 @@ fn a_text_model_says_that_it_takes_no_images() {
 }
 
 #[test]
+fn an_original_internvl_ends_turns_whatever_its_tokenizer_says() {
+    // InternLM2's tokenizer names `</s>`; the conversations end turns with `<|im_end|>`.
+    let dir = copy("internvl_chat");
+    let edit = |file: &str, change: &dyn Fn(&mut Value)| {
+        let path = dir.path().join(file);
+        let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut json);
+        fs::write(&path, json.to_string()).unwrap();
+    };
+    edit("tokenizer_config.json", &|json| json["eos_token"] = "<|endoftext|>".into());
+    edit("config.json", &|json| json["llm_config"]["eos_token_id"] = Value::Null);
+    let processor = Processor::load(dir.path()).unwrap();
+    let id = |token: &str| processor.tokenizer().token_id(token).unwrap();
+    let mut expected = [id("<|endoftext|>"), id("<|im_end|>")];
+    expected.sort_unstable();
+    assert_eq!(processor.eos_ids(), expected);
+}
+
+#[test]
 fn more_images_than_placeholders_are_an_error() {
     for family in FAMILIES {
         let processor = Processor::load(&fixtures().join(family)).unwrap();
