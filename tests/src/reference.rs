@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
 use shared::dataset::{Message, Part, Role};
 use shared::image::ImageInput;
-use shared::models::Encoded;
+use shared::models::{Encoded, Model, Processor};
 use shared::text::{ImageSpan, Prompt};
 
 /// One conversation and transformers' tensors for it.
@@ -107,15 +107,41 @@ impl Sample {
         self.tensors.get(name).with_context(|| format!("sample `{}` has no tensor `{name}`", self.name))
     }
 
-    /// Pixel values of all images as one row-major block, empty for text.
+    /// Pixel values of all images as one row-major block, empty for text. Where transformers pads images to a common
+    /// size and stores their own (Pixtral), without the padding.
     ///
     /// # Errors
     /// When the block cannot be read.
     pub fn pixels(&self) -> Result<Vec<f32>> {
+        let images = self.sized_images()?;
+        if !images.is_empty() {
+            return Ok(images.into_iter().flat_map(|image| image.pixels).collect());
+        }
         match self.tensors.get("in.pixel_values") {
             Some(pixels) => Ok(pixels.flatten_all()?.to_vec1()?),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Images of different sizes out of the block that pads them, (C, H, W) each; none where there are no sizes.
+    fn sized_images(&self) -> Result<Vec<ImageInput>> {
+        let (Some(pixels), Some(sizes)) =
+            (self.tensors.get("in.pixel_values"), self.tensors.get("in.image_sizes"))
+        else {
+            return Ok(Vec::new());
+        };
+        if pixels.rank() != 4 {
+            return Ok(Vec::new());
+        }
+        let sizes = sizes.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        let image = |(index, size): (usize, &Vec<u32>)| {
+            let (height, width) = (size[0] as usize, size[1] as usize);
+            let image = pixels.get(index)?.narrow(1, 0, height)?.narrow(2, 0, width)?;
+            let shape = image.dims().to_vec();
+            let pixels = image.flatten_all()?.to_vec1()?;
+            Ok(ImageInput { pixels, shape, grid: [1, 1, 1], num_tokens: 0 })
+        };
+        sizes.iter().enumerate().map(image).collect()
     }
 
     /// (temporal, height, width) of each image's patch grid, where the family has one.
@@ -145,9 +171,10 @@ impl Sample {
     ///
     /// # Errors
     /// When the stored inputs are incomplete.
-    pub fn stored_inputs(&self, image_token: u32) -> Result<Encoded> {
+    pub fn stored_inputs(&self, model: &Model) -> Result<Encoded> {
         let images = self.stored_images()?;
-        let spans = runs_of(&self.input_ids, image_token).map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
+        let runs = image_token(model)?.into_iter().flat_map(|token| runs_of(&self.input_ids, token));
+        let spans = runs.map(|tokens| ImageSpan { tokens, grid: [1, 1, 1] });
         let prompt = Prompt {
             text: String::new(),
             input_ids: self.input_ids.clone(),
@@ -160,7 +187,10 @@ impl Sample {
 
     /// The images' pixels by grid; all tiles as one image where the family has no grids, which packing does not mind.
     fn stored_images(&self) -> Result<Vec<ImageInput>> {
-        let Some(pixels) = self.tensors.get("in.pixel_values") else { return Ok(Vec::new()) };
+        let sized = self.sized_images()?;
+        let Some(pixels) = self.tensors.get("in.pixel_values").filter(|_| sized.is_empty()) else {
+            return Ok(sized);
+        };
         let (rows, width) = (pixels.dims()[0], pixels.dims()[1..].iter().product::<usize>());
         let values = self.pixels()?;
         let mut start = 0;
@@ -180,6 +210,19 @@ impl Sample {
     /// When they are not stored.
     pub fn features(&self) -> Result<&Tensor> {
         self.tensor("final_hidden")
+    }
+}
+
+/// The token that image features replace: as config.json says, or else as the checkout's processor does; none for a
+/// text model.
+///
+/// # Errors
+/// When the processor cannot be read.
+pub fn image_token(model: &Model) -> Result<Option<u32>> {
+    let stated = model.config.config.image_token_id();
+    match (stated, model.config.path.parent()) {
+        (None, Some(dir)) => Ok(Processor::load(dir)?.image_token_id()),
+        _ => Ok(stated),
     }
 }
 

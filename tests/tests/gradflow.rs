@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use e2e::reference::samples;
+use e2e::reference::{image_token, samples};
 use shared::models::{LoadOptions, Model, ModelPart, PackedBatch, TrainableParts, expected_weights, load};
 
 const CHECKPOINTS: &[&str] = &[
@@ -19,6 +19,12 @@ const CHECKPOINTS: &[&str] = &[
     "models/internvl_llama",
     "qwen2_5_vl",
     "qwen3_vl",
+    "internvl_chat",
+    "pixtral",
+    "mistral3",
+    "qwen2_text",
+    "qwen3_text",
+    "llama_text",
 ];
 
 #[derive(serde::Deserialize)]
@@ -40,11 +46,12 @@ fn trainable(name: &str, parts: &[ModelPart]) -> Model {
 /// Gradients of the mean next-token cross entropy over the text tokens of the last sample, as make.py has it.
 fn backward(name: &str, model: &Model) -> GradStore {
     let sample = samples(&fixture(name)).unwrap().pop().unwrap();
-    let image = model.config.config.image_token_id();
-    let batch = PackedBatch::pack(&[&sample.stored_inputs(image).unwrap()]);
+    let image = image_token(model).unwrap();
+    let batch = PackedBatch::pack(&[&sample.stored_inputs(model).unwrap()]);
     let logits = model.head.logits(&model.body.features(&batch).unwrap()).unwrap();
-    let kept: Vec<u32> =
-        (0..batch.num_tokens() as u32 - 1).filter(|&t| batch.input_ids[t as usize + 1] != image).collect();
+    let kept: Vec<u32> = (0..batch.num_tokens() as u32 - 1)
+        .filter(|&t| Some(batch.input_ids[t as usize + 1]) != image)
+        .collect();
     let targets: Vec<u32> = kept.iter().map(|&t| batch.input_ids[t as usize + 1]).collect();
     let logits = logits.index_select(&Tensor::new(kept, &Device::Cpu).unwrap(), 0).unwrap();
     candle_nn::loss::cross_entropy(&logits, &Tensor::new(targets, &Device::Cpu).unwrap())

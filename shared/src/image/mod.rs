@@ -15,7 +15,7 @@ mod tiles;
 
 pub use decode::{MAX_PIXELS, decode};
 pub use normalize::Normalization;
-pub use patches::PatchLayout;
+pub use patches::{PatchLayout, cut_planes};
 pub use resize::{ResizeFilter, resize};
 pub use smart_resize::SmartResize;
 pub use tiles::{Tiling, crop, tile_grid};
@@ -76,6 +76,9 @@ pub enum ImageError {
         /// The largest ratio.
         limit: u32,
     },
+    /// The model has no vision encoder.
+    #[error("the model takes no images\nhint: it is a text model; leave its samples without images")]
+    NotTaken,
     /// The image cannot be resized.
     #[error("the image cannot be resized: {0}")]
     Resize(String),

@@ -117,8 +117,17 @@ const QWEN3_VL: Class = Class {
     mrope: Some(Mrope { sections: [24, 20, 20], interleaved: true }),
     ..QWEN3
 };
-static CLASSES: [Class; 7] =
-    [LLAMA, QWEN2, QWEN3, MISTRAL, QWEN2_VL, Class { model_type: "qwen2_5_vl_text", ..QWEN2_VL }, QWEN3_VL];
+static CLASSES: [Class; 8] = [
+    LLAMA,
+    // `InternLM2Config`, which comes with its checkpoints.
+    Class { model_type: "internlm2", vocab_size: 103_168, fused_qkv: true, off: &["bias"], ..LLAMA },
+    QWEN2,
+    QWEN3,
+    MISTRAL,
+    QWEN2_VL,
+    Class { model_type: "qwen2_5_vl_text", ..QWEN2_VL },
+    QWEN3_VL,
+];
 
 /// Reads a text model of type `model_type` from `text`; `tied` says whether its head is the input embedding.
 pub(super) fn parse(text: &Value, model_type: &str, tied: bool) -> Parsed<TextConfig> {

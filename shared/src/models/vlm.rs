@@ -45,7 +45,7 @@ pub(super) struct VlmConfig<V> {
     decoder: DecoderConfig,
     rotary: Rotary,
     vision: V,
-    image_token_id: u32,
+    image_token_id: Option<u32>,
     #[serde(skip)]
     text_prefix: &'static str,
     #[serde(skip)]
@@ -55,8 +55,14 @@ pub(super) struct VlmConfig<V> {
 impl<V> VlmConfig<V> {
     /// A decoder whose weights lie under `text_prefix`, and a tower.
     pub(super) fn new(text: TextConfig, text_prefix: &'static str, vision: V, image_token_id: usize) -> Self {
+        let config = Self::without_image_token(text, text_prefix, vision);
+        Self { image_token_id: Some(image_token_id as u32), ..config }
+    }
+
+    /// The same where config.json does not say which token image features replace.
+    pub(super) fn without_image_token(text: TextConfig, text_prefix: &'static str, vision: V) -> Self {
         let TextConfig { decoder, rotary, max_positions } = text;
-        Self { decoder, rotary, vision, image_token_id: image_token_id as u32, text_prefix, max_positions }
+        Self { decoder, rotary, vision, image_token_id: None, text_prefix, max_positions }
     }
 }
 
@@ -75,7 +81,7 @@ impl<V: TowerConfig> FamilyConfig for VlmConfig<V> {
         }))
     }
 
-    fn image_token_id(&self) -> u32 {
+    fn image_token_id(&self) -> Option<u32> {
         self.image_token_id
     }
 

@@ -10,7 +10,7 @@ mod template;
 mod tokenizer;
 
 pub use error::TextError;
-pub use spans::{Expansion, Layout, layout};
+pub use spans::{Expansion, Layout, Placeholder, layout};
 pub use template::ChatTemplate;
 pub use tokenizer::{TextTokenizer, Tokens};
 

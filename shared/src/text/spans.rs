@@ -24,6 +24,15 @@ struct TurnText {
     answer: Option<usize>,
 }
 
+/// The token that image features replace; a rendered template has it once for each image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placeholder {
+    /// As the template writes it.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
+}
+
 /// What replaces one image's placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expansion {
@@ -64,21 +73,26 @@ pub fn layout(
 
 impl Layout {
     /// Expands the image placeholders, encodes the text, and finds turns, answers and images among the tokens.
-    /// `eos_ids` are the tokens that may end a turn, `image_id` the one that image features replace.
+    /// `eos_ids` are the tokens that may end a turn; a model without a `placeholder` takes no images.
     ///
     /// # Errors
     /// When the placeholders do not match the images or the tokenizer fails.
     pub fn into_prompt(
         self,
         tokenizer: &TextTokenizer,
-        placeholder: &str,
+        placeholder: Option<&Placeholder>,
         images: &[Expansion],
-        image_id: u32,
         eos_ids: &[u32],
     ) -> Result<Prompt, TextError> {
-        let expanded = self.expand(placeholder, images)?;
+        let expanded = match placeholder {
+            Some(placeholder) => self.expand(&placeholder.text, images)?,
+            None => self,
+        };
         let tokens = tokenizer.encode(&expanded.text)?;
-        let images = image_spans(&tokens.ids, image_id, images, placeholder)?;
+        let images = match placeholder {
+            Some(placeholder) => image_spans(&tokens.ids, placeholder, images)?,
+            None => Vec::new(),
+        };
         let mut chars = CharIndex::new(&expanded.text);
         let mut prompt = Prompt {
             input_ids: tokens.ids,
@@ -181,16 +195,16 @@ fn answer_span(
 /// Where each image's tokens lie, from the first to the last.
 fn image_spans(
     ids: &[u32],
-    image_id: u32,
+    placeholder: &Placeholder,
     images: &[Expansion],
-    placeholder: &str,
 ) -> Result<Vec<ImageSpan>, TextError> {
     let expected: usize = images.iter().map(|image| image.num_tokens).sum();
-    let found = ids.iter().filter(|&&id| id == image_id).count();
+    let found = ids.iter().filter(|&&id| id == placeholder.id).count();
     if found != expected {
-        return Err(TextError::Placeholders { placeholder: placeholder.to_owned(), found, expected });
+        return Err(TextError::Placeholders { placeholder: placeholder.text.clone(), found, expected });
     }
-    let mut places = ids.iter().enumerate().filter_map(|(token, &id)| (id == image_id).then_some(token));
+    let mut places =
+        ids.iter().enumerate().filter_map(|(token, &id)| (id == placeholder.id).then_some(token));
     let span = |image: &Expansion| {
         let mut tokens = places.by_ref().take(image.num_tokens);
         let start = tokens.next().unwrap_or(ids.len());

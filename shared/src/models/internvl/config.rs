@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::models::fields::{Parsed, count, flag, number, only, pair, word};
 use crate::models::layers::Activation;
+use crate::models::llava_names::TEXT_PREFIX;
 use crate::models::registry::FamilyConfig;
 use crate::models::text_config;
 use crate::models::vlm::VlmConfig;
@@ -82,7 +83,7 @@ pub(super) fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
         Activation::read(json, "projector_hidden_act", "gelu")?,
     )?;
     let image_token_id = count(json, "image_token_id", 151_667)?;
-    Ok(Box::new(VlmConfig::new(text, super::TEXT_PREFIX, tower, image_token_id)))
+    Ok(Box::new(VlmConfig::new(text, TEXT_PREFIX, tower, image_token_id)))
 }
 
 fn vision(json: &Value) -> Parsed<VisionConfig> {

@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::config::VisionConfig;
-use crate::image::ImageInput;
+use crate::image::{ImageInput, cut_planes};
 use crate::models::layers::{EncoderLayer, LayerNorm, Linear, Mlp, Norm, Qkv};
 use crate::models::weights::{WeightSource, layer_norm, linear, rms_norm};
 
@@ -87,26 +87,13 @@ impl VisionModel {
                 )
             }
             tiles += image.shape[0];
-            image
-                .pixels
-                .chunks_exact(channels * height * width)
-                .for_each(|tile| self.append_patches(tile, &mut patches));
+            for tile in image.pixels.chunks_exact(channels * height * width) {
+                cut_planes(tile, [channels, height, width], config.patch_size, &mut patches);
+            }
         }
         let [rows, columns] = config.grid();
         let patch = channels * config.patch_size[0] * config.patch_size[1];
         Tensor::from_vec(patches, (tiles, rows * columns, patch), device)
-    }
-
-    /// One tile (C, H, W) as patches (rows, columns, C, p, p), appended.
-    fn append_patches(&self, tile: &[f32], patches: &mut Vec<f32>) {
-        let ([height, width], [p, q]) = (self.config.image_size, self.config.patch_size);
-        let [rows, columns] = self.config.grid();
-        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
-            for (channel, i) in (0..self.config.num_channels).flat_map(|c| (0..p).map(move |i| (c, i))) {
-                let start = (channel * height + row * p + i) * width + column * q;
-                patches.extend_from_slice(&tile[start..start + q]);
-            }
-        }
     }
 }
 

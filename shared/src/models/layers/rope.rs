@@ -63,7 +63,7 @@ impl Rope {
     ) -> Result<Rope> {
         check_sections(sections, head_dim)?;
         let section = |axis: usize| sections.get(axis).copied().unwrap_or_default();
-        let axis = |j: usize| if j % 3 > 0 && j < 3 * section(j % 3) { j % 3 } else { 0 };
+        let axis = |j: usize| if j < 3 * section(j % 3) { j % 3 } else { 0 };
         let frequencies = frequencies(head_dim, theta)?.into_iter().enumerate();
         let angles: Vec<_> = frequencies.map(|(j, frequency)| Angle { axis: axis(j), frequency }).collect();
         Rope::from_angles(positions, &angles, device)

@@ -10,6 +10,11 @@ pub(in crate::models) const CLIP_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.4082
 /// CLIP's channel standard deviations.
 pub(in crate::models) const CLIP_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 
+/// ImageNet's channel means.
+pub(in crate::models) const IMAGENET_MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+/// ImageNet's channel standard deviations.
+pub(in crate::models) const IMAGENET_STD: [f64; 3] = [0.229, 0.224, 0.225];
+
 /// The settings that every image processor shares.
 pub(in crate::models) struct CommonSettings {
     /// Channel means.

@@ -10,25 +10,30 @@ use serde_json::Value;
 
 mod common;
 
-pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings};
+pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings, IMAGENET_MEAN, IMAGENET_STD};
 
 use super::batch::Encoded;
 use super::error::ModelError;
-use super::registry::{Family, config_of};
+use super::registry::{ModelConfig, config_of};
 use crate::dataset::Message;
 use crate::image::{ImageError, ImageInput, RgbImage};
-use crate::text::{ChatTemplate, Expansion, Prompt, TextTokenizer, layout};
+use crate::text::{ChatTemplate, Expansion, Placeholder, Prompt, TextTokenizer, layout};
 
 #[cfg(test)]
 mod tests;
 
 /// How one family treats images: a folder's `processor.rs` implements it.
 pub(super) trait FamilyProcessor: Send + Sync {
-    /// The token that image features replace. The chat template writes it once for each image.
-    fn image_token(&self) -> &str;
+    /// The token that image features replace; none for a text model. The chat template writes it once for each image.
+    fn image_token(&self) -> Option<&str>;
 
     /// The text that stands for an image, `num_tokens` image tokens among it.
     fn expansion(&self, image: &ImageInput) -> String;
+
+    /// A token that ends a turn though neither the tokenizer nor a configuration says so.
+    fn turn_end(&self) -> Option<&str> {
+        None
+    }
 
     /// The pixels of an image as the vision encoder takes them.
     fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError>;
@@ -44,7 +49,10 @@ pub(super) trait FamilyProcessor: Send + Sync {
 
 /// What a family's processor is made from.
 pub(super) struct ProcessorFiles<'a> {
-    /// Image processing: preprocessor_config.json, or the part of processor_config.json that replaced it.
+    /// config.json.
+    pub config: &'a Value,
+    /// Image processing: preprocessor_config.json, or the part of processor_config.json that replaced it; null if there
+    /// is neither.
     pub image: Value,
     /// processor_config.json; null if there is none.
     pub processor: Value,
@@ -52,12 +60,19 @@ pub(super) struct ProcessorFiles<'a> {
     pub tokenizer: &'a TextTokenizer,
 }
 
+impl ProcessorFiles<'_> {
+    /// Image processing, which a family with a vision encoder cannot do without.
+    pub(super) fn image(&self) -> Result<&Value, String> {
+        if self.image.is_null() { Err("is missing".into()) } else { Ok(&self.image) }
+    }
+}
+
 /// Makes what a model takes from conversations, exactly as the checkpoint's own processor does in transformers.
 pub struct Processor {
     template: ChatTemplate,
     tokenizer: TextTokenizer,
     family: Box<dyn FamilyProcessor>,
-    image_token_id: u32,
+    placeholder: Option<Placeholder>,
     eos_ids: Vec<u32>,
 }
 
@@ -70,18 +85,16 @@ impl Processor {
         let config = config_of(dir)?;
         let tokenizer = TextTokenizer::load(dir)?;
         let template = ChatTemplate::load(dir)?;
-        let family = family_processor(dir, config.family, &tokenizer)?;
+        let family = family_processor(dir, &config, &tokenizer)?;
         let path = dir.join("tokenizer.json");
-        let image_token_id = image_token_id(&path, family.as_ref(), &tokenizer)?;
-        let expected = config.config.image_token_id();
-        if image_token_id != expected {
-            let reason =
-                format!("`{}` is {image_token_id}, but config.json says {expected}", family.image_token());
-            let hint = "tokenizer and config.json must come from one checkpoint";
-            return Err(ModelError::invalid(&path, reason, hint));
-        }
-        let eos_ids = eos_ids(dir, &config.json, &tokenizer)?;
-        Ok(Self { template, tokenizer, family, image_token_id, eos_ids })
+        let placeholder = match family.image_token() {
+            Some(token) => Some(placeholder(&path, token, &config, &tokenizer)?),
+            None => None,
+        };
+        let image_text = family.image_token().map(|token| format!("{token}\n"));
+        let template = template.with_image_text(image_text.unwrap_or_default());
+        let eos_ids = eos_ids(dir, &config.json, &tokenizer, family.turn_end())?;
+        Ok(Self { template, tokenizer, family, placeholder, eos_ids })
     }
 
     /// A whole conversation with its answers.
@@ -117,9 +130,8 @@ impl Processor {
             grid: image.grid,
         };
         let expansions: Vec<_> = images.iter().map(expand).collect();
-        let token = self.family.image_token();
         let prompt =
-            layout.into_prompt(&self.tokenizer, token, &expansions, self.image_token_id, &self.eos_ids)?;
+            layout.into_prompt(&self.tokenizer, self.placeholder.as_ref(), &expansions, &self.eos_ids)?;
         let positions = self.family.positions(&prompt);
         Ok(Encoded { prompt, images, positions })
     }
@@ -139,6 +151,11 @@ impl Processor {
         &self.tokenizer
     }
 
+    /// The token that image features replace; none for a text model.
+    pub fn image_token_id(&self) -> Option<u32> {
+        self.placeholder.as_ref().map(|placeholder| placeholder.id)
+    }
+
     /// The tokens that end an answer.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
@@ -147,7 +164,7 @@ impl Processor {
 
 fn family_processor(
     dir: &Path,
-    family: &Family,
+    config: &ModelConfig,
     tokenizer: &TextTokenizer,
 ) -> Result<Box<dyn FamilyProcessor>, ModelError> {
     let path = dir.join("processor_config.json");
@@ -162,35 +179,46 @@ fn family_processor(
         }
     };
     let hint = "copy preprocessor_config.json and processor_config.json from the original checkpoint";
-    if image.is_null() {
-        return Err(ModelError::invalid(&path, "is missing", hint));
-    }
-    (family.processor)(&ProcessorFiles { image, processor, tokenizer })
+    (config.family.processor)(&ProcessorFiles { config: &config.json, image, processor, tokenizer })
         .map_err(|reason| ModelError::invalid(&path, reason, hint))
 }
 
-fn image_token_id(
+fn placeholder(
     path: &Path,
-    family: &dyn FamilyProcessor,
+    token: &str,
+    config: &ModelConfig,
     tokenizer: &TextTokenizer,
-) -> Result<u32, ModelError> {
-    let token = family.image_token();
-    tokenizer.token_id(token).ok_or_else(|| {
+) -> Result<Placeholder, ModelError> {
+    let Some(id) = tokenizer.token_id(token) else {
         let hint = "this is the tokenizer of a text model; take the one of the vision-language checkpoint";
-        ModelError::invalid(path, format!("has no image placeholder token `{token}`"), hint)
-    })
+        return Err(ModelError::invalid(path, format!("has no image placeholder token `{token}`"), hint));
+    };
+    match config.config.image_token_id() {
+        Some(expected) if expected != id => {
+            let reason = format!("`{token}` is {id}, but config.json says {expected}");
+            Err(ModelError::invalid(path, reason, "tokenizer and config.json must come from one checkpoint"))
+        }
+        _ => Ok(Placeholder { text: token.to_owned(), id }),
+    }
 }
 
-/// Every token that may end a turn: generation_config.json and config.json name ids, tokenizer_config.json a text.
-fn eos_ids(dir: &Path, config: &Value, tokenizer: &TextTokenizer) -> Result<Vec<u32>, ModelError> {
+/// Every token that may end a turn: generation_config.json and config.json name ids, tokenizer_config.json a text, and
+/// `turn_end` is the family's.
+fn eos_ids(
+    dir: &Path,
+    config: &Value,
+    tokenizer: &TextTokenizer,
+    turn_end: Option<&str>,
+) -> Result<Vec<u32>, ModelError> {
     let generation = read_optional_json(&dir.join("generation_config.json"))?;
-    let named =
-        [&generation["eos_token_id"], &config["eos_token_id"], &config["text_config"]["eos_token_id"]];
+    let parts = [&generation, config, &config["text_config"], &config["llm_config"]];
+    let named = parts.map(|part| &part["eos_token_id"]);
     let listed = named.into_iter().flat_map(|value| match value {
         Value::Array(ids) => ids.iter().collect(),
         id => vec![id],
     });
-    let text = tokenizer.special("eos_token").and_then(|token| tokenizer.token_id(token));
+    let texts = [tokenizer.special("eos_token"), turn_end].into_iter().flatten();
+    let text = texts.filter_map(|token| tokenizer.token_id(token));
     let mut ids: Vec<u32> = listed.filter_map(|id| u32::try_from(id.as_u64()?).ok()).chain(text).collect();
     ids.sort_unstable();
     ids.dedup();

@@ -12,7 +12,9 @@ mod window;
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen2_5_vl",
     architecture: "Qwen2_5_VLForConditionalGeneration",
+    vision_type: None,
     renames: qwen_vl::RENAMES,
+    infixes: &[],
     parts: qwen_vl::PARTS,
     ignored: qwen_vl::IGNORED,
     embedding: qwen_vl::EMBEDDING,

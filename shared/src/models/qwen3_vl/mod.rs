@@ -12,7 +12,9 @@ mod vision;
 pub(super) static FAMILY: Family = Family {
     model_type: "qwen3_vl",
     architecture: "Qwen3VLForConditionalGeneration",
+    vision_type: None,
     renames: qwen_vl::RENAMES,
+    infixes: &[],
     parts: qwen_vl::PARTS,
     ignored: qwen_vl::IGNORED,
     embedding: qwen_vl::EMBEDDING,

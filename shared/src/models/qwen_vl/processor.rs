@@ -22,7 +22,7 @@ struct QwenVlProcessor {
 
 /// Reads the processor's files.
 pub(in crate::models) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let json = &files.image;
+    let json = files.image()?;
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let patches = PatchLayout {
         patch_size: count(json, "patch_size", 14)?,
@@ -55,8 +55,8 @@ fn bound(json: &Value, name: &str, edge: &str, default: usize) -> Result<usize, 
 }
 
 impl FamilyProcessor for QwenVlProcessor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
     fn expansion(&self, image: &ImageInput) -> String {
