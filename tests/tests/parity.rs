@@ -485,6 +485,41 @@ fn broken_checkpoints_are_refused_with_a_hint() {
 }
 
 #[test]
+fn variants_that_are_not_implemented_are_named() {
+    let cases = [
+        (
+            "gemma3",
+            "/text_config/attn_logit_softcapping",
+            serde_json::json!(50.0),
+            "`attn_logit_softcapping`",
+        ),
+        ("gemma3", "/mm_tokens_per_image", serde_json::json!(5), "`mm_tokens_per_image` 5"),
+        ("paligemma", "/text_config/model_type", serde_json::json!("gemma2"), "`gemma2`"),
+        ("llava", "/vision_config/model_type", serde_json::json!("dinov2"), "`dinov2`"),
+        ("llava", "/vision_feature_layer", serde_json::json!([-2, -3]), "one layer is"),
+        ("llava", "/vision_feature_layer", serde_json::json!(-9), "`vision_feature_layer` -9"),
+        ("llava_next", "/image_grid_pinpoints", serde_json::json!([[16, 17]]), "16 x 17"),
+        (
+            "llava_next",
+            "/vision_feature_select_strategy",
+            serde_json::json!("full"),
+            "one row for each patch",
+        ),
+        ("llava_onevision", "/vision_aspect_ratio", serde_json::json!("pad"), "`vision_aspect_ratio` pad"),
+        ("idefics3", "/scale_factor", serde_json::json!(3), "`scale_factor` 3"),
+    ];
+    for (name, pointer, value, expected) in cases {
+        let copy = copy_of(name);
+        edit_config(copy.path(), |json| {
+            let (parent, key) = pointer.rsplit_once('/').unwrap();
+            json.pointer_mut(parent).unwrap()[key] = value;
+        });
+        let message = refusal(copy.path());
+        assert!(message.contains(expected), "{name}: {message}");
+    }
+}
+
+#[test]
 fn inputs_that_do_not_fit_are_refused() {
     let model = frozen(&fixture("models/internvl"));
     let stored = samples(&fixture("models/internvl")).unwrap();

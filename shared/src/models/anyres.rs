@@ -186,20 +186,15 @@ impl Grid {
     /// aligned and not antialiased, as PyTorch's `interpolate` has it.
     fn shrunk(&self, table: &Tensor) -> Result<Tensor> {
         let [rows, columns] = [0, 1].map(|axis| neighbours(self.rows.shown[axis], self.rows.kept[axis]));
-        let mut sum: Option<Tensor> = None;
-        for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let weighted = |i: usize, j: usize| -> Result<Tensor> {
             let cells = || rows.iter().flat_map(|row| columns.iter().map(move |column| (row[i], column[j])));
             let places: Vec<u32> = cells().map(|((row, _), (column, _))| self.patch(row, column)).collect();
             let weights: Vec<f32> = cells().map(|((_, down), (_, across))| down * across).collect();
             let weights = Tensor::from_vec(weights, (places.len(), 1), table.device())?;
             let picked = table.index_select(&Tensor::new(places, table.device())?, 0)?;
-            let weighted = picked.broadcast_mul(&weights.to_dtype(table.dtype())?)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + weighted)?,
-                None => weighted,
-            });
-        }
-        sum.map_or_else(|| bail!("four neighbours were summed"), Ok)
+            picked.broadcast_mul(&weights.to_dtype(table.dtype())?)
+        };
+        (weighted(0, 0)? + weighted(0, 1)?)? + (weighted(1, 0)? + weighted(1, 1)?)?
     }
 }
 

@@ -42,7 +42,6 @@ fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
         num_layers: 27,
         num_heads: 16,
         patch_size: 14,
-        used_layers: 27,
         ..VitConfig::siglip()
     };
     let vision = VitConfig::parse(&json["vision_config"], "siglip_vision_model", so400m)?;

@@ -120,6 +120,49 @@ fn answers_are_where_transformers_puts_them() {
 }
 
 #[test]
+fn answers_are_found_though_the_generation_prompt_differs() {
+    // LLaVA-OneVision's template writes a space before its answers' line that the generation prompt lacks.
+    let processor = Processor::load(&fixtures().join("llava_onevision")).unwrap();
+    let sample = &samples("llava_onevision")["one"];
+    let prompt = processor.encode(&sample.messages, &sample.images).unwrap().prompt;
+    let answer = prompt.turns[1].answer.clone().unwrap();
+    let (start, end) = (prompt.offsets[answer.start].0, prompt.offsets[answer.end - 1].1);
+    let text: String = prompt.text.chars().skip(start as usize).take((end - start) as usize).collect();
+    assert_eq!(text, "There are two, naïve — 你好 🎉<|im_end|>");
+}
+
+#[test]
+fn paligemma_takes_one_question_with_images_and_its_answer() {
+    let processor = Processor::load(&fixtures().join("paligemma")).unwrap();
+    let sample = &samples("paligemma")["two"];
+    let prompt = processor.encode(&sample.messages, &sample.images).unwrap().prompt;
+    assert!(prompt.text.ends_with("<bos>First then ?\nWhich is larger?\nThe second\tone, by  far.<eos>"));
+    let answer = prompt.turns[1].answer.clone().unwrap();
+    assert_eq!(answer.end, prompt.input_ids.len());
+    let question = processor.encode_question(&sample.messages[..1], &sample.images).unwrap();
+    assert_eq!(question.prompt.input_ids, prompt.input_ids[..answer.start]);
+    let text = |text: &str| vec![Part::Text { text: text.to_owned() }];
+    let again = Message { role: Role::User, content: text("And now?") };
+    let turns = [&sample.messages[..], &[again]].concat();
+    let error = processor.encode_question(&turns, &sample.images).unwrap_err().to_string();
+    assert!(error.contains("one question and one answer"), "{error}");
+    let blind = Message { role: Role::User, content: text("What?") };
+    let error = processor.encode_question(&[blind], &[]).unwrap_err().to_string();
+    assert!(error.contains("without an image"), "{error}");
+}
+
+#[test]
+fn several_images_are_one_tile_each_where_a_single_one_is_cut() {
+    let processor = Processor::load(&fixtures().join("llava_onevision")).unwrap();
+    let samples = samples("llava_onevision");
+    let tiles = |name: &str| -> Vec<usize> {
+        let encoded = processor.encode(&samples[name].messages, &samples[name].images).unwrap();
+        encoded.images.iter().map(|image| image.shape[0]).collect()
+    };
+    assert_eq!((tiles("one"), tiles("two")), (vec![7], vec![1, 1]));
+}
+
+#[test]
 fn a_question_stops_where_its_answer_begins() {
     for family in FAMILIES {
         let processor = Processor::load(&fixtures().join(family)).unwrap();
