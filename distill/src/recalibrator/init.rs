@@ -35,6 +35,9 @@ impl Recalibrator {
             };
             let tensor = match copied {
                 Some(tensor) => tensor.detach().to_device(device)?.to_dtype(candle_core::DType::F32)?,
+                None if spec.decoder.gemma.is_some() && is_block_norm(&name) => {
+                    Tensor::zeros(shape, candle_core::DType::F32, device)?
+                }
                 None => fresh(&name, &shape, spec.init_std, seed, i as u64, device)?,
             };
             // A copy of its own: the student's weight must not change with it.
@@ -48,6 +51,11 @@ impl Recalibrator {
 fn block_parameter(name: &str) -> Option<(usize, &str)> {
     let (index, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
     Some((index.parse().ok()?, rest))
+}
+
+/// Whether this is the weight of a norm inside a block; Gemma's are differences from 1.
+fn is_block_norm(name: &str) -> bool {
+    block_parameter(name).is_some_and(|(_, inner)| inner.ends_with("norm.weight"))
 }
 
 /// Norm weights 1, biases 0, all else normal; each parameter draws from a stream of its own.

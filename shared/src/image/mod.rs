@@ -4,6 +4,8 @@
 //! torchvision resizes and normalises): a model answers to the pixels it was trained on, and a difference of
 //! one grey level already moves its features by more than single precision does.
 
+mod anyres;
+mod crop;
 mod decode;
 mod jpeg;
 mod normalize;
@@ -11,14 +13,18 @@ mod orientation;
 mod patches;
 mod resize;
 mod smart_resize;
+mod split;
 mod tiles;
 
+pub use anyres::{AnyRes, PatchRows};
+pub use crop::{centre_crop, crop, pad, shorter_side};
 pub use decode::{MAX_PIXELS, decode};
 pub use normalize::Normalization;
-pub use patches::PatchLayout;
+pub use patches::{PatchLayout, cut_planes};
 pub use resize::{ResizeFilter, resize};
 pub use smart_resize::SmartResize;
-pub use tiles::{Tiling, crop, tile_grid};
+pub use split::Splitting;
+pub use tiles::{Tiling, tile_grid};
 
 #[cfg(test)]
 mod tests;
@@ -30,7 +36,8 @@ pub struct ImageInput {
     pub pixels: Vec<f32>,
     /// Qwen-VL: `[patches, C*T*p*p]`; tiled families: `[tiles, C, H, W]`.
     pub shape: Vec<usize>,
-    /// (temporal, height, width): Qwen-VL in patches; tiled families `[tiles, rows, columns]` of the tile grid.
+    /// (temporal, height, width): Qwen-VL in patches; InternVL `[tiles, rows, columns]` of the tile grid; the others
+    /// `[tiles, height, width]` with the sides of the image in pixels as it was before it was resized.
     pub grid: [usize; 3],
     /// Placeholder tokens this image takes, which is also the number of rows the projector returns.
     pub num_tokens: usize,
@@ -76,6 +83,9 @@ pub enum ImageError {
         /// The largest ratio.
         limit: u32,
     },
+    /// The model has no vision encoder.
+    #[error("the model takes no images\nhint: it is a text model; leave its samples without images")]
+    NotTaken,
     /// The image cannot be resized.
     #[error("the image cannot be resized: {0}")]
     Resize(String),

@@ -1,6 +1,6 @@
 //! From bytes to the floats a vision encoder takes.
 
-use super::RgbImage;
+use super::{ImageInput, RgbImage};
 
 /// Rescaling and normalising as transformers fuses them: `(x - mean * 255) / (std * 255)` in single precision.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,21 @@ impl Normalization {
     pub fn push_planes(&self, image: &RgbImage, pixels: &mut Vec<f32>) {
         for (channel, table) in self.table.iter().enumerate() {
             pixels.extend(image.data.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]));
+        }
+    }
+
+    /// Tiles of one shape as a model takes them, `[tiles, C, H, W]`; `size` is the (height, width) of the image they are
+    /// made from, `num_tokens` how many tokens they become.
+    pub fn tiles(&self, tiles: &[RgbImage], [height, width]: [u32; 2], num_tokens: usize) -> ImageInput {
+        let (rows, columns) =
+            tiles.first().map_or((0, 0), |tile| (tile.height as usize, tile.width as usize));
+        let mut pixels = Vec::with_capacity(tiles.len() * 3 * rows * columns);
+        tiles.iter().for_each(|tile| self.push_planes(tile, &mut pixels));
+        ImageInput {
+            pixels,
+            shape: vec![tiles.len(), 3, rows, columns],
+            grid: [tiles.len(), height as usize, width as usize],
+            num_tokens,
         }
     }
 }

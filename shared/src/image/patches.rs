@@ -1,4 +1,5 @@
-//! Qwen-VL's patch order: patches of one merge window lie together, each patch channel by channel.
+//! Images cut into patches: row by row, or in Qwen-VL's order, where patches of one merge window lie together. Each
+//! patch goes channel by channel.
 
 use super::{Normalization, RgbImage};
 
@@ -63,6 +64,22 @@ impl PatchLayout {
             for _ in 1..self.temporal_patch_size {
                 pixels.extend_from_within(frame..frame + side * side);
             }
+        }
+    }
+}
+
+/// Cuts the planes of an image, `[C, H, W]` in row-major order, into patches of `[p, q]` (height, width) and appends
+/// them as `[H/p, W/q, C, p, q]`.
+pub fn cut_planes(
+    planes: &[f32],
+    [channels, height, width]: [usize; 3],
+    [p, q]: [usize; 2],
+    patches: &mut Vec<f32>,
+) {
+    for (row, column) in (0..height / p).flat_map(|row| (0..width / q).map(move |column| (row, column))) {
+        for (channel, i) in (0..channels).flat_map(|channel| (0..p).map(move |i| (channel, i))) {
+            let start = (channel * height + row * p + i) * width + column * q;
+            patches.extend_from_slice(&planes[start..start + q]);
         }
     }
 }

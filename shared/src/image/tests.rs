@@ -119,6 +119,68 @@ fn tile_grids_equal_transformers() {
     }
 }
 
+#[derive(Deserialize)]
+struct Canvases {
+    llava_next: Vec<[u32; 7]>,
+    llava_onevision: Vec<[u32; 7]>,
+    idefics3_364: Vec<[u32; 4]>,
+    idefics3_512: Vec<[u32; 4]>,
+}
+
+/// As make_canvases.py wrote them.
+fn canvases() -> Canvases {
+    serde_json::from_slice(&fs::read(fixtures().join("canvases.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn canvases_and_token_counts_equal_transformers() {
+    let next = AnyRes {
+        canvases: vec![[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        tile_side: 336,
+        patches_per_side: 24,
+        max_tiles: None,
+    };
+    let onevision = AnyRes {
+        canvases: (1..=6).flat_map(|rows| (1..=6).map(move |columns| [rows * 384, columns * 384])).collect(),
+        tile_side: 384,
+        patches_per_side: 27,
+        max_tiles: Some(9),
+    };
+    for (tiling, cases) in [(next, canvases().llava_next), (onevision, canvases().llava_onevision)] {
+        for case in cases {
+            let [width, height, canvas_height, canvas_width, fitted_width, fitted_height, tokens] = case;
+            let canvas = tiling.canvas(width, height);
+            assert_eq!(canvas, [canvas_height, canvas_width], "{case:?}");
+            let fitted = super::anyres::fitted(width, height, canvas);
+            assert_eq!(fitted, (fitted_width, fitted_height), "{case:?}");
+            let base = tiling.patches_per_side * tiling.patches_per_side;
+            assert_eq!(base + tiling.patch_rows(width, height).num_tokens(), tokens as usize, "{case:?}");
+        }
+    }
+}
+
+#[test]
+fn split_grids_equal_transformers() {
+    for (tile_side, longest_edge, cases) in
+        [(364, 4 * 364, canvases().idefics3_364), (512, 2048, canvases().idefics3_512)]
+    {
+        let splitting = Splitting { longest_edge, tile_side, is_on: true, filter: ResizeFilter::Lanczos };
+        for [width, height, rows, columns] in cases {
+            assert_eq!(splitting.grid(width, height), [rows, columns], "{width} x {height}");
+        }
+    }
+}
+
+#[test]
+fn what_a_window_lacks_is_black_on_both_sides() {
+    // Three columns of red 1, 2, 3: a window of two is the first two, one of six has one column left and two right.
+    let image = RgbImage { width: 3, height: 1, data: vec![1, 0, 0, 2, 0, 0, 3, 0, 0] };
+    let red = |image: &RgbImage| image.data.iter().step_by(3).copied().collect::<Vec<u8>>();
+    assert_eq!(red(&centre_crop(&image, 2, 1)), [1, 2]);
+    assert_eq!(red(&centre_crop(&image, 6, 1)), [0, 1, 2, 3, 0, 0]);
+    assert_eq!((shorter_side(3, 2, 10), shorter_side(2, 3, 10)), ((15, 10), (10, 15)));
+}
+
 #[test]
 fn patches_of_a_merge_window_lie_together() {
     // 4 x 4 pixels of which the red value counts from 0: with p = 1, m = 2, T = 2 the order can be written down.

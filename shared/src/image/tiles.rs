@@ -1,6 +1,6 @@
 //! InternVL's tiling: the image squeezed onto the grid of square tiles nearest to its own ratio, and a thumbnail of the whole.
 
-use super::{ImageError, ResizeFilter, RgbImage, resize};
+use super::{ImageError, ResizeFilter, RgbImage, crop, resize};
 
 /// How an image is cut into tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,16 +41,6 @@ impl Tiling {
         }
         Ok((tiles, [rows, columns]))
     }
-}
-
-/// The part of an image; it must lie inside.
-pub fn crop(image: &RgbImage, left: u32, top: u32, width: u32, height: u32) -> RgbImage {
-    let mut data = Vec::with_capacity(3 * width as usize * height as usize);
-    for y in top..top + height {
-        let start = 3 * (y as usize * image.width as usize + left as usize);
-        data.extend_from_slice(&image.data[start..start + 3 * width as usize]);
-    }
-    RgbImage { width, height, data }
 }
 
 /// The (rows, columns) of the grid whose ratio is nearest to the image's. Of equally near ones the larger wins,

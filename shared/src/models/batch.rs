@@ -23,6 +23,8 @@ pub struct PackedBatch {
     pub positions: Vec<[u32; 3]>,
     /// Sample boundaries in tokens: S+1 numbers from 0 to T.
     pub cu_seqlens: Vec<usize>,
+    /// How many tokens of each sample stand before its first answer, (S); all of them where there is none.
+    pub question_lens: Vec<usize>,
     /// All images of all samples, in token order.
     pub images: Vec<ImageInput>,
     /// The packed positions that take image features, in the order the features come.
@@ -38,9 +40,16 @@ impl PackedBatch {
             batch.input_ids.extend_from_slice(&sample.prompt.input_ids);
             batch.positions.extend_from_slice(&sample.positions);
             batch.images.extend_from_slice(&sample.images);
+            let ids = &sample.prompt.input_ids;
             for span in &sample.prompt.images {
-                batch.image_rows.extend(span.tokens.clone().map(|token| (start + token) as u32));
+                // A span begins with an image token; what is not one in it separates rows or tiles.
+                let is_image = |token: &usize| ids[*token] == ids[span.tokens.start];
+                let rows = span.tokens.clone().filter(is_image).map(|token| (start + token) as u32);
+                batch.image_rows.extend(rows);
             }
+            let answers = sample.prompt.turns.iter().filter_map(|turn| turn.answer.as_ref());
+            let first = answers.map(|answer| answer.start).min().unwrap_or(ids.len());
+            batch.question_lens.push(first.min(ids.len()));
             batch.cu_seqlens.push(batch.input_ids.len());
         }
         batch
@@ -52,6 +61,7 @@ impl PackedBatch {
             input_ids: tokens.to_vec(),
             positions: positions.iter().map(|&position| [position; 3]).collect(),
             cu_seqlens: (0..=tokens.len()).collect(),
+            question_lens: vec![0; tokens.len()],
             ..Self::default()
         }
     }

@@ -102,7 +102,7 @@ fn with_dtype(mut config: Value, dtype: DType) -> Value {
         for (key, field) in value.as_object_mut().into_iter().flatten() {
             match key.as_str() {
                 "dtype" | "torch_dtype" => *field = Value::from(name),
-                "text_config" | "vision_config" => set(field, name),
+                "text_config" | "llm_config" | "vision_config" => set(field, name),
                 _ => {}
             }
         }

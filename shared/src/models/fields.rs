@@ -1,18 +1,26 @@
 //! Reading config.json fields with the class defaults of transformers.
 
-use candle_core::{Result, Tensor};
-use serde::Serialize;
 use serde_json::Value;
 
-use super::layers;
+use super::layers::Activation;
 
-type Parsed<T> = std::result::Result<T, String>;
+/// A value, or what is wrong with the field.
+pub(super) type Parsed<T> = std::result::Result<T, String>;
 
 /// A count; `default` where the field is absent or null.
 pub(super) fn count(json: &Value, key: &str, default: usize) -> Parsed<usize> {
     match &json[key] {
         Value::Null => Ok(default),
         value => value.as_u64().map(|n| n as usize).ok_or_else(|| format!("`{key}` is {value}, not a count")),
+    }
+}
+
+/// A list of counts; `default` where the field is absent or null.
+pub(super) fn counts(json: &Value, key: &str, default: &[usize]) -> Parsed<Vec<usize>> {
+    match &json[key] {
+        Value::Null => Ok(default.to_vec()),
+        value => serde_json::from_value(value.clone())
+            .map_err(|_| format!("`{key}` is {value}, not a list of counts")),
     }
 }
 
@@ -77,16 +85,6 @@ impl<'a> RopeFields<'a> {
     }
 }
 
-/// A pointwise activation by its configuration name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Activation {
-    Gelu,
-    GeluTanh,
-    QuickGelu,
-    Silu,
-}
-
 impl Activation {
     /// Reads the field `key`.
     pub(super) fn read(json: &Value, key: &str, default: &str) -> Parsed<Self> {
@@ -96,16 +94,6 @@ impl Activation {
             "quick_gelu" => Ok(Self::QuickGelu),
             "silu" | "swish" => Ok(Self::Silu),
             other => Err(format!("activation `{other}` is not supported")),
-        }
-    }
-
-    /// Applies it.
-    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Gelu => layers::gelu(x),
-            Self::GeluTanh => layers::gelu_tanh(x),
-            Self::QuickGelu => layers::quick_gelu(x),
-            Self::Silu => layers::silu(x),
         }
     }
 }

@@ -13,23 +13,45 @@
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
+use layers::RmsNorm;
+
+mod anyres;
 mod batch;
 mod checkpoint;
 mod device;
 mod error;
 mod export;
 mod fields;
+mod gemma3;
 mod generate;
 mod head;
+mod idefics3;
 mod identity;
 mod internvl;
+mod internvl_chat;
 pub mod layers;
+mod llava;
+mod llava_names;
+mod llava_next;
+mod llava_onevision;
 mod load;
+mod mistral3;
+mod paligemma;
 mod params;
+mod pattern;
+mod pixtral;
 mod processor;
+mod qwen2_5_vl;
 mod qwen2_vl;
+mod qwen3_vl;
+mod qwen_vl;
 pub mod registry;
+mod rotary;
+mod text_config;
 mod text_model;
+mod text_only;
+mod vit;
+mod vlm;
 pub mod weights;
 
 pub use batch::{Encoded, PackedBatch};
@@ -44,7 +66,7 @@ pub use load::{LoadOptions, Model, expected_weights, load};
 pub use params::{ModelPart, Param, ParamSet, TrainableParts};
 pub use processor::Processor;
 pub use registry::{ModelConfig, config_of};
-pub use text_model::KvCache;
+pub use text_model::{Embeds, KvCache};
 
 /// The sizes every decoder has, under one name each; what the Recalibrator copies from a student.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -63,6 +85,13 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Biases on the query, key and value projections.
     pub qkv_bias: bool,
+    /// Queries, keys and values come from one weight, grouped by key-value head as InternLM2 has it.
+    pub fused_qkv: bool,
+    /// An RMS norm over each head's queries and keys, before the rotary embedding.
+    pub qk_norm: bool,
+    /// What blocks of Gemma have that others do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gemma: Option<GemmaBlocks>,
     /// Epsilon of the RMS norms.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
@@ -73,6 +102,26 @@ pub struct DecoderConfig {
     pub tie_word_embeddings: bool,
 }
 
+impl DecoderConfig {
+    /// A norm of the decoder with `weight`.
+    pub fn rms_norm(&self, weight: Tensor) -> RmsNorm {
+        match self.gemma {
+            Some(_) => RmsNorm::from_one(weight, self.rms_norm_eps),
+            None => RmsNorm::new(weight, self.rms_norm_eps),
+        }
+    }
+}
+
+/// How Gemma's blocks differ from Llama's, beside norms whose weights are differences from 1, a GELU in the feed-forward
+/// and text embeddings times the root of the width.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GemmaBlocks {
+    /// What the root is drawn of that divides products of queries and keys.
+    pub query_scalar: f64,
+    /// Norms of what attention and feed-forward add to the residual, as Gemma 3 has them.
+    pub added_norms: bool,
+}
+
 /// A vision-language model without its head: vision encoder, projector and body.
 pub trait VlmBody: Send + Sync {
     /// Sizes of the decoder.
@@ -81,11 +130,11 @@ pub trait VlmBody: Send + Sync {
     /// The input embedding, (V, D).
     fn embedding(&self) -> &Tensor;
 
-    /// Token embeddings with image features in their rows, (T, D): vision encoder and projector.
+    /// Token embeddings with image features in their rows: vision encoder and projector.
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn embed(&self, batch: &PackedBatch) -> Result<Tensor>;
+    fn embed(&self, batch: &PackedBatch) -> Result<Embeds>;
 
     /// Features of embedded tokens, (T, D): the decoder and its final norm. With a cache, `batch` describes the
     /// tokens after those the cache already holds.
@@ -94,7 +143,7 @@ pub trait VlmBody: Send + Sync {
     /// When a shape does not fit the model or the device fails.
     fn decode_with(
         &self,
-        embeds: &Tensor,
+        embeds: &Embeds,
         batch: &PackedBatch,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor>;
@@ -103,7 +152,7 @@ pub trait VlmBody: Send + Sync {
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn decode(&self, embeds: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+    fn decode(&self, embeds: &Embeds, batch: &PackedBatch) -> Result<Tensor> {
         self.decode_with(embeds, batch, None)
     }
 

@@ -10,10 +10,33 @@ use super::error::ModelError;
 use super::params::ModelPart;
 use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::weights::WeightSource;
-use super::{DecoderConfig, VlmBody, internvl, qwen2_vl};
+use super::{
+    DecoderConfig, VlmBody, gemma3, idefics3, internvl, internvl_chat, llava, llava_next, llava_onevision,
+    mistral3, paligemma, pixtral, qwen2_5_vl, qwen2_vl, qwen3_vl, text_only,
+};
 
 /// Every family there is.
-pub static FAMILIES: [&Family; 2] = [&qwen2_vl::FAMILY, &internvl::FAMILY];
+pub static FAMILIES: &[&Family] = &[
+    &qwen2_vl::FAMILY,
+    &qwen2_5_vl::FAMILY,
+    &qwen3_vl::FAMILY,
+    &internvl::FAMILY,
+    &internvl_chat::FAMILY,
+    &pixtral::FAMILY,
+    &mistral3::FAMILY,
+    // After Pixtral, which calls itself LLaVA.
+    &llava::FAMILY,
+    &llava_next::FAMILY,
+    &llava_onevision::FAMILY,
+    &idefics3::FAMILY,
+    &idefics3::SMOLVLM,
+    &gemma3::FAMILY,
+    &paligemma::FAMILY,
+    &text_only::QWEN2,
+    &text_only::QWEN3,
+    &text_only::LLAMA,
+    &text_only::MISTRAL,
+];
 
 /// What the registry knows of a family.
 pub struct Family {
@@ -21,9 +44,13 @@ pub struct Family {
     pub model_type: &'static str,
     /// The `architectures` entry of its config.json.
     pub architecture: &'static str,
-    /// Prefixes of stored names and what they become in the canonical naming, which is that of the hub's files;
-    /// the first match counts.
+    /// The `model_type` of its vision encoder, where several families share the two names above.
+    pub vision_type: Option<&'static str>,
+    /// Prefixes of stored names and what they become in the canonical naming, which is one for all namings that a
+    /// family is stored under; the first match counts.
     pub renames: &'static [(&'static str, &'static str)],
+    /// Inner parts of names and what they become, after the prefix: all of them count.
+    pub infixes: &'static [(&'static str, &'static str)],
     /// Prefixes of canonical names and the part they belong to; the first match counts.
     pub parts: &'static [(&'static str, ModelPart)],
     /// Suffixes of buffers that some checkpoints store and no model needs.
@@ -49,8 +76,8 @@ pub trait FamilyConfig: Send + Sync {
     /// Those of the source.
     fn build(&self, source: &mut dyn WeightSource) -> Result<Box<dyn VlmBody>>;
 
-    /// The token id that image features replace.
-    fn image_token_id(&self) -> u32;
+    /// The token id that image features replace, where config.json says it.
+    fn image_token_id(&self) -> Option<u32>;
 
     /// The longest sample the model was made for, in tokens.
     fn max_positions(&self) -> usize;
@@ -62,12 +89,17 @@ pub trait FamilyConfig: Send + Sync {
 impl Family {
     /// The canonical name of a stored weight.
     pub fn canonical_name<'a>(&self, stored: &'a str) -> Cow<'a, str> {
-        for (from, to) in self.renames {
-            if let Some(rest) = stored.strip_prefix(from) {
-                return Cow::Owned(format!("{to}{rest}"));
+        let renamed = self.renames.iter().find_map(|(from, to)| Some((to, stored.strip_prefix(from)?)));
+        let mut name = match renamed {
+            Some((to, rest)) => Cow::Owned(format!("{to}{rest}")),
+            None => Cow::Borrowed(stored),
+        };
+        for (from, to) in self.infixes {
+            if name.contains(from) {
+                name = Cow::Owned(name.replace(from, to));
             }
         }
-        Cow::Borrowed(stored)
+        name
     }
 
     /// The part a canonical name belongs to; what no prefix claims is body.
@@ -118,21 +150,22 @@ pub fn config_of(dir: &Path) -> std::result::Result<ModelConfig, ModelError> {
 fn family_of(path: &Path, json: &Value) -> std::result::Result<&'static Family, ModelError> {
     let model_type = json["model_type"].as_str().unwrap_or_default();
     let architecture = json["architectures"][0].as_str().unwrap_or_default();
-    let known =
-        FAMILIES.iter().find(|family| family.model_type == model_type || family.architecture == architecture);
-    known.copied().ok_or_else(|| {
-        let supported = FAMILIES.iter().map(|family| family.architecture).collect::<Vec<_>>().join(", ");
-        let note = match model_type {
-            "internvl_chat" => {
-                "; this is InternVL's original layout, use the checkpoint whose name ends in `-hf`"
-            }
-            _ => "",
+    let vision_type = json["vision_config"]["model_type"].as_str();
+    let named = |family: &&&Family| {
+        (family.model_type == model_type || family.architecture == architecture)
+            && (family.vision_type.is_none() || family.vision_type == vision_type)
+    };
+    FAMILIES.iter().find(named).copied().ok_or_else(|| {
+        let name = |family: &&Family| match family.vision_type {
+            Some(vision) => format!("{} (vision `{vision}`)", family.architecture),
+            None => family.architecture.to_owned(),
         };
+        let supported = FAMILIES.iter().map(name).collect::<Vec<_>>().join(", ");
         let found = if architecture.is_empty() { model_type } else { architecture };
         ModelError::UnknownArchitecture {
             path: path.to_owned(),
             found: if found.is_empty() { "(none named)" } else { found }.to_owned(),
-            supported: format!("{supported}{note}"),
+            supported,
         }
     })
 }

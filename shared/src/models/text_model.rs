@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::layers::{DecoderLayer, KvLayer, RmsNorm, Rope};
+use super::layers::{DecoderLayer, KvLayer, RmsNorm, Rope, Sight};
 use super::weights::{WeightSource, under};
 use super::{DecoderConfig, PackedBatch};
 
@@ -15,17 +15,53 @@ pub struct KvCache {
 }
 
 impl KvCache {
+    /// How many tokens of each sample it holds; empty before the first pass.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.layers.first().map(KvLayer::lengths).unwrap_or_default()
+    }
+
     /// Keeps only these samples, in this order.
     pub fn keep(&mut self, samples: &[usize]) {
         self.layers.iter_mut().for_each(|layer| layer.keep(samples));
     }
 }
 
+/// What a decoder takes.
+#[derive(Clone, Debug)]
+pub struct Embeds {
+    /// Token embeddings with image features in their rows, (T, D).
+    pub tokens: Tensor,
+    /// What is added to the image rows once more after each of the first blocks, (image rows, D) each; most families
+    /// have none (DeepStack, arXiv 2406.04334).
+    pub deepstack: Vec<Tensor>,
+}
+
+impl Embeds {
+    /// The same without gradients.
+    pub fn detach(&self) -> Embeds {
+        Embeds {
+            tokens: self.tokens.detach(),
+            deepstack: self.deepstack.iter().map(Tensor::detach).collect(),
+        }
+    }
+}
+
 /// Input embeddings, blocks and final norm.
 pub(super) struct TextModel {
     embedding: Tensor,
+    /// What embeddings of text are multiplied by.
+    scale: Option<f64>,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
+}
+
+/// How one block sees the tokens.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    /// Its rotary embedding.
+    pub rope: &'a Rope,
+    /// Which tokens each token sees; those before it if nothing is said.
+    pub sights: Option<&'a [Sight]>,
 }
 
 impl TextModel {
@@ -36,8 +72,9 @@ impl TextModel {
         let layers = (0..config.num_layers)
             .map(|layer| DecoderLayer::new(config, &mut under(source, &format!("{prefix}.layers.{layer}"))))
             .collect::<Result<_>>()?;
-        let norm = RmsNorm::new(source.get(&format!("{prefix}.norm.weight"), &[width])?, config.rms_norm_eps);
-        Ok(Self { embedding, layers, norm })
+        let norm = config.rms_norm(source.get(&format!("{prefix}.norm.weight"), &[width])?);
+        let scale = config.gemma.map(|_| (width as f64).sqrt());
+        Ok(Self { embedding, scale, layers, norm })
     }
 
     /// (V, D).
@@ -64,33 +101,58 @@ impl TextModel {
             )
         }
         let Some(images) = images else {
-            let ids = Tensor::new(batch.input_ids.as_slice(), device)?;
-            return self.embedding.index_select(&ids, 0)?.to_dtype(dtype);
+            return self.look_up(&batch.input_ids, dtype);
         };
         let (ids, order) = text_ids_and_order(batch);
         let images = images.to_dtype(dtype)?;
         if ids.is_empty() {
             return images.index_select(&Tensor::new(order, device)?, 0);
         }
-        let text = self.embedding.index_select(&Tensor::new(ids, device)?, 0)?.to_dtype(dtype)?;
+        let text = self.look_up(&ids, dtype)?;
         Tensor::cat(&[&text, &images], 0)?.index_select(&Tensor::new(order, device)?, 0)
+    }
+
+    /// Embeddings of text tokens, (ids, D).
+    fn look_up(&self, ids: &[u32], dtype: candle_core::DType) -> Result<Tensor> {
+        let ids = Tensor::new(ids, self.embedding.device())?;
+        let rows = self.embedding.index_select(&ids, 0)?.to_dtype(dtype)?;
+        match self.scale {
+            Some(scale) => rows * scale,
+            None => Ok(rows),
+        }
     }
 
     /// Features (T, D) of embedded tokens: blocks and final norm.
     pub(super) fn decode(
         &self,
-        embeds: &Tensor,
+        embeds: &Embeds,
         rope: &Rope,
+        batch: &PackedBatch,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
+        self.decode_with(embeds, |_| View { rope, sights: None }, batch, cache)
+    }
+
+    /// The same, each block with a view of its own.
+    pub(super) fn decode_with<'a>(
+        &self,
+        embeds: &Embeds,
+        view: impl Fn(usize) -> View<'a>,
         batch: &PackedBatch,
         mut cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
         if let Some(cache) = cache.as_deref_mut() {
             cache.layers.resize_with(self.layers.len(), KvLayer::default);
         }
-        let mut x = embeds.clone();
+        let image_rows = Tensor::new(batch.image_rows.as_slice(), self.embedding.device())?;
+        let mut x = embeds.tokens.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             let kept = cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
-            x = layer.forward(&x, rope, &batch.cu_seqlens, kept)?;
+            let View { rope, sights } = view(i);
+            x = layer.forward_within(&x, rope, sights, &batch.cu_seqlens, kept)?;
+            if let Some(again) = embeds.deepstack.get(i) {
+                x = x.index_add(&image_rows, again, 0)?;
+            }
         }
         self.norm.forward(&x)
     }

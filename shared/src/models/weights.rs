@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Entry};
+use super::layers::{LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 
@@ -15,6 +16,12 @@ pub trait WeightSource {
     /// # Errors
     /// When there is no such weight or the device fails.
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// Names a weight that checkpoints have and the forward pass never reads: it is neither loaded nor trained.
+    ///
+    /// # Errors
+    /// When there is no such weight.
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()>;
 
     /// Where the weights go.
     fn device(&self) -> &Device;
@@ -31,6 +38,55 @@ pub fn under<'a>(
     move |name, shape| source.get(&format!("{prefix}.{name}"), shape)
 }
 
+/// The linear layer called `name`, of `shape` (O, I).
+///
+/// # Errors
+/// Those of the source.
+pub fn linear(source: &mut dyn WeightSource, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+    let weight = source.get(&format!("{name}.weight"), &shape)?;
+    let bias = bias.then(|| source.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+    Ok(Linear::new(weight, bias))
+}
+
+/// The layer norm called `name`.
+///
+/// # Errors
+/// Those of the source.
+pub fn layer_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f64) -> Result<LayerNorm> {
+    let weight = source.get(&format!("{name}.weight"), &[width])?;
+    Ok(LayerNorm::new(weight, source.get(&format!("{name}.bias"), &[width])?, eps))
+}
+
+/// The RMS norm called `name`.
+///
+/// # Errors
+/// Those of the source.
+pub fn rms_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f64) -> Result<RmsNorm> {
+    Ok(RmsNorm::new(source.get(&format!("{name}.weight"), &[width])?, eps))
+}
+
+/// Passes over all weights that are asked of it: what is built from it has shapes and no numbers.
+pub struct PassedOver<'a>(pub &'a mut dyn WeightSource);
+
+impl WeightSource for PassedOver<'_> {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.0.pass_over(name, shape)?;
+        Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
+    }
+
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        self.0.pass_over(name, shape)
+    }
+
+    fn device(&self) -> &Device {
+        self.0.device()
+    }
+
+    fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
+}
+
 /// Learns which weights a model asks for; gives zeros that take no memory.
 #[derive(Default)]
 pub struct Recorder {
@@ -42,6 +98,11 @@ impl WeightSource for Recorder {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.shapes.insert(name.to_owned(), shape.to_vec());
         Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
+    }
+
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        self.shapes.insert(name.to_owned(), shape.to_vec());
+        Ok(())
     }
 
     fn device(&self) -> &Device {
@@ -71,14 +132,21 @@ pub struct Loader<'a> {
     pub params: ParamSet,
 }
 
-impl WeightSource for Loader<'_> {
-    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+impl<'a> Loader<'a> {
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&'a Entry> {
         let Some(entry) = self.checkpoint.entries().get(name) else {
             candle_core::bail!("no weight `{name}` in `{}`", self.checkpoint.dir().display())
         };
         if entry.shape != shape {
             candle_core::bail!("`{name}` has shape {:?}, not {shape:?}", entry.shape)
         }
+        Ok(entry)
+    }
+}
+
+impl WeightSource for Loader<'_> {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let entry = self.entry(name, shape)?;
         let part = self.family.part_of(name);
         let trains = self.trainable.contains(part)
             || (self.tied
@@ -91,6 +159,10 @@ impl WeightSource for Loader<'_> {
         let tensor = var.as_tensor().clone();
         self.params.insert(name, var, part);
         Ok(tensor)
+    }
+
+    fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        self.entry(name, shape).map(|_| ())
     }
 
     fn device(&self) -> &Device {

@@ -10,7 +10,7 @@ mod template;
 mod tokenizer;
 
 pub use error::TextError;
-pub use spans::{Expansion, Layout, layout};
+pub use spans::{Expansion, Layout, Placeholder, layout};
 pub use template::ChatTemplate;
 pub use tokenizer::{TextTokenizer, Tokens};
 
@@ -20,7 +20,8 @@ mod tests;
 /// One image's place in a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageSpan {
-    /// The placeholder tokens that image features replace.
+    /// From the first to the last of the placeholder tokens that image features replace; tokens between them that
+    /// are none separate rows or tiles.
     pub tokens: Range<usize>,
     /// (temporal, height, width) of the image's grid, in the family's own units.
     pub grid: [usize; 3],

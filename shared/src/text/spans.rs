@@ -3,11 +3,12 @@
 //! A chat template is a program, so the only sure way to learn where it puts an answer is to run it on prefixes of the
 //! conversation: the answer to turn `i` begins where the rendering of the turns before it, with the generation prompt, ends,
 //! and reaches to where the rendering of the turns up to it ends. That the renderings are prefixes of each other is checked.
+//! Where a template's generation prompt is not how it writes answers, the answer begins where its own text does.
 
 use std::ops::Range;
 
 use super::{ChatTemplate, ImageSpan, Prompt, TextError, TextTokenizer, TurnSpan};
-use crate::dataset::{Message, Role};
+use crate::dataset::{Message, Part, Role};
 
 /// A rendered conversation and its turns, in bytes of its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,15 @@ struct TurnText {
     role: Role,
     end: usize,
     answer: Option<usize>,
+}
+
+/// The token that image features replace; a rendered template has it once for each image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placeholder {
+    /// As the template writes it.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
 }
 
 /// What replaces one image's placeholder.
@@ -56,29 +66,56 @@ pub fn layout(
         let is_last = turn + 1 == messages.len();
         let end = if is_last { text.len() } else { prefix(turn, turn + 1, false)? };
         let is_answer = message.role == Role::Assistant;
-        let answer = is_answer.then(|| prefix(turn, turn, true)).transpose()?;
+        let answer = is_answer.then(|| answer_start(template, messages, turn, &text)).transpose()?;
         turns.push(TurnText { role: message.role, end, answer });
     }
     Ok(Layout { text, turns })
 }
 
+/// Where the answer that is turn `turn` begins in the rendering of all turns. LLaVA-OneVision's generation prompt lacks a
+/// space that its answers have: the answer's text is then looked for behind what both renderings share.
+fn answer_start(
+    template: &ChatTemplate,
+    messages: &[Message],
+    turn: usize,
+    text: &str,
+) -> Result<usize, TextError> {
+    let question = template.render(&messages[..turn], true)?;
+    if text.starts_with(&question) {
+        return Ok(question.len());
+    }
+    let shared: usize =
+        text.chars().zip(question.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+    let answer = messages[turn].content.iter().find_map(|part| match part {
+        Part::Text { text } => Some(text.trim()).filter(|text| !text.is_empty()),
+        Part::Image => None,
+    });
+    let found = answer.and_then(|answer| text[shared..].find(answer));
+    found.map(|at| shared + at).ok_or(TextError::NotPrefix { turn })
+}
+
 impl Layout {
     /// Expands the image placeholders, encodes the text, and finds turns, answers and images among the tokens.
-    /// `eos_ids` are the tokens that may end a turn, `image_id` the one that image features replace.
+    /// `eos_ids` are the tokens that may end a turn; a model without a `placeholder` takes no images.
     ///
     /// # Errors
     /// When the placeholders do not match the images or the tokenizer fails.
     pub fn into_prompt(
         self,
         tokenizer: &TextTokenizer,
-        placeholder: &str,
+        placeholder: Option<&Placeholder>,
         images: &[Expansion],
-        image_id: u32,
         eos_ids: &[u32],
     ) -> Result<Prompt, TextError> {
-        let expanded = self.expand(placeholder, images)?;
+        let expanded = match placeholder {
+            Some(placeholder) => self.expand(&placeholder.text, images)?,
+            None => self,
+        };
         let tokens = tokenizer.encode(&expanded.text)?;
-        let images = image_spans(&tokens.ids, image_id, images, placeholder)?;
+        let images = match placeholder {
+            Some(placeholder) => image_spans(&tokens.ids, placeholder, images)?,
+            None => Vec::new(),
+        };
         let mut chars = CharIndex::new(&expanded.text);
         let mut prompt = Prompt {
             input_ids: tokens.ids,
@@ -178,23 +215,23 @@ fn answer_span(
     (first < end).then_some(first..end)
 }
 
-/// The runs of image tokens, one for each image.
+/// Where each image's tokens lie, from the first to the last.
 fn image_spans(
     ids: &[u32],
-    image_id: u32,
+    placeholder: &Placeholder,
     images: &[Expansion],
-    placeholder: &str,
 ) -> Result<Vec<ImageSpan>, TextError> {
     let expected: usize = images.iter().map(|image| image.num_tokens).sum();
-    let found = ids.iter().filter(|&&id| id == image_id).count();
+    let found = ids.iter().filter(|&&id| id == placeholder.id).count();
     if found != expected {
-        return Err(TextError::Placeholders { placeholder: placeholder.to_owned(), found, expected });
+        return Err(TextError::Placeholders { placeholder: placeholder.text.clone(), found, expected });
     }
-    let mut from = 0;
+    let mut places =
+        ids.iter().enumerate().filter_map(|(token, &id)| (id == placeholder.id).then_some(token));
     let span = |image: &Expansion| {
-        let start = from + ids[from..].iter().take_while(|&&id| id != image_id).count();
-        from = start + image.num_tokens;
-        ImageSpan { tokens: start..from, grid: image.grid }
+        let mut tokens = places.by_ref().take(image.num_tokens);
+        let start = tokens.next().unwrap_or(ids.len());
+        ImageSpan { tokens: start..tokens.last().unwrap_or(start) + 1, grid: image.grid }
     };
     Ok(images.iter().map(span).collect())
 }

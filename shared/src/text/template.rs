@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::TextError;
 use super::error::{read_json, read_optional};
 use super::tokenizer::token_text;
-use crate::dataset::Message;
+use crate::dataset::{Message, Part, Role};
 use crate::ids::Digest;
 
 const NAME: &str = "chat_template";
@@ -18,6 +18,10 @@ const NAME: &str = "chat_template";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     digest: Digest,
+    /// The template takes a message's content as one text, not as a list of parts.
+    takes_text: bool,
+    /// What stands for an image in such a text.
+    image_text: String,
 }
 
 impl ChatTemplate {
@@ -56,7 +60,25 @@ impl ChatTemplate {
         environment.add_global("bos_token", bos_token);
         environment.add_global("eos_token", eos_token);
         environment.add_template_owned(NAME, without_generation_blocks(source))?;
-        Ok(Self { environment, digest: Digest::of(source.as_bytes()) })
+        let digest = Digest::of(source.as_bytes());
+        let mut template = Self { environment, digest, takes_text: false, image_text: String::new() };
+        template.takes_text = !template.takes_parts();
+        Ok(template)
+    }
+
+    /// Sets what stands for an image where the template takes a message's content as one text.
+    pub fn with_image_text(self, image_text: String) -> Self {
+        Self { image_text, ..self }
+    }
+
+    /// Whether a message whose content is a list of parts comes out with its text, and not with the list's notation,
+    /// with an error, or without it.
+    fn takes_parts(&self) -> bool {
+        const PROBE: &str = "probe";
+        let part = Part::Text { text: PROBE.to_owned() };
+        let probe = [Message { role: Role::User, content: vec![part] }];
+        let rendered = self.render_any(&probe, false).unwrap_or_default();
+        rendered.contains(PROBE) && !rendered.contains("\"text\"") && !rendered.contains("'text'")
     }
 
     /// The conversation as one text; with `add_generation_prompt`, up to where the next answer begins.
@@ -64,16 +86,34 @@ impl ChatTemplate {
     /// # Errors
     /// When the template refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TextError> {
-        let messages = Value::from_serialize(messages);
-        self.render_value(&messages, add_generation_prompt)
+        match self.takes_text {
+            false => self.render_any(messages, add_generation_prompt),
+            true => {
+                let messages: Value = messages.iter().map(|message| self.as_text(message)).collect();
+                self.render_any(&messages, add_generation_prompt)
+            }
+        }
+    }
+
+    /// The message with its content as one text.
+    fn as_text(&self, message: &Message) -> Value {
+        let parts = message.content.iter().map(|part| match part {
+            Part::Text { text } => text.as_str(),
+            Part::Image => &self.image_text,
+        });
+        context! { role => Value::from_serialize(message.role), content => parts.collect::<String>() }
     }
 
     /// As [`render`](Self::render), for messages in any shape the template takes.
-    pub(crate) fn render_value(
+    ///
+    /// # Errors
+    /// When the template refuses the conversation.
+    pub fn render_any(
         &self,
-        messages: &Value,
+        messages: &(impl serde::Serialize + ?Sized),
         add_generation_prompt: bool,
     ) -> Result<String, TextError> {
+        let messages = Value::from_serialize(messages);
         let template = self.environment.get_template(NAME);
         template
             .and_then(|template| template.render(context! { messages, add_generation_prompt }))

@@ -133,12 +133,13 @@ fn prompt(
     let dir = fixtures().join(family);
     let tokenizer = TextTokenizer::load(&dir).unwrap();
     let template = ChatTemplate::load(&dir).unwrap();
-    let image_id = tokenizer.token_id(placeholder).unwrap();
+    let id = tokenizer.token_id(placeholder).unwrap();
     let eos = tokenizer.token_id("<|im_end|>").unwrap();
     let expand = |n: usize| Expansion { text: placeholder.repeat(n), num_tokens: n, grid: [1, 1, n] };
     let images: Vec<_> = [3, 2].map(expand).into_iter().take(num_images(messages)).collect();
     let layout = layout(&template, messages, generation).unwrap();
-    let prompt = layout.into_prompt(&tokenizer, placeholder, &images, image_id, &[eos]).unwrap();
+    let placeholder = Placeholder { text: placeholder.to_owned(), id };
+    let prompt = layout.into_prompt(&tokenizer, Some(&placeholder), &images, &[eos]).unwrap();
     (tokenizer, prompt)
 }
 
@@ -209,8 +210,24 @@ fn an_answer_without_an_end_token_ends_with_its_text() {
     let messages =
         [message(Role::User, vec![text("one?")]), message(Role::Assistant, vec![text("two three")])];
     let layout = layout(&template, &messages, false).unwrap();
-    let prompt = layout.into_prompt(&tokenizer, "<|image_pad|>", &[], 0, &[]).unwrap();
+    let prompt = layout.into_prompt(&tokenizer, None, &[], &[]).unwrap();
     assert_eq!(slice(&prompt, prompt.turns[1].answer.clone().unwrap()).trim_start(), "two three");
+}
+
+#[test]
+fn templates_that_take_text_get_text() {
+    // Qwen2.5's way to write a turn; a list of parts would be printed as a list.
+    let joined = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}";
+    // Qwen3's: what is not a string is left out.
+    let skipping = "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% endif %}{% endfor %}";
+    let parts = "{% for m in messages %}<{{ m.role }}>{% for p in m.content %}{{ p.text if p.type == 'text' else '[IMG]' }}{% endfor %}{% endfor %}";
+    let messages = [message(Role::User, vec![Part::Image, text("how"), text(" many?")])];
+    for (source, expected) in
+        [(joined, "<user>#how many?"), (skipping, "<user>#how many?"), (parts, "<user>[IMG]how many?")]
+    {
+        let template = ChatTemplate::compile(source, "", "").unwrap().with_image_text("#".into());
+        assert_eq!(template.render(&messages, false).unwrap(), expected);
+    }
 }
 
 #[test]
@@ -229,7 +246,8 @@ fn a_placeholder_in_the_text_is_refused() {
     let (tokenizer, template) = (TextTokenizer::load(&dir).unwrap(), ChatTemplate::load(&dir).unwrap());
     let messages = [message(Role::User, vec![text("what does <|image_pad|> mean?")])];
     let layout = layout(&template, &messages, true).unwrap();
-    let error = layout.into_prompt(&tokenizer, "<|image_pad|>", &[], 1, &[]).unwrap_err().to_string();
+    let image_pad = Placeholder { text: "<|image_pad|>".into(), id: 1 };
+    let error = layout.into_prompt(&tokenizer, Some(&image_pad), &[], &[]).unwrap_err().to_string();
     assert!(error.contains("1 `<|image_pad|>` for 0 image(s)") && error.contains("hint:"), "{error}");
 }
 

@@ -24,6 +24,7 @@ pub struct TextTokenizer {
     inner: Tokenizer,
     digest: Digest,
     config: Value,
+    is_verbatim: bool,
 }
 
 impl TextTokenizer {
@@ -41,7 +42,12 @@ impl TextTokenizer {
         inner.with_truncation(None).map_err(|error| TextError::invalid(&path, error, hint))?;
         inner.with_padding(None);
         let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
-        Ok(Self { inner, digest: Digest::of(&bytes), config })
+        Ok(Self { inner, digest: Digest::of(&bytes), config, is_verbatim: false })
+    }
+
+    /// The same tokenizer for prompts that write all their special tokens: it adds none.
+    pub fn verbatim(self) -> Self {
+        Self { is_verbatim: true, ..self }
     }
 
     /// Encodes a rendered prompt. The tokenizer's own begin-of-text token is added unless the text starts with it.
@@ -51,7 +57,7 @@ impl TextTokenizer {
     pub fn encode(&self, text: &str) -> Result<Tokens, TextError> {
         let bos = self.special("bos_token");
         let has_bos = bos.is_some_and(|bos| !bos.is_empty() && text.starts_with(bos));
-        self.encode_with(text, !has_bos)
+        self.encode_with(text, !has_bos && !self.is_verbatim)
     }
 
     /// Encodes a text with or without the tokens that the tokenizer puts around it.
@@ -91,6 +97,12 @@ impl TextTokenizer {
     /// The text of a special token that `tokenizer_config.json` names, such as `eos_token`.
     pub fn special(&self, name: &str) -> Option<&str> {
         token_text(self.config.get(name)?)
+    }
+
+    /// The text of a token that `tokenizer_config.json` names, at its top or among the extra special tokens.
+    pub fn named(&self, name: &str) -> Option<&str> {
+        let extra = self.config.pointer(&format!("/extra_special_tokens/{name}"));
+        self.special(name).or_else(|| extra?.as_str())
     }
 
     /// `tokenizer_config.json`; null if there is none.

@@ -1,13 +1,14 @@
 //! `parity REF [FAMILY...]`: every family's reference checkpoint against transformers' own results, a row each.
 //!
 //! REF is a folder of reference checkpoints (see `e2e::reference`). Without FAMILY, every folder of a supported
-//! architecture is compared. Exit 0 when all pass, 1 when one fails, 2 when the command line is wrong.
+//! architecture is compared, and the goldens beside them (see `e2e::goldens`). Exit 0 when all pass, 1 when one fails, 2 when the command line is wrong.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use e2e::goldens;
 use e2e::parity::{Comparison, TOLERANCE, compare};
 use shared::models::config_of;
 
@@ -49,6 +50,13 @@ fn run(cli: &Cli) -> Result<bool> {
         let result = compare(&cli.reference.join(&family)).with_context(|| format!("family `{family}`"))?;
         println!("{}", row(&family, &result));
         all_pass &= result.passes();
+    }
+    if cli.families.is_empty() {
+        for row in goldens::rows(&cli.reference)? {
+            let verdict = if row.passes() { "pass" } else { "FAIL" };
+            println!("{:<48} {}/{}  {verdict}", row.name, row.equal, row.total);
+            all_pass &= row.passes();
+        }
     }
     Ok(all_pass)
 }

@@ -1,54 +1,64 @@
 //! InternVL's config.json in the transformers-native (`-hf`) layout.
 //!
-//! Defaults are those of transformers 5.23's `InternVLConfig`, `InternVLVisionConfig`, `Qwen2Config` and
-//! `LlamaConfig`.
+//! Defaults are those of transformers 5.23's `InternVLConfig` and `InternVLVisionConfig`.
 
-use candle_core::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::models::fields::{Activation, RopeFields, count, flag, number, only, pair, word};
+use crate::models::fields::{Parsed, count, flag, number, only, pair, word};
+use crate::models::layers::Activation;
+use crate::models::llava_names::TEXT_PREFIX;
 use crate::models::registry::FamilyConfig;
-use crate::models::weights::WeightSource;
-use crate::models::{DecoderConfig, VlmBody};
+use crate::models::text_config;
+use crate::models::vlm::VlmConfig;
 
-type Parsed<T> = std::result::Result<T, String>;
-
-/// A resolved configuration.
+/// The vision encoder and its projector.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Config {
-    pub(super) decoder: DecoderConfig,
-    pub(super) vision: VisionConfig,
+pub(in crate::models) struct TileTowerConfig {
+    pub vision: VisionConfig,
     /// How many patches a side become one row of the projector.
-    pub(super) shuffle: usize,
-    pub(super) projector_activation: Activation,
-    image_token_id: u32,
-    /// With `dynamic` rotary scaling, positions from here on would be rotated differently.
-    pub(super) rope_limit: Option<usize>,
-    #[serde(skip)]
-    max_positions: usize,
+    pub shuffle: usize,
+    pub projector_activation: Activation,
+}
+
+impl TileTowerConfig {
+    /// Checks that tiles can be shuffled by `1 / downsample_ratio`.
+    pub(in crate::models) fn new(
+        vision: VisionConfig,
+        downsample_ratio: f64,
+        projector_activation: Activation,
+    ) -> Parsed<Self> {
+        let shuffle = (1.0 / downsample_ratio) as usize;
+        let [rows, columns] = vision.grid();
+        if rows != columns || shuffle == 0 || rows % shuffle != 0 {
+            return Err(format!("a grid of {rows} x {columns} patches cannot be shuffled by {shuffle}"));
+        }
+        Ok(Self { vision, shuffle, projector_activation })
+    }
 }
 
 /// The vision encoder's sizes.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct VisionConfig {
-    pub(super) width: usize,
-    pub(super) num_layers: usize,
-    pub(super) num_heads: usize,
-    pub(super) mlp_width: usize,
-    pub(super) num_channels: usize,
+pub(in crate::models) struct VisionConfig {
+    pub width: usize,
+    pub num_layers: usize,
+    pub num_heads: usize,
+    pub mlp_width: usize,
+    pub num_channels: usize,
     /// (height, width) in pixels.
-    pub(super) image_size: [usize; 2],
+    pub image_size: [usize; 2],
     /// (height, width) in pixels.
-    pub(super) patch_size: [usize; 2],
-    pub(super) attention_bias: bool,
-    pub(super) qk_norm: bool,
-    pub(super) rms_norm: bool,
-    pub(super) norm_eps: f64,
-    pub(super) position_embeddings: bool,
+    pub patch_size: [usize; 2],
+    pub attention_bias: bool,
+    /// Queries, keys and values come from one weight.
+    pub fused_qkv: bool,
+    pub qk_norm: bool,
+    pub rms_norm: bool,
+    pub norm_eps: f64,
+    pub position_embeddings: bool,
     /// With mean pooling there is no norm after the last layer.
-    pub(super) final_norm: bool,
-    pub(super) activation: Activation,
+    pub final_norm: bool,
+    pub activation: Activation,
 }
 
 impl VisionConfig {
@@ -64,64 +74,16 @@ pub(super) fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
     only(layer.is_null() || *layer == -1, format!("`vision_feature_layer` {layer}"))?;
     let strategy = word(json, "vision_feature_select_strategy", "default")?;
     only(strategy == "default", format!("`vision_feature_select_strategy` {strategy}"))?;
-    let vision = vision(&json["vision_config"])?;
-    let shuffle = (1.0 / number(json, "downsample_ratio", 0.5)?) as usize;
-    let [rows, columns] = vision.grid();
-    if rows != columns || shuffle == 0 || rows % shuffle != 0 {
-        return Err(format!("a grid of {rows} x {columns} patches cannot be shuffled by {shuffle}"));
-    }
     let text = &json["text_config"];
-    let (decoder, rope_limit) = decoder(json, text)?;
-    Ok(Box::new(Config {
-        max_positions: max_positions(text)?,
-        decoder,
-        vision,
-        shuffle,
-        projector_activation: Activation::read(json, "projector_hidden_act", "gelu")?,
-        image_token_id: count(json, "image_token_id", 151_667)? as u32,
-        rope_limit,
-    }))
-}
-
-fn max_positions(text: &Value) -> Parsed<usize> {
-    let default = if text["model_type"] == "llama" { 2048 } else { 32_768 };
-    count(text, "max_position_embeddings", default)
-}
-
-fn decoder(json: &Value, text: &Value) -> Parsed<(DecoderConfig, Option<usize>)> {
     let model_type = word(text, "model_type", "qwen2")?;
-    let llama = model_type == "llama";
-    only(
-        llama || model_type == "qwen2",
-        format!("a text model of type `{model_type}` (qwen2 and llama are)"),
+    let text = text_config::parse(text, model_type, flag(json, "tie_word_embeddings", true)?)?;
+    let tower = TileTowerConfig::new(
+        vision(&json["vision_config"])?,
+        number(json, "downsample_ratio", 0.5)?,
+        Activation::read(json, "projector_hidden_act", "gelu")?,
     )?;
-    only(word(text, "hidden_act", "silu")? == "silu", "a text activation other than silu")?;
-    only(!flag(text, "use_sliding_window", false)?, "`use_sliding_window`")?;
-    only(!llama || !flag(text, "attention_bias", false)?, "`attention_bias` of a llama text model")?;
-    only(!llama || !flag(text, "mlp_bias", false)?, "`mlp_bias` of a llama text model")?;
-    let rope = RopeFields::read(text, 10_000.0)?;
-    only(matches!(rope.kind, "default" | "dynamic"), format!("rotary scaling `{}`", rope.kind))?;
-    let rope_limit = if rope.kind == "dynamic" { Some(max_positions(text)?) } else { None };
-    let hidden_size = count(text, "hidden_size", 4096)?;
-    let num_heads = count(text, "num_attention_heads", 32)?.max(1);
-    let num_kv_heads = match text.get("num_key_value_heads") {
-        None if !llama => 32,
-        _ => count(text, "num_key_value_heads", num_heads)?,
-    };
-    let decoder = DecoderConfig {
-        hidden_size,
-        intermediate_size: count(text, "intermediate_size", if llama { 11_008 } else { 22_016 })?,
-        num_layers: count(text, "num_hidden_layers", 32)?,
-        num_heads,
-        num_kv_heads,
-        head_dim: count(text, "head_dim", hidden_size / num_heads)?,
-        qkv_bias: !llama,
-        rms_norm_eps: number(text, "rms_norm_eps", 1e-6)?,
-        rope_theta: rope.theta,
-        vocab_size: count(text, "vocab_size", if llama { 32_000 } else { 151_936 })?,
-        tie_word_embeddings: flag(json, "tie_word_embeddings", true)?,
-    };
-    Ok((decoder, rope_limit))
+    let image_token_id = count(json, "image_token_id", 151_667)?;
+    Ok(Box::new(VlmConfig::new(text, TEXT_PREFIX, tower, image_token_id)))
 }
 
 fn vision(json: &Value) -> Parsed<VisionConfig> {
@@ -140,6 +102,7 @@ fn vision(json: &Value) -> Parsed<VisionConfig> {
         image_size: pair(json, "image_size", 448)?,
         patch_size: pair(json, "patch_size", 14)?,
         attention_bias: flag(json, "attention_bias", false)?,
+        fused_qkv: false,
         qk_norm: flag(json, "use_qk_norm", false)?,
         rms_norm: norm_type == "rms_norm",
         norm_eps: number(json, "layer_norm_eps", 1e-6)?,
@@ -147,26 +110,4 @@ fn vision(json: &Value) -> Parsed<VisionConfig> {
         final_norm: !flag(json, "use_mean_pooling", true)?,
         activation: Activation::read(json, "hidden_act", "gelu")?,
     })
-}
-
-impl FamilyConfig for Config {
-    fn decoder(&self) -> &DecoderConfig {
-        &self.decoder
-    }
-
-    fn build(&self, source: &mut dyn WeightSource) -> Result<Box<dyn VlmBody>> {
-        Ok(Box::new(super::InternVl::build(self, source)?))
-    }
-
-    fn image_token_id(&self) -> u32 {
-        self.image_token_id
-    }
-
-    fn max_positions(&self) -> usize {
-        self.max_positions
-    }
-
-    fn canonical(&self) -> Value {
-        serde_json::to_value(self).unwrap_or_default()
-    }
 }

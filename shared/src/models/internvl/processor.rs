@@ -2,17 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::position::positions;
 use crate::image::{ImageError, ImageInput, Normalization, RgbImage, Tiling};
 use crate::models::fields::count;
 use crate::models::processor::{CLIP_MEAN, CLIP_STD, CommonSettings, FamilyProcessor, ProcessorFiles};
-use crate::text::{Prompt, TextTokenizer};
+use crate::text::TextTokenizer;
 
-struct InternVlProcessor {
+/// Tiles of one size and a thumbnail.
+pub(in crate::models) struct TileProcessor {
     common: CommonSettings,
     normalization: Normalization,
     tiling: Tiling,
     tokens_per_tile: usize,
+    turn_end: Option<&'static str>,
     start: String,
     end: String,
     image_token: String,
@@ -21,7 +22,7 @@ struct InternVlProcessor {
 /// Reads the processor's files. What they say of `crop_to_patches` does not count: transformers' InternVL processor
 /// turns it on in every call, and the hub's files say false.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let json = &files.image;
+    let json = files.image()?;
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let side = |key| {
         let side = count(&json["size"], key, 384)?;
@@ -35,30 +36,45 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
         filter: common.filter,
     };
     let tokens_per_tile = count(&files.processor, "image_seq_length", 256)?;
-    if tokens_per_tile == 0 || tiling.max_tiles == 0 {
-        return Err("`image_seq_length` and `max_patches` must not be 0".into());
+    Ok(Box::new(TileProcessor::new(common, tiling, tokens_per_tile, files.tokenizer)?))
+}
+
+impl TileProcessor {
+    /// With the tokens that the tokenizer names.
+    pub(in crate::models) fn new(
+        common: CommonSettings,
+        tiling: Tiling,
+        tokens_per_tile: usize,
+        tokenizer: &TextTokenizer,
+    ) -> Result<Self, String> {
+        if tokens_per_tile == 0 || tiling.max_tiles == 0 {
+            return Err("the tokens of a tile and the largest number of tiles must not be 0".into());
+        }
+        Ok(Self {
+            normalization: common.normalization(),
+            common,
+            tiling,
+            tokens_per_tile,
+            turn_end: None,
+            start: tokenizer.named("start_image_token").unwrap_or("<img>").to_owned(),
+            end: tokenizer.named("end_image_token").unwrap_or("</img>").to_owned(),
+            image_token: tokenizer.named("context_image_token").unwrap_or("<IMG_CONTEXT>").to_owned(),
+        })
     }
-    Ok(Box::new(InternVlProcessor {
-        normalization: common.normalization(),
-        common,
-        tiling,
-        tokens_per_tile,
-        start: named_token(files.tokenizer, "start_image_token", "<img>"),
-        end: named_token(files.tokenizer, "end_image_token", "</img>"),
-        image_token: named_token(files.tokenizer, "context_image_token", "<IMG_CONTEXT>"),
-    }))
+
+    /// With a token that ends a turn.
+    pub(in crate::models) fn with_turn_end(self, turn_end: &'static str) -> Self {
+        Self { turn_end: Some(turn_end), ..self }
+    }
 }
 
-/// A token that tokenizer_config.json names, at its top or among the extra special tokens.
-fn named_token(tokenizer: &TextTokenizer, name: &str, default: &str) -> String {
-    let extra = tokenizer.config().pointer(&format!("/extra_special_tokens/{name}"));
-    let token = tokenizer.special(name).or_else(|| extra?.as_str());
-    token.unwrap_or(default).to_owned()
-}
+impl FamilyProcessor for TileProcessor {
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
+    }
 
-impl FamilyProcessor for InternVlProcessor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+    fn turn_end(&self) -> Option<&str> {
+        self.turn_end
     }
 
     fn expansion(&self, image: &ImageInput) -> String {
@@ -78,10 +94,6 @@ impl FamilyProcessor for InternVlProcessor {
             grid: [tiles.len(), rows, columns],
             num_tokens: tiles.len() * self.tokens_per_tile,
         })
-    }
-
-    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
-        positions(prompt.input_ids.len())
     }
 
     fn settings(&self) -> Value {

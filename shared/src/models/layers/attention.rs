@@ -55,6 +55,56 @@ impl<'a> Segments<'a> {
     }
 }
 
+/// The keys that one query sees, counted in its segment: from the first to before the second.
+pub type Sight = [usize; 2];
+
+/// Which of its segment's keys a query sees.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mask<'a> {
+    /// All of them.
+    Full,
+    /// Those up to itself, a segment's queries being the last of its keys.
+    Causal,
+    /// A range for each packed query.
+    Sights(&'a [Sight]),
+}
+
+impl Mask<'_> {
+    /// What query `query` of all, which is `index` of `n` in its segment of `m` keys, sees.
+    pub(super) fn sight(self, query: usize, index: usize, n: usize, m: usize) -> Sight {
+        match self {
+            Self::Full => [0, m],
+            Self::Causal => [0, index + 1 + m - n],
+            Self::Sights(sights) => sights[query],
+        }
+    }
+}
+
+/// As [`attention`], where query t of all sees the keys `sights[t]` of its segment: sliding windows, images and prefixes
+/// that see all of themselves.
+///
+/// # Errors
+/// As [`attention`], and when a query sees nothing or keys that are not there.
+pub fn attention_within(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    sights: &[Sight],
+    scale: f64,
+) -> Result<Tensor> {
+    if sights.len() != q.dim(0)? {
+        bail!("{} queries see {} ranges of keys", q.dim(0)?, sights.len())
+    }
+    for (queries, keys) in segments.ranges() {
+        let seen = sights.get(queries.clone()).unwrap_or_default();
+        if let Some([from, to]) = seen.iter().find(|[from, to]| from >= to || *to > keys.len()) {
+            bail!("a query sees keys {from}..{to} of {}", keys.len())
+        }
+    }
+    masked(q, k, v, segments, Mask::Sights(sights), scale)
+}
+
 /// softmax(q k^T * scale) v inside each segment: q (Tq, H, K), k and v (Tk, Hkv, K) -> (Tq, H, K).
 ///
 /// H is a multiple of Hkv; head h reads key-value head h / (H / Hkv). If causal, a segment's queries are the last
@@ -70,20 +120,24 @@ pub fn attention(
     causal: bool,
     scale: f64,
 ) -> Result<Tensor> {
+    masked(q, k, v, segments, if causal { Mask::Causal } else { Mask::Full }, scale)
+}
+
+fn masked(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, mask: Mask, scale: f64) -> Result<Tensor> {
     let (tq, heads, width) = q.dims3()?;
     let (tk, kv_heads, _) = k.dims3()?;
     if k.dims() != v.dims() || k.dim(2)? != width || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
         bail!("attention of q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims())
     }
-    segments.check(tq, tk, causal)?;
+    segments.check(tq, tk, matches!(mask, Mask::Causal))?;
     if fused(&[q, k, v]) {
         let op = AttentionOp {
             cu_q: segments.q.to_vec(),
             cu_kv: segments.kv.to_vec(),
-            causal,
+            mask: mask.into(),
             scale: scale as f32,
         };
         return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
-    plain::attention(q, k, v, segments, causal, scale)
+    plain::masked_attention(q, k, v, segments, mask, scale)
 }

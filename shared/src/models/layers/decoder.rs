@@ -1,26 +1,29 @@
-//! The decoder block of Qwen2 and Llama: attention with grouped key-value heads, then a gated feed-forward, each
-//! behind an RMS norm and a residual. Both families and the Recalibrator are made of it.
+//! The decoder block of Qwen, Llama, Mistral and Gemma: attention with grouped key-value heads, then a gated feed-forward,
+//! each behind an RMS norm and a residual. All families and the Recalibrator are made of it.
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Linear, RmsNorm, Rope, Segments, attention, swiglu};
-use crate::models::DecoderConfig;
+use super::{
+    Heads, Linear, Qkv, RmsNorm, Rope, Segments, Sight, attention, attention_within, gelu_tanh, swiglu,
+};
+use crate::models::{DecoderConfig, GemmaBlocks};
 
 /// One block.
 #[derive(Clone, Debug)]
 pub struct DecoderLayer {
     input_norm: RmsNorm,
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
+    qkv: Qkv,
+    /// Norms of each head's queries and keys, (K) each.
+    qk_norm: Option<[RmsNorm; 2]>,
     o_proj: Linear,
     post_norm: RmsNorm,
     gate_proj: Linear,
     up_proj: Linear,
     down_proj: Linear,
-    num_heads: usize,
-    num_kv_heads: usize,
-    head_dim: usize,
+    heads: Heads,
+    /// Norms of what attention and feed-forward add to the residual.
+    added_norms: Option<[RmsNorm; 2]>,
+    gemma: Option<GemmaBlocks>,
 }
 
 impl DecoderLayer {
@@ -34,26 +37,47 @@ impl DecoderLayer {
     ) -> Result<DecoderLayer> {
         let (d, i) = (cfg.hidden_size, cfg.intermediate_size);
         let (q, kv) = (cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim);
-        let input_norm = RmsNorm::new(get("input_layernorm.weight", &[d])?, cfg.rms_norm_eps);
-        let post_norm = RmsNorm::new(get("post_attention_layernorm.weight", &[d])?, cfg.rms_norm_eps);
+        let mut norm = |name: &str, width: usize| -> Result<RmsNorm> {
+            Ok(cfg.rms_norm(get(&format!("{name}.weight"), &[width])?))
+        };
+        let qk_norm = match cfg.qk_norm {
+            true => Some([norm("self_attn.q_norm", cfg.head_dim)?, norm("self_attn.k_norm", cfg.head_dim)?]),
+            false => None,
+        };
+        let input_norm = norm("input_layernorm", d)?;
+        // Gemma 3's names: what others call the norm after attention stands before the feed-forward there.
+        let (post_norm, added_norms) = match cfg.gemma {
+            Some(GemmaBlocks { added_norms: true, .. }) => {
+                let added = [norm("post_attention_layernorm", d)?, norm("post_feedforward_layernorm", d)?];
+                (norm("pre_feedforward_layernorm", d)?, Some(added))
+            }
+            _ => (norm("post_attention_layernorm", d)?, None),
+        };
         let mut linear = |name: &str, shape: [usize; 2], bias: bool| -> Result<Linear> {
             let weight = get(&format!("{name}.weight"), &shape)?;
             let bias = bias.then(|| get(&format!("{name}.bias"), &shape[..1])).transpose()?;
             Ok(Linear::new(weight, bias))
         };
+        let qkv = match cfg.fused_qkv {
+            true => Qkv::Grouped(linear("self_attn.qkv_proj", [q + 2 * kv, d], cfg.qkv_bias)?),
+            false => Qkv::Separate([
+                linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
+                linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
+                linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
+            ]),
+        };
         Ok(DecoderLayer {
             input_norm,
-            q_proj: linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
-            k_proj: linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
-            v_proj: linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
+            qkv,
+            qk_norm,
             o_proj: linear("self_attn.o_proj", [d, q], false)?,
             post_norm,
             gate_proj: linear("mlp.gate_proj", [i, d], false)?,
             up_proj: linear("mlp.up_proj", [i, d], false)?,
             down_proj: linear("mlp.down_proj", [d, i], false)?,
-            num_heads: cfg.num_heads,
-            num_kv_heads: cfg.num_kv_heads,
-            head_dim: cfg.head_dim,
+            heads: Heads { queries: cfg.num_heads, key_values: cfg.num_kv_heads, width: cfg.head_dim },
+            added_norms,
+            gemma: cfg.gemma,
         })
     }
 
@@ -69,33 +93,62 @@ impl DecoderLayer {
         cu_seqlens: &[usize],
         cache: Option<&mut KvLayer>,
     ) -> Result<Tensor> {
-        let x = (x + self.attend(&self.input_norm.forward(x)?, rope, cu_seqlens, cache)?)?;
+        self.forward_within(x, rope, None, cu_seqlens, cache)
+    }
+
+    /// As [`forward`](Self::forward), where token t sees the tokens `sights[t]` of its sample, those in the cache
+    /// counted; without `sights`, those before it.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and when a token sees nothing or tokens that are not there.
+    pub fn forward_within(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        sights: Option<&[Sight]>,
+        cu_seqlens: &[usize],
+        cache: Option<&mut KvLayer>,
+    ) -> Result<Tensor> {
+        let attended = self.attend(&self.input_norm.forward(x)?, rope, sights, cu_seqlens, cache)?;
+        let x = (x + self.added(attended, 0)?)?;
         let y = self.post_norm.forward(&x)?;
-        let y = swiglu(&self.gate_proj.forward(&y)?, &self.up_proj.forward(&y)?)?;
-        x + self.down_proj.forward(&y)?
+        let (gate, up) = (self.gate_proj.forward(&y)?, self.up_proj.forward(&y)?);
+        let y = if self.gemma.is_some() { gelu_tanh(&gate)?.mul(&up)? } else { swiglu(&gate, &up)? };
+        x + self.added(self.down_proj.forward(&y)?, 1)?
+    }
+
+    fn added(&self, y: Tensor, which: usize) -> Result<Tensor> {
+        match &self.added_norms {
+            Some(norms) => norms[which].forward(&y),
+            None => Ok(y),
+        }
     }
 
     fn attend(
         &self,
         x: &Tensor,
         rope: &Rope,
+        sights: Option<&[Sight]>,
         cu_seqlens: &[usize],
         cache: Option<&mut KvLayer>,
     ) -> Result<Tensor> {
-        let tokens = x.dim(0)?;
-        let width = self.head_dim;
-        let q = rope.apply(&self.q_proj.forward(x)?.reshape((tokens, self.num_heads, width))?)?;
-        let k = rope.apply(&self.k_proj.forward(x)?.reshape((tokens, self.num_kv_heads, width))?)?;
-        let v = self.v_proj.forward(x)?.reshape((tokens, self.num_kv_heads, width))?;
-        let scale = 1.0 / (width as f64).sqrt();
-        let y = match cache {
-            None => attention(&q, &k, &v, &Segments::same(cu_seqlens), true, scale)?,
-            Some(cache) => {
-                let (k, v, kv) = cache.append(&k, &v, cu_seqlens)?;
-                attention(&q, &k, &v, &Segments { q: cu_seqlens, kv: &kv }, true, scale)?
-            }
+        let (tokens, width) = (x.dim(0)?, self.heads.width);
+        let [mut q, mut k, v] = self.qkv.forward(x, self.heads)?;
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
+        let (k, v, kv) = match cache {
+            None => (k, v, cu_seqlens.to_vec()),
+            Some(cache) => cache.append(&k, &v, cu_seqlens)?,
         };
-        self.o_proj.forward(&y.reshape((tokens, self.num_heads * width))?)
+        let segments = Segments { q: cu_seqlens, kv: &kv };
+        let scale = 1.0 / self.gemma.map_or(width as f64, |gemma| gemma.query_scalar).sqrt();
+        let y = match sights {
+            None => attention(&q, &k, &v, &segments, true, scale)?,
+            Some(sights) => attention_within(&q, &k, &v, &segments, sights, scale)?,
+        };
+        self.o_proj.forward(&y.reshape((tokens, self.heads.queries * width))?)
     }
 }
 
@@ -110,6 +163,11 @@ impl KvLayer {
     /// Keeps only these samples, in this order: what generation does with samples that ended.
     pub fn keep(&mut self, samples: &[usize]) {
         self.samples = samples.iter().filter_map(|&i| self.samples.get(i).cloned()).collect();
+    }
+
+    /// How many tokens of each sample it holds; empty before the first pass.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.samples.iter().map(|(k, _)| k.dims()[0]).collect()
     }
 
     /// Adds new keys and values (T, Hkv, K); returns all of them packed, with their boundaries.

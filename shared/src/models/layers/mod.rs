@@ -15,20 +15,26 @@ pub mod plain;
 mod activation;
 mod attention;
 mod decoder;
+mod encoder;
 mod linear;
 mod norm;
+mod qkv;
 mod rope;
+mod shuffle;
 #[cfg(test)]
 mod tests;
 
 use candle_core::{DType, Device, Tensor};
 
-pub use activation::{gelu, gelu_tanh, quick_gelu, silu, swiglu};
-pub use attention::{Segments, attention};
+pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu, swiglu};
+pub use attention::{Segments, Sight, attention, attention_within};
 pub use decoder::{DecoderLayer, KvLayer};
+pub use encoder::{EncoderLayer, Mlp};
 pub use linear::Linear;
-pub use norm::{LayerNorm, RmsNorm};
-pub use rope::Rope;
+pub use norm::{LayerNorm, Norm, RmsNorm};
+pub use qkv::{Heads, Qkv};
+pub use rope::{Rope, frequencies};
+pub use shuffle::pixel_shuffle;
 
 /// Whether the CPU kernels serve these operands: the one place that decides. Everything else (a GPU, half precision,
 /// float64) takes the plain twins, whose gradients candle derives.

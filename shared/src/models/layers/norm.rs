@@ -1,6 +1,6 @@
 //! Norms over the last axis.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::cpu::norm::{LayerNormOp, RmsNormOp};
 use super::{fused, plain};
@@ -10,12 +10,19 @@ use super::{fused, plain};
 pub struct RmsNorm {
     weight: Tensor,
     eps: f64,
+    /// Gemma's weights are differences from 1.
+    from_one: bool,
 }
 
 impl RmsNorm {
     /// A norm of `weight` (D).
     pub fn new(weight: Tensor, eps: f64) -> RmsNorm {
-        RmsNorm { weight, eps }
+        RmsNorm { weight, eps, from_one: false }
+    }
+
+    /// A norm that multiplies by 1 + `weight` (D), as Gemma's do.
+    pub fn from_one(weight: Tensor, eps: f64) -> RmsNorm {
+        RmsNorm { weight, eps, from_one: true }
     }
 
     /// x (.., D) -> (.., D).
@@ -23,11 +30,19 @@ impl RmsNorm {
     /// # Errors
     /// When the widths differ or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.to_dtype(x.dtype())?;
-        if fused(&[x, &weight]) && x.dim(D::Minus1)? == weight.elem_count() {
-            return x.contiguous()?.apply_op2(&weight, RmsNormOp { eps: self.eps as f32 });
+        if self.from_one {
+            // In single precision throughout, as Gemma has it: half of it would lose a small difference from 1.
+            let weight = (self.weight.to_dtype(DType::F32)? + 1.0)?;
+            return self.scaled(&x.to_dtype(DType::F32)?, &weight)?.to_dtype(x.dtype());
         }
-        plain::rms_norm(x, &weight, self.eps)
+        self.scaled(x, &self.weight.to_dtype(x.dtype())?)
+    }
+
+    fn scaled(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        if fused(&[x, weight]) && x.dim(D::Minus1)? == weight.elem_count() {
+            return x.contiguous()?.apply_op2(weight, RmsNormOp { eps: self.eps as f32 });
+        }
+        plain::rms_norm(x, weight, self.eps)
     }
 }
 
@@ -55,5 +70,27 @@ impl LayerNorm {
             return x.contiguous()?.apply_op3(&weight, &bias, LayerNormOp { eps: self.eps as f32 });
         }
         plain::layer_norm(x, &weight, &bias, self.eps)
+    }
+}
+
+/// Either norm, as a configuration asks for.
+#[derive(Clone, Debug)]
+pub enum Norm {
+    /// With mean and bias.
+    Layer(LayerNorm),
+    /// Without.
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    /// x (.., D) -> (.., D).
+    ///
+    /// # Errors
+    /// When the widths differ or the device fails.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Rms(norm) => norm.forward(x),
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+use super::attention::{Mask, Sight};
 use super::{Rope, Segments};
 
 /// At least float32: candle accumulates sums of half precision in half precision.
@@ -92,21 +93,50 @@ pub fn attention(
     causal: bool,
     scale: f64,
 ) -> Result<Tensor> {
+    masked_attention(q, k, v, segments, if causal { Mask::Causal } else { Mask::Full }, scale)
+}
+
+/// Softmax attention over a range of keys for each query; see [`super::attention_within`].
+pub fn attention_within(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    sights: &[Sight],
+    scale: f64,
+) -> Result<Tensor> {
+    masked_attention(q, k, v, segments, Mask::Sights(sights), scale)
+}
+
+/// The same under any mask.
+pub(super) fn masked_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    segments: &Segments,
+    mask: Mask,
+    scale: f64,
+) -> Result<Tensor> {
     let mut parts = Vec::with_capacity(segments.len());
     for (queries, keys) in segments.ranges() {
         if queries.is_empty() {
             continue;
         }
+        let (n, m) = (queries.len(), keys.len());
+        let sights = match mask {
+            Mask::Full => None,
+            _ => Some(queries.clone().enumerate().map(|(i, query)| mask.sight(query, i, n, m)).collect()),
+        };
         let q = q.narrow(0, queries.start, queries.len())?;
         let k = k.narrow(0, keys.start, keys.len())?;
         let v = v.narrow(0, keys.start, keys.len())?;
-        parts.push(one_segment(&q, &k, &v, causal, scale)?);
+        parts.push(one_segment(&q, &k, &v, sights, scale)?);
     }
     if parts.is_empty() { q.zeros_like() } else { Tensor::cat(&parts, 0) }
 }
 
 /// Attention of n queries (n, H, K) over m keys (m, Hkv, K).
-fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, scale: f64) -> Result<Tensor> {
+fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, sights: Option<Vec<Sight>>, scale: f64) -> Result<Tensor> {
     let (n, heads, width) = q.dims3()?;
     let (m, kv_heads, _) = k.dims3()?;
     let group = heads / kv_heads;
@@ -116,24 +146,27 @@ fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, scale: f64) -> 
     let k = k.transpose(0, 1)?.contiguous()?; // (Hkv, m, K)
     let v = v.transpose(0, 1)?.contiguous()?;
     let scores = (wide(&q.matmul(&k.t()?)?)? * scale)?;
-    let scores = if causal {
-        let mask = causal_mask(n, m, q.device())?.to_dtype(scores.dtype())?;
-        scores.reshape((kv_heads * group, n, m))?.broadcast_add(&mask)?.reshape((kv_heads, group * n, m))?
-    } else {
-        scores
+    let scores = match sights {
+        Some(sights) => {
+            let mask = additive_mask(&sights, m, q.device())?.to_dtype(scores.dtype())?;
+            scores.reshape((kv_heads * group, n, m))?.broadcast_add(&mask)?.reshape((
+                kv_heads,
+                group * n,
+                m,
+            ))?
+        }
+        None => scores,
     };
     let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
     let out = weights.matmul(&v)?; // (Hkv, G*n, K)
     out.reshape((kv_heads, group, n, width))?.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, heads, width))
 }
 
-/// 0 where query i of n may see key j of m, -inf elsewhere, (n, m): the last query sees every key.
-fn causal_mask(n: usize, m: usize, device: &Device) -> Result<Tensor> {
-    let mut mask = vec![0f32; n * m];
-    for (i, row) in mask.chunks_exact_mut(m).enumerate() {
-        for cell in row.iter_mut().skip((i + m).saturating_sub(n) + 1) {
-            *cell = f32::NEG_INFINITY;
-        }
+/// 0 where a query sees key j of m, -inf elsewhere, (n, m).
+fn additive_mask(sights: &[Sight], m: usize, device: &Device) -> Result<Tensor> {
+    let mut mask = vec![f32::NEG_INFINITY; sights.len() * m];
+    for (&[from, to], row) in sights.iter().zip(mask.chunks_exact_mut(m.max(1))) {
+        row[from..to].fill(0.0);
     }
-    Tensor::from_vec(mask, (n, m), device)
+    Tensor::from_vec(mask, (sights.len(), m), device)
 }

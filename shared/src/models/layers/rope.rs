@@ -18,9 +18,17 @@ impl Rope {
     /// # Errors
     /// When `head_dim` is odd.
     pub fn new(positions: &[u32], head_dim: usize, theta: f64, device: &Device) -> Result<Rope> {
-        let inverse = inverse_frequencies(head_dim, theta);
-        let angles = positions.iter().flat_map(|&p| inverse.iter().map(move |f| p as f32 * f));
-        Rope::from_angles(angles.collect(), positions.len(), head_dim, device)
+        Rope::with_frequencies(positions, &frequencies(head_dim, theta)?, device)
+    }
+
+    /// One position per token, (T): angle j is `position * frequencies[j]`, K/2 of them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn with_frequencies(positions: &[u32], frequencies: &[f32], device: &Device) -> Result<Rope> {
+        let angles: Vec<_> = frequencies.iter().map(|&frequency| Angle { axis: 0, frequency }).collect();
+        let positions: Vec<[u32; 1]> = positions.iter().map(|&position| [position]).collect();
+        Rope::from_angles(&positions, &angles, device)
     }
 
     /// M-RoPE: (temporal, height, width) per token; `sections` says how many of the K/2 angles, in order, follow
@@ -35,41 +43,72 @@ impl Rope {
         sections: &[usize],
         device: &Device,
     ) -> Result<Rope> {
-        if sections.iter().sum::<usize>() * 2 != head_dim {
-            bail!("rotary sections {sections:?} do not sum to half the head width {head_dim}")
-        }
-        let inverse = inverse_frequencies(head_dim, theta);
-        let axes: Vec<usize> =
-            sections.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i % 3, n)).collect();
-        let angles = positions
-            .iter()
-            .flat_map(|p| inverse.iter().zip(&axes).map(move |(f, &axis)| p[axis] as f32 * f));
-        Rope::from_angles(angles.collect(), positions.len(), head_dim, device)
+        check_sections(sections, head_dim)?;
+        let axes = sections.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i % 3, n));
+        let angles: Vec<_> = axes.zip(frequencies(head_dim, theta)?).map(Angle::from).collect();
+        Rope::from_angles(positions, &angles, device)
     }
 
-    /// (row, column) per token: the first K/4 angles follow the row, the others the column, as vision
-    /// encoders have it.
+    /// Interleaved M-RoPE, as Qwen3-VL has it: angles go round (temporal, height, width) for as long as the height's
+    /// and the width's sections last, and follow time from there on.
+    ///
+    /// # Errors
+    /// When the sections do not sum to K/2.
+    pub fn interleaved(
+        positions: &[[u32; 3]],
+        head_dim: usize,
+        theta: f64,
+        sections: &[usize],
+        device: &Device,
+    ) -> Result<Rope> {
+        check_sections(sections, head_dim)?;
+        let section = |axis: usize| sections.get(axis).copied().unwrap_or_default();
+        let axis = |j: usize| if j < 3 * section(j % 3) { j % 3 } else { 0 };
+        let frequencies = frequencies(head_dim, theta)?.into_iter().enumerate();
+        let angles: Vec<_> = frequencies.map(|(j, frequency)| Angle { axis: axis(j), frequency }).collect();
+        Rope::from_angles(positions, &angles, device)
+    }
+
+    /// (row, column) per token: the first K/4 angles follow the row, the others the column, both with the same
+    /// frequencies, as most vision encoders have it.
     ///
     /// # Errors
     /// When `head_dim` is not a multiple of 4.
     pub fn grid(positions: &[[u32; 2]], head_dim: usize, theta: f64, device: &Device) -> Result<Rope> {
-        if !head_dim.is_multiple_of(4) {
-            bail!("a rotary grid needs a head width that is a multiple of 4, not {head_dim}")
-        }
-        let inverse = inverse_frequencies(head_dim / 2, theta);
-        let angles =
-            positions.iter().flat_map(|p| p.iter().flat_map(|&p| inverse.iter().map(move |f| p as f32 * f)));
-        Rope::from_angles(angles.collect(), positions.len(), head_dim, device)
+        check_grid(head_dim)?;
+        let frequencies = frequencies(head_dim / 2, theta)?;
+        let angles: Vec<_> =
+            (0..2).flat_map(|axis| frequencies.iter().map(move |&f| Angle::from((axis, f)))).collect();
+        Rope::from_angles(positions, &angles, device)
     }
 
-    /// From angles in radians, (T, K/2).
-    fn from_angles(angles: Vec<f32>, tokens: usize, head_dim: usize, device: &Device) -> Result<Rope> {
-        if !head_dim.is_multiple_of(2) {
-            bail!("a rotary embedding needs an even head width, not {head_dim}")
-        }
-        let shape = (tokens, head_dim / 2);
-        let cos = angles.iter().map(|a| a.cos()).collect();
-        let sin = angles.iter().map(|a| a.sin()).collect();
+    /// (row, column) per token: as [`grid`](Self::grid), but the K/2 frequencies of a head are dealt out in turn, the
+    /// even ones to the row and the odd ones to the column, as Pixtral has it.
+    ///
+    /// # Errors
+    /// When `head_dim` is not a multiple of 4.
+    pub fn dealt_grid(positions: &[[u32; 2]], head_dim: usize, theta: f64, device: &Device) -> Result<Rope> {
+        check_grid(head_dim)?;
+        let frequencies = frequencies(head_dim, theta)?;
+        let dealt = |axis: usize| frequencies.iter().skip(axis).step_by(2).map(move |&f| (axis, f));
+        let angles: Vec<_> = (0..2).flat_map(dealt).map(Angle::from).collect();
+        Rope::from_angles(positions, &angles, device)
+    }
+
+    /// From positions on N axes and the K/2 angles of a head.
+    fn from_angles<const N: usize>(
+        positions: &[[u32; N]],
+        angles: &[Angle],
+        device: &Device,
+    ) -> Result<Rope> {
+        let shape = (positions.len(), angles.len());
+        let of_token = |p: &[u32; N]| {
+            let p = *p;
+            angles.iter().map(move |angle| p[angle.axis] as f32 * angle.frequency)
+        };
+        let radians: Vec<f32> = positions.iter().flat_map(of_token).collect();
+        let cos = radians.iter().map(|a| a.cos()).collect();
+        let sin = radians.iter().map(|a| a.sin()).collect();
         Ok(Rope { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
 
@@ -99,7 +138,40 @@ impl Rope {
     }
 }
 
+/// What one pair of a head's values turns by.
+struct Angle {
+    axis: usize,
+    /// Radians per position.
+    frequency: f32,
+}
+
+impl From<(usize, f32)> for Angle {
+    fn from((axis, frequency): (usize, f32)) -> Self {
+        Self { axis, frequency }
+    }
+}
+
+fn check_sections(sections: &[usize], head_dim: usize) -> Result<()> {
+    if sections.iter().sum::<usize>() * 2 != head_dim {
+        bail!("rotary sections {sections:?} do not sum to half the head width {head_dim}")
+    }
+    Ok(())
+}
+
+fn check_grid(head_dim: usize) -> Result<()> {
+    if !head_dim.is_multiple_of(4) {
+        bail!("a rotary grid needs a head width that is a multiple of 4, not {head_dim}")
+    }
+    Ok(())
+}
+
 /// theta^(-2j/dim) for j below dim/2, in float32 as the reference implementations compute it.
-fn inverse_frequencies(dim: usize, theta: f64) -> Vec<f32> {
-    (0..dim / 2).map(|j| 1.0 / (theta as f32).powf(2.0 * j as f32 / dim as f32)).collect()
+///
+/// # Errors
+/// When `dim` is odd.
+pub fn frequencies(dim: usize, theta: f64) -> Result<Vec<f32>> {
+    if !dim.is_multiple_of(2) {
+        bail!("a rotary embedding needs an even head width, not {dim}")
+    }
+    Ok((0..dim / 2).map(|j| 1.0 / (theta as f32).powf(2.0 * j as f32 / dim as f32)).collect())
 }

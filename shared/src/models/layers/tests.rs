@@ -226,6 +226,43 @@ fn attention_matches_its_twin() {
 }
 
 #[test]
+fn attention_within_matches_its_twin() {
+    // A window of three that an image of keys 2..6 opens forwards; and a cache of five keys before two queries.
+    let window = |i: usize| [i.saturating_sub(2), if (2..6).contains(&i) { 6 } else { i + 1 }];
+    let mut sights: Vec<Sight> = (0..80).map(window).collect();
+    sights.extend([[3, 6], [0, 7]]);
+    let segments = Segments { q: &[0, 80, 82], kv: &[0, 80, 87] };
+    compare(
+        &[&[82, 4, 6], &[87, 2, 6], &[87, 2, 6]],
+        &|x| attention_within(&x[0], &x[1], &x[2], &segments, &sights, 0.4),
+        &|x| plain::attention_within(&x[0], &x[1], &x[2], &segments, &sights, 0.4),
+    );
+    // Ranges up to each query are the causal mask.
+    let mut noise = Noise(10);
+    let mut draw = |heads: usize| noise.tensor(&[70, heads, 8]).to_dtype(DType::F32).unwrap();
+    let (q, k, v) = (draw(2), draw(1), draw(1));
+    let causal: Vec<Sight> = (0..70).map(|i| [0, i + 1]).collect();
+    let within = attention_within(&q, &k, &v, &Segments::same(&[0, 70]), &causal, 0.3).unwrap();
+    let expected = attention(&q, &k, &v, &Segments::same(&[0, 70]), true, 0.3).unwrap();
+    assert_eq!(bits(&within), bits(&expected));
+    for bad in [[3, 3], [0, 71]] {
+        let mut sights = causal.clone();
+        sights[5] = bad;
+        assert!(attention_within(&q, &k, &v, &Segments::same(&[0, 70]), &sights, 0.3).is_err());
+    }
+}
+
+#[test]
+fn a_norm_from_one_multiplies_by_one_more() {
+    let mut noise = Noise(11);
+    let (x, weight) = (noise.tensor(&[3, 8]), noise.tensor(&[8]));
+    let plus_one = (&weight + 1.0).unwrap();
+    let expected = plain::rms_norm(&x, &plus_one, 1e-6).unwrap();
+    let got = RmsNorm::from_one(weight.to_dtype(DType::F32).unwrap(), 1e-6);
+    assert!(distance(&got.forward(&x.to_dtype(DType::F32).unwrap()).unwrap(), &expected) < 1e-6);
+}
+
+#[test]
 fn attention_by_hand() {
     // Two keys with scores 0 and ln 3: weights 1/4 and 3/4.
     let q = Tensor::new(&[[[1f32]], [[1.0]]], &Device::Cpu).unwrap();
@@ -294,6 +331,9 @@ fn small_layer(noise: &mut Noise) -> (DecoderConfig, DecoderLayer, Vec<(String, 
         num_kv_heads: 2,
         head_dim: 6,
         qkv_bias: true,
+        fused_qkv: false,
+        qk_norm: false,
+        gemma: None,
         rms_norm_eps: 1e-6,
         rope_theta: 1e4,
         vocab_size: 10,
@@ -342,5 +382,60 @@ fn every_weight_of_a_block_gets_a_gradient() {
         let size = values(grads.get(&var).expect(&name)).iter().fold(0.0, |a: f64, b| a.max(b.abs()));
         // A bias of the keys shifts all scores of a query alike, which softmax ignores up to the rotation.
         assert!(size > 1e-6, "{name}: {size:e}");
+    }
+}
+
+/// cos of the angle of each pair, for one token.
+fn cosines(rope: &Rope) -> Vec<f32> {
+    rope.cos().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn rotary_axes_are_dealt_as_each_family_deals_them() {
+    // Position p on an axis turns pair j by p * theta^(-2j/K); theta 100 and K 12 give six frequencies.
+    let frequency = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 12.0);
+    let expect = |rope: Rope, turns: [(f64, f64); 6]| {
+        for (got, (position, frequency)) in cosines(&rope).iter().zip(turns) {
+            assert!((f64::from(*got) - (position * frequency).cos()).abs() < 1e-6, "{rope:?}");
+        }
+    };
+    let device = &Device::Cpu;
+    let f = frequency;
+    // Sections 2, 3, 1 one after the other are t t h h h w. Interleaved they go round, t h w t h t: the width has one
+    // place, and the height's third one would come after the last pair.
+    let sectioned = Rope::sectioned(&[[2, 3, 5]], 12, 100.0, &[2, 3, 1], device).unwrap();
+    expect(sectioned, [(2.0, f(0)), (2.0, f(1)), (3.0, f(2)), (3.0, f(3)), (3.0, f(4)), (5.0, f(5))]);
+    let interleaved = Rope::interleaved(&[[2, 3, 5]], 12, 100.0, &[2, 3, 1], device).unwrap();
+    expect(interleaved, [(2.0, f(0)), (3.0, f(1)), (5.0, f(2)), (2.0, f(3)), (3.0, f(4)), (2.0, f(5))]);
+    // A grid gives rows and columns the same frequencies, of half a head's width each, or deals them out.
+    let half = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 4.0);
+    let grid = Rope::grid(&[[3, 5]], 8, 100.0, device).unwrap();
+    let turns = [(3.0, half(0)), (3.0, half(1)), (5.0, half(0)), (5.0, half(1)), (0.0, 0.0), (0.0, 0.0)];
+    expect(grid, turns);
+    let eighth = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 8.0);
+    let dealt = Rope::dealt_grid(&[[3, 5]], 8, 100.0, device).unwrap();
+    let turns =
+        [(3.0, eighth(0)), (3.0, eighth(2)), (5.0, eighth(1)), (5.0, eighth(3)), (0.0, 0.0), (0.0, 0.0)];
+    expect(dealt, turns);
+    assert!(Rope::interleaved(&[[0; 3]], 12, 100.0, &[2, 2, 1], device).is_err());
+}
+
+#[test]
+fn fused_projections_are_the_separate_ones_laid_out_otherwise() {
+    let mut noise = Noise(10);
+    // H 4, Hkv 2, K 3: InternLM2 stores, for each key-value head, its two query heads, its key and its value.
+    let (heads, width) = (Heads { queries: 4, key_values: 2, width: 3 }, 5);
+    let f32s = |t: Tensor| t.to_dtype(DType::F32).unwrap();
+    let weights: Vec<Tensor> = [4, 2, 2].iter().map(|n| f32s(noise.tensor(&[n * 3, width]))).collect();
+    let x = f32s(noise.tensor(&[6, width]));
+    let linear = |weight: &Tensor| Linear::new(weight.clone(), None);
+    let separate = Qkv::Separate([linear(&weights[0]), linear(&weights[1]), linear(&weights[2])]);
+    let rows =
+        |weight: usize, head: usize, count: usize| weights[weight].narrow(0, head * 3, count * 3).unwrap();
+    let grouped = [rows(0, 0, 2), rows(1, 0, 1), rows(2, 0, 1), rows(0, 2, 2), rows(1, 1, 1), rows(2, 1, 1)];
+    let grouped = Qkv::Grouped(linear(&Tensor::cat(&grouped, 0).unwrap()));
+    for (a, b) in separate.forward(&x, heads).unwrap().iter().zip(grouped.forward(&x, heads).unwrap()) {
+        assert_eq!(a.dims(), b.dims());
+        assert!(distance(a, &b) < 1e-6);
     }
 }

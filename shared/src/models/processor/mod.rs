@@ -9,32 +9,59 @@ use std::path::Path;
 use serde_json::Value;
 
 mod common;
+mod square;
 
-pub(super) use common::{CLIP_MEAN, CLIP_STD, CommonSettings};
+pub(super) use common::{
+    CLIP_MEAN, CLIP_STD, CommonSettings, HALF, IMAGENET_MEAN, IMAGENET_STD, Size, named_token,
+    with_default_filter,
+};
+pub(super) use square::SquareTile;
 
 use super::batch::Encoded;
 use super::error::ModelError;
-use super::registry::{Family, config_of};
+use super::registry::{ModelConfig, config_of};
 use crate::dataset::Message;
 use crate::image::{ImageError, ImageInput, RgbImage};
-use crate::text::{ChatTemplate, Expansion, Prompt, TextTokenizer, layout};
+use crate::text::{ChatTemplate, Expansion, Placeholder, Prompt, TextTokenizer, layout};
 
 #[cfg(test)]
 mod tests;
 
 /// How one family treats images: a folder's `processor.rs` implements it.
 pub(super) trait FamilyProcessor: Send + Sync {
-    /// The token that image features replace. The chat template writes it once for each image.
-    fn image_token(&self) -> &str;
+    /// The token that image features replace; none for a text model.
+    fn image_token(&self) -> Option<&str>;
+
+    /// What the chat template writes once for each image; mostly the image token.
+    fn placeholder(&self) -> Option<&str> {
+        self.image_token()
+    }
+
+    /// The template of a family whose checkouts have none. It then writes all special tokens itself.
+    fn own_template(&self) -> Option<&'static str> {
+        None
+    }
 
     /// The text that stands for an image, `num_tokens` image tokens among it.
     fn expansion(&self, image: &ImageInput) -> String;
 
+    /// A token that ends a turn though neither the tokenizer nor a configuration says so.
+    fn turn_end(&self) -> Option<&str> {
+        None
+    }
+
     /// The pixels of an image as the vision encoder takes them.
     fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError>;
 
-    /// (temporal, height, width) position of each token.
-    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]>;
+    /// The same for one of `num_images` images of a sample, which some families treat unlike a single one.
+    fn image_among(&self, image: &RgbImage, _num_images: usize) -> Result<ImageInput, ImageError> {
+        self.image(image)
+    }
+
+    /// (temporal, height, width) position of each token; most families count tokens, whatever they are.
+    fn positions(&self, prompt: &Prompt) -> Vec<[u32; 3]> {
+        (0..prompt.input_ids.len() as u32).map(|token| [token; 3]).collect()
+    }
 
     /// The resolved settings, defaults included, for the fingerprint.
     fn settings(&self) -> Value;
@@ -42,7 +69,10 @@ pub(super) trait FamilyProcessor: Send + Sync {
 
 /// What a family's processor is made from.
 pub(super) struct ProcessorFiles<'a> {
-    /// Image processing: preprocessor_config.json, or the part of processor_config.json that replaced it.
+    /// config.json.
+    pub config: &'a Value,
+    /// Image processing: preprocessor_config.json, or the part of processor_config.json that replaced it; null if there
+    /// is neither.
     pub image: Value,
     /// processor_config.json; null if there is none.
     pub processor: Value,
@@ -50,12 +80,19 @@ pub(super) struct ProcessorFiles<'a> {
     pub tokenizer: &'a TextTokenizer,
 }
 
+impl ProcessorFiles<'_> {
+    /// Image processing, which a family with a vision encoder cannot do without.
+    pub(super) fn image(&self) -> Result<&Value, String> {
+        if self.image.is_null() { Err("is missing".into()) } else { Ok(&self.image) }
+    }
+}
+
 /// Makes what a model takes from conversations, exactly as the checkpoint's own processor does in transformers.
 pub struct Processor {
     template: ChatTemplate,
     tokenizer: TextTokenizer,
     family: Box<dyn FamilyProcessor>,
-    image_token_id: u32,
+    placeholder: Option<Placeholder>,
     eos_ids: Vec<u32>,
 }
 
@@ -67,19 +104,20 @@ impl Processor {
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let config = config_of(dir)?;
         let tokenizer = TextTokenizer::load(dir)?;
-        let template = ChatTemplate::load(dir)?;
-        let family = family_processor(dir, config.family, &tokenizer)?;
+        let family = family_processor(dir, &config, &tokenizer)?;
+        let (template, tokenizer) = match family.own_template() {
+            Some(source) => (compile(dir, source, &tokenizer)?, tokenizer.verbatim()),
+            None => (ChatTemplate::load(dir)?, tokenizer),
+        };
         let path = dir.join("tokenizer.json");
-        let image_token_id = image_token_id(&path, family.as_ref(), &tokenizer)?;
-        let expected = config.config.image_token_id();
-        if image_token_id != expected {
-            let reason =
-                format!("`{}` is {image_token_id}, but config.json says {expected}", family.image_token());
-            let hint = "tokenizer and config.json must come from one checkpoint";
-            return Err(ModelError::invalid(&path, reason, hint));
-        }
-        let eos_ids = eos_ids(dir, &config.json, &tokenizer)?;
-        Ok(Self { template, tokenizer, family, image_token_id, eos_ids })
+        let placeholder = match family.image_token() {
+            Some(token) => Some(placeholder(&path, token, family.placeholder(), &config, &tokenizer)?),
+            None => None,
+        };
+        let image_text = family.image_token().map(|token| format!("{token}\n"));
+        let template = template.with_image_text(image_text.unwrap_or_default());
+        let eos_ids = eos_ids(dir, &config.json, &tokenizer, family.turn_end())?;
+        Ok(Self { template, tokenizer, family, placeholder, eos_ids })
     }
 
     /// A whole conversation with its answers.
@@ -106,7 +144,8 @@ impl Processor {
     ) -> Result<Encoded, ModelError> {
         let layout = layout(&self.template, messages, add_generation_prompt)?;
         let process = |(index, image): (usize, &RgbImage)| {
-            self.family.image(image).map_err(|source| ModelError::Image { index, source })
+            let processed = self.family.image_among(image, images.len());
+            processed.map_err(|source| ModelError::Image { index, source })
         };
         let images = images.iter().enumerate().map(process).collect::<Result<Vec<_>, _>>()?;
         let expand = |image: &ImageInput| Expansion {
@@ -115,9 +154,8 @@ impl Processor {
             grid: image.grid,
         };
         let expansions: Vec<_> = images.iter().map(expand).collect();
-        let token = self.family.image_token();
         let prompt =
-            layout.into_prompt(&self.tokenizer, token, &expansions, self.image_token_id, &self.eos_ids)?;
+            layout.into_prompt(&self.tokenizer, self.placeholder.as_ref(), &expansions, &self.eos_ids)?;
         let positions = self.family.positions(&prompt);
         Ok(Encoded { prompt, images, positions })
     }
@@ -137,6 +175,11 @@ impl Processor {
         &self.tokenizer
     }
 
+    /// The token that image features replace; none for a text model.
+    pub fn image_token_id(&self) -> Option<u32> {
+        self.placeholder.as_ref().map(|placeholder| placeholder.id)
+    }
+
     /// The tokens that end an answer.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
@@ -145,7 +188,7 @@ impl Processor {
 
 fn family_processor(
     dir: &Path,
-    family: &Family,
+    config: &ModelConfig,
     tokenizer: &TextTokenizer,
 ) -> Result<Box<dyn FamilyProcessor>, ModelError> {
     let path = dir.join("processor_config.json");
@@ -160,35 +203,55 @@ fn family_processor(
         }
     };
     let hint = "copy preprocessor_config.json and processor_config.json from the original checkpoint";
-    if image.is_null() {
-        return Err(ModelError::invalid(&path, "is missing", hint));
-    }
-    (family.processor)(&ProcessorFiles { image, processor, tokenizer })
+    (config.family.processor)(&ProcessorFiles { config: &config.json, image, processor, tokenizer })
         .map_err(|reason| ModelError::invalid(&path, reason, hint))
 }
 
-fn image_token_id(
-    path: &Path,
-    family: &dyn FamilyProcessor,
-    tokenizer: &TextTokenizer,
-) -> Result<u32, ModelError> {
-    let token = family.image_token();
-    tokenizer.token_id(token).ok_or_else(|| {
-        let hint = "this is the tokenizer of a text model; take the one of the vision-language checkpoint";
-        ModelError::invalid(path, format!("has no image placeholder token `{token}`"), hint)
+/// A family's own template, for the tokenizer's special tokens.
+fn compile(dir: &Path, source: &str, tokenizer: &TextTokenizer) -> Result<ChatTemplate, ModelError> {
+    let special = |name: &str| tokenizer.special(name).unwrap_or_default();
+    ChatTemplate::compile(source, special("bos_token"), special("eos_token")).map_err(|error| {
+        ModelError::invalid(dir, format!("{error:#}"), "this is an error of this program, please report it")
     })
 }
 
-/// Every token that may end a turn: generation_config.json and config.json name ids, tokenizer_config.json a text.
-fn eos_ids(dir: &Path, config: &Value, tokenizer: &TextTokenizer) -> Result<Vec<u32>, ModelError> {
+fn placeholder(
+    path: &Path,
+    token: &str,
+    written: Option<&str>,
+    config: &ModelConfig,
+    tokenizer: &TextTokenizer,
+) -> Result<Placeholder, ModelError> {
+    let Some(id) = tokenizer.token_id(token) else {
+        let hint = "this is the tokenizer of a text model; take the one of the vision-language checkpoint";
+        return Err(ModelError::invalid(path, format!("has no image placeholder token `{token}`"), hint));
+    };
+    match config.config.image_token_id() {
+        Some(expected) if expected != id => {
+            let reason = format!("`{token}` is {id}, but config.json says {expected}");
+            Err(ModelError::invalid(path, reason, "tokenizer and config.json must come from one checkpoint"))
+        }
+        _ => Ok(Placeholder { text: written.unwrap_or(token).to_owned(), id }),
+    }
+}
+
+/// Every token that may end a turn: generation_config.json and config.json name ids, tokenizer_config.json a text, and
+/// `turn_end` is the family's.
+fn eos_ids(
+    dir: &Path,
+    config: &Value,
+    tokenizer: &TextTokenizer,
+    turn_end: Option<&str>,
+) -> Result<Vec<u32>, ModelError> {
     let generation = read_optional_json(&dir.join("generation_config.json"))?;
-    let named =
-        [&generation["eos_token_id"], &config["eos_token_id"], &config["text_config"]["eos_token_id"]];
+    let parts = [&generation, config, &config["text_config"], &config["llm_config"]];
+    let named = parts.map(|part| &part["eos_token_id"]);
     let listed = named.into_iter().flat_map(|value| match value {
         Value::Array(ids) => ids.iter().collect(),
         id => vec![id],
     });
-    let text = tokenizer.special("eos_token").and_then(|token| tokenizer.token_id(token));
+    let texts = [tokenizer.special("eos_token"), turn_end].into_iter().flatten();
+    let text = texts.filter_map(|token| tokenizer.token_id(token));
     let mut ids: Vec<u32> = listed.filter_map(|id| u32::try_from(id.as_u64()?).ok()).chain(text).collect();
     ids.sort_unstable();
     ids.dedup();

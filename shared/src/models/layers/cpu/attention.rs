@@ -11,6 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::super::attention::{Mask, Sight};
 use super::math::{dot, softmax};
 use super::matmul::raw;
 use super::{Mat, MatMut, matmul, slice, tensor, vectorised, with_slices};
@@ -22,8 +23,25 @@ const BLOCK: usize = 64;
 pub(in super::super) struct AttentionOp {
     pub(in super::super) cu_q: Vec<usize>,
     pub(in super::super) cu_kv: Vec<usize>,
-    pub(in super::super) causal: bool,
+    pub(in super::super) mask: OwnedMask,
     pub(in super::super) scale: f32,
+}
+
+/// [`Mask`], kept for the backward.
+pub(in super::super) enum OwnedMask {
+    Full,
+    Causal,
+    Sights(Vec<Sight>),
+}
+
+impl From<Mask<'_>> for OwnedMask {
+    fn from(mask: Mask<'_>) -> Self {
+        match mask {
+            Mask::Full => Self::Full,
+            Mask::Causal => Self::Causal,
+            Mask::Sights(sights) => Self::Sights(sights.to_vec()),
+        }
+    }
 }
 
 /// The sizes of one call.
@@ -45,8 +63,16 @@ struct Task {
 struct Block {
     /// In packed queries.
     rows: Range<usize>,
-    /// How many of the segment's keys the last row may see.
+    /// How many of the segment's keys, from its first, any row sees.
     keys: usize,
+}
+
+impl Block {
+    /// What row `i` of the block sees.
+    fn sight(&self, mask: Mask, task: &Task, i: usize) -> Sight {
+        let query = self.rows.start + i;
+        mask.sight(query, query - task.queries.start, task.queries.len(), task.keys.len())
+    }
 }
 
 /// A buffer whose tasks write disjoint parts.
@@ -75,22 +101,33 @@ impl AttentionOp {
             .collect()
     }
 
-    fn blocks(&self, task: &Task) -> impl Iterator<Item = Block> {
-        let (start, end, m, causal) = (task.queries.start, task.queries.end, task.keys.len(), self.causal);
-        (start..end).step_by(BLOCK).map(move |first| {
-            let last = (first + BLOCK).min(end);
-            Block { rows: first..last, keys: if causal { m - (end - last) } else { m } }
+    fn mask(&self) -> Mask<'_> {
+        match &self.mask {
+            OwnedMask::Full => Mask::Full,
+            OwnedMask::Causal => Mask::Causal,
+            OwnedMask::Sights(sights) => Mask::Sights(sights),
+        }
+    }
+
+    fn blocks<'a>(&'a self, task: &'a Task) -> impl Iterator<Item = Block> + 'a {
+        task.queries.clone().step_by(BLOCK).map(move |first| {
+            let rows = first..(first + BLOCK).min(task.queries.end);
+            let mut block = Block { rows, keys: task.keys.len() };
+            let furthest = (0..block.rows.len()).map(|i| block.sight(self.mask(), task, i)[1]).max();
+            block.keys = furthest.unwrap_or(block.keys);
+            block
         })
     }
 
     /// Probabilities of one head and block, (rows, block.keys), in the front of `p`.
-    fn probabilities(&self, q: Mat, kt: Mat, block: &Block, p: &mut [f32]) {
+    fn probabilities(&self, q: Mat, kt: Mat, task: &Task, block: &Block, p: &mut [f32]) {
         let (n, m) = (block.rows.len(), block.keys);
         matmul(MatMut::new(p, n, m, m), q, kt, 0.0, self.scale, Parallelism::None);
         for (i, row) in p[..n * m].chunks_exact_mut(m).enumerate() {
-            let visible = if self.causal { m + 1 + i - n } else { m };
-            softmax(&mut row[..visible]);
-            row[visible..].fill(0.0);
+            let [from, to] = block.sight(self.mask(), task, i);
+            softmax(&mut row[from..to]);
+            row[..from].fill(0.0);
+            row[to..].fill(0.0);
         }
     }
 
@@ -105,7 +142,7 @@ impl AttentionOp {
                 grow(p, block.rows.len() * block.keys);
                 for head in s.heads_of(task) {
                     let kt = s.transposed(kt, task, block.keys);
-                    self.probabilities(s.queries(q, &block, head), kt, &block, p);
+                    self.probabilities(s.queries(q, &block, head), kt, task, &block, p);
                     let weights = Mat::new(p, block.rows.len(), block.keys, block.keys);
                     let out = shared.at(s.query_offset(&block, head));
                     // SAFETY: only this task writes these rows of this head, and `out` outlives the tasks.
@@ -151,7 +188,7 @@ impl AttentionOp {
         let (kt, vt) = (s.transposed(kt, at.task, m), s.transposed(vt, at.task, m));
         let (key, query) = (s.key_offset(at.task), s.query_offset(at.block, at.head));
         let one = Parallelism::None;
-        self.probabilities(q, kt, at.block, p);
+        self.probabilities(q, kt, at.task, at.block, p);
         // SAFETY: only this task writes these keys of this key-value head, and the buffer outlives the tasks.
         unsafe { raw(gv.at(key), s.key_stride(), Mat::new(p, n, m, m).t(), go, 1.0, 1.0, one) };
         matmul(MatMut::new(gp, n, m, m), go, vt, 0.0, 1.0, one);

@@ -1,4 +1,5 @@
-//! Qwen2-VL's image processor: any resolution, in patches, `<|image_pad|>` repeated for each merge window.
+//! The image processor of the Qwen-VL families: any resolution, in patches, `<|image_pad|>` repeated for each merge
+//! window. Defaults are those of transformers 5.23's `Qwen2VLImageProcessor`, which all of them use.
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::text::Prompt;
 const DEFAULT_MIN_PIXELS: usize = 56 * 56;
 const DEFAULT_MAX_PIXELS: usize = 28 * 28 * 1280;
 
-struct Qwen2VlProcessor {
+struct QwenVlProcessor {
     common: CommonSettings,
     normalization: Normalization,
     bounds: SmartResize,
@@ -20,8 +21,8 @@ struct Qwen2VlProcessor {
 }
 
 /// Reads the processor's files.
-pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let json = &files.image;
+pub(in crate::models) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
+    let json = files.image()?;
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let patches = PatchLayout {
         patch_size: count(json, "patch_size", 14)?,
@@ -37,7 +38,7 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
         max_pixels: bound(json, "max_pixels", "longest_edge", DEFAULT_MAX_PIXELS)?,
     };
     let image_token = word(files.tokenizer.config(), "image_token", "<|image_pad|>")?.to_owned();
-    Ok(Box::new(Qwen2VlProcessor {
+    Ok(Box::new(QwenVlProcessor {
         normalization: common.normalization(),
         common,
         bounds,
@@ -53,9 +54,9 @@ fn bound(json: &Value, name: &str, edge: &str, default: usize) -> Result<usize, 
     count(json, name, nested)
 }
 
-impl FamilyProcessor for Qwen2VlProcessor {
-    fn image_token(&self) -> &str {
-        &self.image_token
+impl FamilyProcessor for QwenVlProcessor {
+    fn image_token(&self) -> Option<&str> {
+        Some(&self.image_token)
     }
 
     fn expansion(&self, image: &ImageInput) -> String {

@@ -1,0 +1,129 @@
+//! Gemma 3 (arXiv 2503.19786): SigLIP over one square tile, its patches averaged to few, and a decoder whose local blocks
+//! see a window, rotated by a base of their own, while the tokens of an image see each other.
+
+use candle_core::{DType, Result};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::fields::{Parsed, count, flag, number, only, word};
+use super::layers::{Linear, RmsNorm, pixel_shuffle};
+use super::llava;
+use super::llava_names::{self, PROJECTOR_PREFIX, VIT_PREFIX};
+use super::pattern::{LocalBlocks, Pattern};
+use super::registry::{Family, FamilyConfig};
+use super::text_config;
+use super::vit::{Vit, VitConfig};
+use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use super::weights::WeightSource;
+use crate::image::ImageInput;
+
+mod processor;
+
+/// The family's registry entry.
+pub(super) static FAMILY: Family = Family {
+    model_type: "gemma3",
+    architecture: "Gemma3ForConditionalGeneration",
+    vision_type: None,
+    renames: llava_names::VIT_RENAMES,
+    infixes: &[],
+    parts: llava_names::PARTS,
+    ignored: llava_names::IGNORED,
+    embedding: llava_names::EMBEDDING,
+    head: llava_names::HEAD,
+    parse,
+    processor: processor::parse,
+};
+
+/// Vision encoder and projector.
+#[derive(Clone, Debug, Serialize)]
+struct PooledConfig {
+    vision: VitConfig,
+    /// How many patches a side are averaged to one.
+    pool: usize,
+}
+
+/// Reads config.json. Defaults are those of transformers 5.23's `Gemma3Config` and `Gemma3TextConfig`.
+fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
+    let vision = VitConfig::read(&json["vision_config"], VitConfig::siglip())?;
+    let (side, tokens) = (vision.tile().patches_per_side(), count(json, "mm_tokens_per_image", 256)?);
+    let pool = side / tokens.isqrt().max(1);
+    only(
+        pool > 0 && (side / pool).pow(2) == tokens && side.is_multiple_of(pool),
+        format!("`mm_tokens_per_image` {tokens} of {side} x {side} patches"),
+    )?;
+    let text = &json["text_config"];
+    for soft_cap in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        only(text[soft_cap].is_null(), format!("`{soft_cap}`"))?;
+    }
+    only(!flag(text, "use_bidirectional_attention", false)?, "`use_bidirectional_attention`")?;
+    let tied = flag(json, "tie_word_embeddings", true)?;
+    let mut config = text_config::parse(&global_rope(text), "gemma3_text", tied)?;
+    config.pattern = Pattern::Images(local_blocks(text, config.decoder.num_layers)?);
+    let image_token_id = llava::image_token_id(json, 262_144)?;
+    let tower = PooledConfig { vision, pool };
+    Ok(Box::new(VlmConfig::new(config, llava_names::TEXT_PREFIX, tower, image_token_id)))
+}
+
+/// The text configuration with the rotary parameters of its global blocks where others have theirs.
+fn global_rope(text: &Value) -> Value {
+    let mut text = text.clone();
+    let global = &text["rope_parameters"]["full_attention"];
+    if global.is_object() {
+        text["rope_parameters"] = global.clone();
+    }
+    text
+}
+
+fn local_blocks(text: &Value, num_layers: usize) -> Parsed<LocalBlocks> {
+    let is_local = match &text["layer_types"] {
+        Value::Null => {
+            let default = count(text, "_sliding_window_pattern", 6)?;
+            let pattern = count(text, "sliding_window_pattern", default)?.max(1);
+            (1..=num_layers).map(|layer| !layer.is_multiple_of(pattern)).collect()
+        }
+        types => {
+            let types: Vec<String> = serde_json::from_value(types.clone())
+                .map_err(|_| format!("`layer_types` is {types}, not a list of words"))?;
+            types.iter().map(|kind| kind == "sliding_attention").collect::<Vec<_>>()
+        }
+    };
+    only(is_local.len() == num_layers, format!("{} `layer_types` of {num_layers} layers", is_local.len()))?;
+    let window = count(text, "sliding_window", 4096)?;
+    only(window > 0, "`sliding_window` 0")?;
+    let local = &text["rope_parameters"]["sliding_attention"];
+    only(word(local, "rope_type", "default")? == "default", "rotary scaling of local blocks")?;
+    let rope_theta = number(local, "rope_theta", number(text, "rope_local_base_freq", 10_000.0)?)?;
+    Ok(LocalBlocks { is_local, window, rope_theta })
+}
+
+struct PooledTower {
+    vit: Vit,
+    pool: usize,
+    norm: RmsNorm,
+    projection: Linear,
+}
+
+impl TowerConfig for PooledConfig {
+    fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
+        let from = self.vision.width;
+        let norm = source.get(&format!("{PROJECTOR_PREFIX}.mm_soft_emb_norm.weight"), &[from])?;
+        // Stored the other way round than a linear layer's.
+        let weight = source.get(&format!("{PROJECTOR_PREFIX}.mm_input_projection_weight"), &[from, width])?;
+        Ok(Box::new(PooledTower {
+            vit: Vit::build(&self.vision, VIT_PREFIX, source)?,
+            pool: self.pool,
+            norm: RmsNorm::from_one(norm, self.vision.norm_eps),
+            projection: Linear::new(weight.t()?, None),
+        }))
+    }
+}
+
+impl Tower for PooledTower {
+    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
+        let x = self.vit.forward(images, dtype)?;
+        let width = x.dim(2)?;
+        let x = pixel_shuffle(&x, self.pool)?; // (rows, k*k*E)
+        let x = x.reshape((x.dim(0)?, self.pool * self.pool, width))?.mean(1)?;
+        Ok(self.projection.forward(&self.norm.forward(&x)?)?.into())
+    }
+}

@@ -1,0 +1,46 @@
+//! InternVL's projector: pixel shuffle, a norm and two layers.
+
+use candle_core::{DType, Result};
+
+use super::config::TileTowerConfig;
+use super::vision::VisionModel;
+use crate::image::ImageInput;
+use crate::models::layers::{Activation, LayerNorm, Linear, pixel_shuffle};
+use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::weights::{WeightSource, layer_norm, linear};
+
+/// The norm keeps PyTorch's default.
+const NORM_EPS: f64 = 1e-5;
+
+/// The vision encoder with its projector.
+struct TileTower {
+    vision: VisionModel,
+    shuffle: usize,
+    norm: LayerNorm,
+    linear_1: Linear,
+    activation: Activation,
+    linear_2: Linear,
+}
+
+impl TowerConfig for TileTowerConfig {
+    fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
+        let shuffled = self.vision.width * self.shuffle * self.shuffle;
+        let name = |part: &str| format!("multi_modal_projector.{part}");
+        Ok(Box::new(TileTower {
+            vision: VisionModel::build(&self.vision, source)?,
+            shuffle: self.shuffle,
+            norm: layer_norm(source, &name("layer_norm"), shuffled, NORM_EPS)?,
+            linear_1: linear(source, &name("linear_1"), [width, shuffled], true)?,
+            activation: self.projector_activation,
+            linear_2: linear(source, &name("linear_2"), [width, width], true)?,
+        }))
+    }
+}
+
+impl Tower for TileTower {
+    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
+        let x = pixel_shuffle(&self.vision.forward(images, dtype)?, self.shuffle)?;
+        let x = self.linear_1.forward(&self.norm.forward(&x)?)?;
+        Ok(self.linear_2.forward(&self.activation.apply(&x)?)?.into())
+    }
+}

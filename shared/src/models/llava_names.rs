@@ -1,0 +1,42 @@
+//! Names of weights as LLaVA began them and many families keep them: `vision_tower`, `multi_modal_projector`,
+//! `language_model`.
+
+use super::params::ModelPart;
+
+/// transformers' own naming to that of the hub's files.
+pub(super) const RENAMES: &[(&str, &str)] = &[
+    ("model.language_model.", "language_model.model."),
+    ("model.vision_tower.", "vision_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("lm_head.", "language_model.lm_head."),
+];
+/// The same where the vision tower is CLIP's or SigLIP's, whose own level of names transformers 5 leaves out.
+pub(super) const VIT_RENAMES: &[(&str, &str)] = &[
+    ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+    ("model.vision_tower.", "vision_tower.vision_model."),
+    ("vision_tower.vision_model.", "vision_tower.vision_model."),
+    ("vision_tower.", "vision_tower.vision_model."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+    ("model.image_newline", "image_newline"),
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+];
+/// The parts by canonical name.
+pub(super) const PARTS: &[(&str, ModelPart)] = &[
+    ("vision_tower.", ModelPart::Vision),
+    ("multi_modal_projector.", ModelPart::Projector),
+    ("image_newline", ModelPart::Projector),
+    ("language_model.lm_head.", ModelPart::Head),
+];
+/// Buffers that some checkpoints store.
+pub(super) const IGNORED: &[&str] = &["rotary_emb.inv_freq", "embeddings.position_ids"];
+/// The canonical name of the input embedding.
+pub(super) const EMBEDDING: &str = "language_model.model.embed_tokens.weight";
+/// The canonical name of the head.
+pub(super) const HEAD: &str = "language_model.lm_head.weight";
+/// Where the decoder's weights lie.
+pub(super) const TEXT_PREFIX: &str = "language_model.model";
+/// Where the weights of a CLIP or SigLIP tower lie.
+pub(super) const VIT_PREFIX: &str = "vision_tower.vision_model";
+/// Where the projector's weights lie.
+pub(super) const PROJECTOR_PREFIX: &str = "multi_modal_projector";

@@ -1,0 +1,69 @@
+//! Mistral3's way from patches to the decoder: a norm, a layer that merges m x m patches, and LLaVA's projector.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::config::Mistral3Config;
+use crate::image::ImageInput;
+use crate::models::layers::{Linear, RmsNorm};
+use crate::models::pixtral::{Projector, VisionModel};
+use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::weights::{WeightSource, linear, rms_norm};
+
+struct MergingTower {
+    vision: VisionModel,
+    norm: RmsNorm,
+    merge_size: usize,
+    /// (E, E*m*m).
+    merge: Linear,
+    projector: Projector,
+}
+
+impl TowerConfig for Mistral3Config {
+    fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
+        let from = self.vision.width;
+        let merging = "multi_modal_projector.patch_merger.merging_layer";
+        let merged = from * self.merge_size * self.merge_size;
+        let activation = self.projector_activation;
+        Ok(Box::new(MergingTower {
+            vision: VisionModel::build(&self.vision, source)?,
+            norm: rms_norm(source, "multi_modal_projector.norm", from, self.norm_eps)?,
+            merge_size: self.merge_size,
+            merge: linear(source, merging, [from, merged], false)?,
+            projector: Projector::build([from, width], self.projector_bias, activation, source)?,
+        }))
+    }
+}
+
+impl Tower for MergingTower {
+    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
+        let x = self.norm.forward(&self.vision.forward(images, dtype)?)?;
+        let (patches, width) = x.dims2()?;
+        let window = self.merge_size * self.merge_size;
+        let order = Tensor::new(self.window_order(images)?, x.device())?;
+        // (P, E) -> (P / m^2, m^2, E) -> (P / m^2, E * m^2): each channel's m x m patches lie together.
+        let x = x.index_select(&order, 0)?.reshape((patches / window, window, width))?;
+        let x = x.transpose(1, 2)?.contiguous()?.reshape((patches / window, width * window))?;
+        Ok(self.projector.forward(&self.merge.forward(&x)?)?.into())
+    }
+}
+
+impl MergingTower {
+    /// The patches window by window, each row by row.
+    fn window_order(&self, images: &[ImageInput]) -> Result<Vec<u32>> {
+        let m = self.merge_size;
+        let (mut order, mut start) = (Vec::new(), 0);
+        for image in images {
+            let [rows, columns] = self.vision.grid(image)?;
+            if !rows.is_multiple_of(m) || !columns.is_multiple_of(m) {
+                bail!("{rows} x {columns} patches cannot be merged {m} x {m}")
+            }
+            for (top, left) in (0..rows / m).flat_map(|r| (0..columns / m).map(move |c| (r * m, c * m))) {
+                for row in top..top + m {
+                    order.extend((left..left + m).map(|column| (start + row * columns + column) as u32));
+                }
+            }
+            start += rows * columns;
+        }
+        Ok(order)
+    }
+}

@@ -1,0 +1,101 @@
+//! Pixtral's vision encoder: a pre-norm ViT of RMS norms and gated feed-forwards without biases over patches of any
+//! resolution, row by row. An image attends to itself.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::config::VisionConfig;
+use crate::image::{ImageInput, cut_planes};
+use crate::models::layers::{EncoderLayer, Linear, Mlp, Norm, Qkv, RmsNorm, Rope};
+use crate::models::weights::{WeightSource, linear, rms_norm};
+
+/// Epsilon of every norm; no configuration changes it.
+const NORM_EPS: f64 = 1e-5;
+
+/// The encoder.
+pub(in crate::models) struct VisionModel {
+    config: VisionConfig,
+    /// A convolution whose stride is its kernel, (E, C, p, p): a linear layer over flattened patches.
+    patch_weight: Tensor,
+    pre_norm: RmsNorm,
+    layers: Vec<EncoderLayer>,
+}
+
+impl VisionModel {
+    pub(in crate::models) fn build(config: &VisionConfig, source: &mut dyn WeightSource) -> Result<Self> {
+        let p = config.patch_size;
+        let kernel = [config.width, config.num_channels, p, p];
+        Ok(Self {
+            patch_weight: source.get("vision_tower.patch_conv.weight", &kernel)?,
+            pre_norm: rms_norm(source, "vision_tower.ln_pre", config.width, NORM_EPS)?,
+            layers: (0..config.num_layers).map(|i| layer(config, i, source)).collect::<Result<_>>()?,
+            config: config.clone(),
+        })
+    }
+
+    /// (rows, columns) of an image's patches.
+    pub(in crate::models) fn grid(&self, image: &ImageInput) -> Result<[usize; 2]> {
+        let p = self.config.patch_size;
+        match image.shape[..] {
+            [channels, height, width]
+                if channels == self.config.num_channels
+                    && height.is_multiple_of(p)
+                    && width.is_multiple_of(p)
+                    && image.pixels.len() == channels * height * width =>
+            {
+                Ok([height / p, width / p])
+            }
+            _ => bail!("an image of shape {:?} does not fit patches of {p} pixels", image.shape),
+        }
+    }
+
+    /// Patch features of all images, row by row, (P, E), in the compute dtype.
+    pub(in crate::models) fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
+        let (p, channels) = (self.config.patch_size, self.config.num_channels);
+        let (mut patches, mut positions, mut boundaries) = (Vec::new(), Vec::new(), vec![0]);
+        for image in images {
+            let [rows, columns] = self.grid(image)?;
+            cut_planes(&image.pixels, [channels, rows * p, columns * p], [p, p], &mut patches);
+            let columns = columns as u32;
+            positions.extend((0..rows as u32).flat_map(|row| (0..columns).map(move |column| [row, column])));
+            boundaries.push(positions.len());
+        }
+        let device = self.patch_weight.device();
+        let patches =
+            Tensor::from_vec(patches, (positions.len(), channels * p * p), device)?.to_dtype(dtype)?;
+        let x = Linear::new(self.patch_weight.flatten_from(1)?, None).forward(&patches)?;
+        let mut x = self.pre_norm.forward(&x)?;
+        let head_width = self.config.width / self.config.num_heads;
+        let rope = Rope::dealt_grid(&positions, head_width, self.config.rope_theta, device)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, Some(&rope), &boundaries)?;
+        }
+        Ok(x)
+    }
+}
+
+fn layer(config: &VisionConfig, index: usize, source: &mut dyn WeightSource) -> Result<EncoderLayer> {
+    let (width, mlp) = (config.width, config.mlp_width);
+    let name = |part: &str| format!("vision_tower.transformer.layers.{index}.{part}");
+    let norm1 = Norm::Rms(rms_norm(source, &name("attention_norm"), width, NORM_EPS)?);
+    let norm2 = Norm::Rms(rms_norm(source, &name("ffn_norm"), width, NORM_EPS)?);
+    let mut layer = |part: &str, shape: [usize; 2]| linear(source, &name(part), shape, false);
+    Ok(EncoderLayer {
+        norm1,
+        qkv: Qkv::Separate([
+            layer("attention.q_proj", [width, width])?,
+            layer("attention.k_proj", [width, width])?,
+            layer("attention.v_proj", [width, width])?,
+        ]),
+        qk_norm: None,
+        proj: layer("attention.o_proj", [width, width])?,
+        norm2,
+        mlp: Mlp::Gated {
+            gate: layer("feed_forward.gate_proj", [mlp, width])?,
+            activation: config.activation,
+            up: layer("feed_forward.up_proj", [mlp, width])?,
+            down: layer("feed_forward.down_proj", [width, mlp])?,
+        },
+        scales: None,
+        num_heads: config.num_heads,
+    })
+}

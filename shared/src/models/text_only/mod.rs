@@ -1,0 +1,87 @@
+//! Decoders without images: Qwen2 and 2.5, Qwen3, Llama, Mistral. The paper distils these too.
+
+use candle_core::{DType, Result, bail};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::fields::{Parsed, flag, word};
+use super::params::ModelPart;
+use super::processor::{FamilyProcessor, ProcessorFiles};
+use super::registry::{Family, FamilyConfig};
+use super::text_config;
+use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use super::weights::WeightSource;
+use crate::image::{ImageError, ImageInput, RgbImage};
+
+/// Qwen2 and Qwen2.5.
+pub(super) static QWEN2: Family = family("qwen2", "Qwen2ForCausalLM");
+/// Qwen3.
+pub(super) static QWEN3: Family = family("qwen3", "Qwen3ForCausalLM");
+/// Llama, and what shares its architecture.
+pub(super) static LLAMA: Family = family("llama", "LlamaForCausalLM");
+/// Mistral.
+pub(super) static MISTRAL: Family = family("mistral", "MistralForCausalLM");
+
+const fn family(model_type: &'static str, architecture: &'static str) -> Family {
+    Family {
+        model_type,
+        architecture,
+        vision_type: None,
+        renames: &[],
+        infixes: &[],
+        parts: &[("lm_head.", ModelPart::Head)],
+        ignored: &["rotary_emb.inv_freq"],
+        embedding: "model.embed_tokens.weight",
+        head: "lm_head.weight",
+        parse,
+        processor,
+    }
+}
+
+/// Reads config.json.
+fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
+    let architecture = json["architectures"][0].as_str().unwrap_or_default();
+    let by_architecture =
+        [&QWEN2, &QWEN3, &LLAMA, &MISTRAL].into_iter().find(|f| f.architecture == architecture);
+    let model_type = word(json, "model_type", by_architecture.map_or("", |family| family.model_type))?;
+    let text = text_config::parse(json, model_type, flag(json, "tie_word_embeddings", false)?)?;
+    Ok(Box::new(VlmConfig::without_image_token(text, "model", NoVision)))
+}
+
+/// There is no vision encoder.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct NoVision;
+
+impl TowerConfig for NoVision {
+    fn build(&self, _width: usize, _source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
+        Ok(Box::new(NoVision))
+    }
+}
+
+impl Tower for NoVision {
+    fn forward(&self, _images: &[ImageInput], _dtype: DType) -> Result<ImageFeatures> {
+        bail!("{}", ImageError::NotTaken)
+    }
+}
+
+fn processor(_files: &ProcessorFiles<'_>) -> Parsed<Box<dyn FamilyProcessor>> {
+    Ok(Box::new(NoVision))
+}
+
+impl FamilyProcessor for NoVision {
+    fn image_token(&self) -> Option<&str> {
+        None
+    }
+
+    fn expansion(&self, _image: &ImageInput) -> String {
+        String::new()
+    }
+
+    fn image(&self, _image: &RgbImage) -> std::result::Result<ImageInput, ImageError> {
+        Err(ImageError::NotTaken)
+    }
+
+    fn settings(&self) -> Value {
+        json!({ "type": "none" })
+    }
+}
