@@ -1,6 +1,7 @@
 //! A shard opened for reading: its map, its Parquet metadata and its part of the index.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,33 +81,48 @@ impl Shard {
         &self.bytes
     }
 
-    /// The index entries of all rows, in order.
+    /// The index entries of all rows, in order; they say that they are of shard number `shard`.
     pub(super) fn index(&self, shard: usize) -> Result<Vec<IndexEntry>> {
         let mut entries = Vec::with_capacity(self.starts[self.starts.len() - 1]);
         for group in 0..self.metadata.num_row_groups() {
-            let rows = self.starts[group + 1] - self.starts[group];
-            let table = self.in_group(group, |reader| read_cells(reader, KEY..SAMPLE_XXH3, 0..rows))?;
-            let pages = self.metadata.offset_index().map(|index| index[group][FEATURES].page_locations());
-            let pages = pages.filter(|pages| pages.len() == rows).ok_or_else(|| {
-                CacheError::damaged(
-                    &self.path,
-                    None,
-                    format!("row group {group} has not one feature page per row"),
-                )
-            })?;
-            for (cells, page) in table.into_iter().zip(pages) {
-                let row = entries.len();
-                let place = (shard as u32, row as u32, page.offset as u64, page.compressed_page_size as u32);
-                let entry = index_entry(cells, place)
-                    .map_err(|reason| CacheError::damaged(&self.path, Some(row as u64), reason))?;
-                entries.push(entry);
-            }
+            entries.extend(self.entries(group, 0..self.starts[group + 1] - self.starts[group], shard)?);
         }
         Ok(entries)
     }
 
+    /// The index entries of the rows whose index columns are sound, of shard number 0.
+    pub(super) fn sound_index(&self) -> Vec<IndexEntry> {
+        let mut entries = Vec::new();
+        for group in 0..self.metadata.num_row_groups() {
+            let rows = self.starts[group + 1] - self.starts[group];
+            match self.entries(group, 0..rows, 0) {
+                Ok(found) => entries.extend(found),
+                Err(_) => entries.extend((0..rows).filter_map(|row| self.entries(group, row..row + 1, 0).ok()).flatten()),
+            }
+        }
+        entries
+    }
+
+    /// The index entries of some rows of a row group.
+    fn entries(&self, group: usize, rows: Range<usize>, shard: usize) -> Result<Vec<IndexEntry>> {
+        let damaged = |row, reason: String| CacheError::damaged(&self.path, row, reason);
+        let table = self.in_group(group, |reader| read_cells(reader, KEY..SAMPLE_XXH3, rows.clone()))?;
+        let num_rows = self.starts[group + 1] - self.starts[group];
+        let pages = self.metadata.offset_index().map(|index| index[group][FEATURES].page_locations());
+        let pages = pages
+            .filter(|pages| pages.len() == num_rows)
+            .ok_or_else(|| damaged(None, format!("row group {group} has not one feature page per row")))?;
+        let first = self.starts[group];
+        let entry = |(row, cells): (usize, Vec<Cell>)| {
+            let (page, row) = (&pages[row], first + row);
+            let place = (shard as u32, row as u32, page.offset as u64, page.compressed_page_size as u32);
+            index_entry(cells, place).map_err(|reason| damaged(Some(row as u64), reason))
+        };
+        rows.clone().zip(table).map(entry).collect()
+    }
+
     /// The cells of one row in the given columns.
-    pub(super) fn cells(&self, row: usize, leaves: std::ops::Range<usize>) -> Result<Vec<Cell>> {
+    pub(super) fn cells(&self, row: usize, leaves: Range<usize>) -> Result<Vec<Cell>> {
         let group = self.starts.partition_point(|&start| start <= row) - 1;
         let at = row - self.starts[group];
         let mut table = self.in_group(group, |reader| read_cells(reader, leaves, at..at + 1))?;

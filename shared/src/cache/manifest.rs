@@ -4,12 +4,14 @@
 //! writes. The last member, `digest`, is the BLAKE3 of every byte before its own line break, so
 //! that a flipped bit or a hasty edit is found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::Codec;
 use super::error::{CacheError, IoContext, Result};
+use super::lossy::LossyError;
 use super::sample::FeatureDtype;
 use super::{FORMAT_VERSION, MANIFEST};
 use crate::ids::{Digest, Fingerprint};
@@ -29,6 +31,12 @@ pub struct Manifest {
     pub fingerprint: Fingerprint,
     /// How the features are stored.
     pub features: FeatureFormat,
+    /// What a lossy codec changed, as measured when the rows were extracted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lossy_error: Option<LossyError>,
+    /// Parts of the current run that have finished, as `I/N`, until the last of them completes the cache.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub parts_done: BTreeSet<String>,
     /// What the cache was made from, for people: names that are not identity.
     pub about: BTreeMap<String, String>,
     /// Digest of each dataset file read so far, by the name it was given as.
@@ -52,8 +60,8 @@ pub struct FeatureFormat {
     pub dtype: FeatureDtype,
     /// Values per position.
     pub width: usize,
-    /// `lossless`.
-    pub codec: String,
+    /// How values become bytes.
+    pub codec: Codec,
 }
 
 /// Counts over committed rows.
@@ -114,6 +122,8 @@ impl Manifest {
             fingerprint_digest: fingerprint.digest(),
             fingerprint,
             features,
+            lossy_error: None,
+            parts_done: BTreeSet::new(),
             about: BTreeMap::new(),
             dataset: BTreeMap::new(),
             totals: Totals::default(),

@@ -91,6 +91,7 @@
 //! A reader of version 1 reads every cache of version 1, forever; `tests/fixtures/cache_v1` holds it
 //! to that. Unknown manifest fields are ignored. A change of columns, bytes or invariants is a new version.
 
+mod begin;
 mod card;
 mod codec;
 mod commit;
@@ -98,23 +99,31 @@ mod error;
 mod feature_page;
 mod head;
 mod index;
+mod lossy;
 mod manifest;
 mod page;
 mod reader;
+mod salvage;
 mod sample;
+mod samples;
 mod schema;
 mod shard;
+mod space;
 mod table;
 mod verify;
 mod writer;
 
+pub use codec::Codec;
 pub use commit::Part;
 pub use error::{CacheError, Result};
 pub use head::{HeadFile, HeadTensor};
+pub use lossy::LossyError;
 pub use manifest::{FeatureFormat, FileEntry, Manifest, ShardEntry, Totals};
 pub use reader::{CacheReader, ReaderOptions};
+pub use salvage::{Salvaged, salvage};
 pub use sample::{CachedImage, CachedTurn, FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
 pub use schema::{QUARANTINE_SCHEMA, SHARD_SCHEMA};
+pub use space::free_bytes;
 pub use verify::{VerifyReport, verify};
 pub use writer::{CacheIdentity, CacheWriter, WriterOptions};
 

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 use shared::cache::{
-    CacheIdentity, CachedImage, CachedTurn, FeatureBlock, FeatureDtype, HeadTensor, QuarantinedRow, Row,
+    CacheIdentity, CachedImage, CachedTurn, Codec, FeatureBlock, FeatureDtype, HeadTensor, QuarantinedRow, Row,
     SampleMeta,
 };
 use shared::ids::{Digest, Fingerprint, SampleKey};
@@ -175,6 +175,8 @@ pub(crate) fn identity(dtype: FeatureDtype, width: usize, head: &[u8]) -> CacheI
         fingerprint,
         dtype,
         width,
+        codec: Codec::default(),
+        lossy_error: None,
         head: vec![tensor],
         about: [("teacher".to_string(), "seeded".to_string())].into(),
         dataset: [("rows.jsonl".to_string(), Digest::of(b"rows").to_string())].into(),
