@@ -37,7 +37,9 @@ pub enum Command {
     #[command(after_help = ESTIMATE_EXAMPLES)]
     Estimate(Box<RunArgs>),
     /// Take what is damaged out of a cache and extract just those samples again.
-    #[command(after_help = "Example:\n  extract repair caches/teacher --teacher teachers/qwen2-vl --data train.jsonl --image-root images")]
+    #[command(
+        after_help = "Example:\n  extract repair caches/teacher --teacher teachers/qwen2-vl --data train.jsonl --image-root images"
+    )]
     Repair(Box<RepairArgs>),
     /// Unite caches of one fingerprint in a new one.
     #[command(after_help = "Example:\n  extract merge caches/all caches/a caches/b")]
@@ -214,7 +216,9 @@ impl RunArgs {
     pub fn take_from(&mut self, manifest: &Manifest) -> anyhow::Result<()> {
         fn parsed<T: std::str::FromStr>(manifest: &Manifest, field: &str) -> anyhow::Result<Option<T>> {
             let Some(text) = manifest.fingerprint.fields.get(field) else { return Ok(None) };
-            let wrong = |_| anyhow::anyhow!("the cache has `{field}` = `{text}`, which is no setting of this program");
+            let wrong = |_| {
+                anyhow::anyhow!("the cache has `{field}` = `{text}`, which is no setting of this program")
+            };
             text.parse().map(Some).map_err(wrong)
         }
         self.features = self.features.or(parsed(manifest, "features")?);

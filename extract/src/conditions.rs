@@ -80,7 +80,9 @@ impl FromStr for Condition {
         let names: Vec<&str> = FIELDS.iter().map(|(name, _)| *name).collect();
         let wrong = |why: &str| {
             let fields = names.join(", ");
-            format!("`{text}` is not a condition: {why}; write FIELD=VALUE, with != < <= > >= or ~ (contains), fields {fields}")
+            format!(
+                "`{text}` is not a condition: {why}; write FIELD=VALUE, with != < <= > >= or ~ (contains), fields {fields}"
+            )
         };
         let end = text.find(|c| "<>=!~".contains(c)).ok_or_else(|| wrong("no operator"))?;
         let (name, rest) = (text[..end].trim(), &text[end..]);
@@ -88,13 +90,19 @@ impl FromStr for Condition {
         let field = found.ok_or_else(|| wrong(&format!("no field `{name}`")))?.1;
         let is_number = name.starts_with("num_") || name == "row";
         if let Some(part) = rest.strip_prefix('~') {
-            return if is_number { Err(wrong("`~` is for text")) } else { Ok(Self { field, test: Test::Contains(part.trim().into()) }) };
+            return if is_number {
+                Err(wrong("`~` is for text"))
+            } else {
+                Ok(Self { field, test: Test::Contains(part.trim().into()) })
+            };
         }
         let found = OPERATORS.iter().find_map(|(name, holds)| Some((holds, rest.strip_prefix(name)?)));
         let (holds, value) = found.ok_or_else(|| wrong("no operator"))?;
         let value = value.trim();
         let test = match is_number {
-            true => Test::Number(*holds, value.parse().map_err(|_| wrong(&format!("`{value}` is not a number")))?),
+            true => {
+                Test::Number(*holds, value.parse().map_err(|_| wrong(&format!("`{value}` is not a number")))?)
+            }
             false => Test::Text(*holds, value.to_owned()),
         };
         Ok(Self { field, test })
@@ -129,10 +137,20 @@ mod tests {
     #[test]
     fn conditions_hold_as_they_read() {
         let holds = |text: &str| text.parse::<Condition>().unwrap().holds(&meta());
-        for text in ["num_tokens=30", "num_tokens <= 30", "num_tokens>29", "row!=8", "key>=abab", "text~red cube", "row_id="] {
+        for text in [
+            "num_tokens=30",
+            "num_tokens <= 30",
+            "num_tokens>29",
+            "row!=8",
+            "key>=abab",
+            "text~red cube",
+            "row_id=",
+        ] {
             assert!(holds(text), "{text}");
         }
-        for text in ["num_tokens<30", "num_images>0", "source=test.json", "source~test", "text~blue", "row_id!="] {
+        for text in
+            ["num_tokens<30", "num_images>0", "source=test.json", "source~test", "text~blue", "row_id!="]
+        {
             assert!(!holds(text), "{text}");
         }
     }

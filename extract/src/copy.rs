@@ -40,7 +40,11 @@ impl fmt::Display for Copied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (samples, written, left_out) =
             (HumanCount(self.samples), HumanCount(self.written), HumanCount(self.left_out));
-        write!(f, "{samples} samples, {} in shards: {written} added, {left_out} left out", HumanBytes(self.bytes))
+        write!(
+            f,
+            "{samples} samples, {} in shards: {written} added, {left_out} left out",
+            HumanBytes(self.bytes)
+        )
     }
 }
 
@@ -97,7 +101,12 @@ fn refuse_unlike(first: &CacheReader, other: &CacheReader) -> Result<()> {
     )
 }
 
-fn copy(out: &Path, identity: CacheIdentity, sources: &[CacheReader], conditions: &[Condition]) -> Result<Copied> {
+fn copy(
+    out: &Path,
+    identity: CacheIdentity,
+    sources: &[CacheReader],
+    conditions: &[Condition],
+) -> Result<Copied> {
     stop::on_signals();
     refuse_itself(out, sources)?;
     let stop = Stop::default();
@@ -105,7 +114,11 @@ fn copy(out: &Path, identity: CacheIdentity, sources: &[CacheReader], conditions
     let (before, mut seen) = (writer.manifest().totals.samples, 0);
     for source in sources {
         if !source.manifest().complete {
-            eprintln!("`{}` is unfinished: its {} samples are taken as they are", source.dir().display(), source.len());
+            eprintln!(
+                "`{}` is unfinished: its {} samples are taken as they are",
+                source.dir().display(),
+                source.len()
+            );
         }
         seen += source.len() as u64;
         copy_rows(source, &mut writer, conditions, &stop)?;
@@ -118,7 +131,8 @@ fn copy(out: &Path, identity: CacheIdentity, sources: &[CacheReader], conditions
         return Err(Interrupted { samples: writer.manifest().totals.samples }.into());
     }
     // A copy that was complete and gained nothing stays as it is, to the byte.
-    let is_done = writer.manifest().complete && writer.committed_keys().len() as u64 == before && !writer.has_news();
+    let is_done =
+        writer.manifest().complete && writer.committed_keys().len() as u64 == before && !writer.has_news();
     let manifest = if is_done { writer.manifest().clone() } else { writer.finish()? };
     let written = manifest.totals.samples - before;
     Ok(Copied {
@@ -133,12 +147,19 @@ fn copy(out: &Path, identity: CacheIdentity, sources: &[CacheReader], conditions
 fn refuse_itself(out: &Path, sources: &[CacheReader]) -> Result<()> {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| PathBuf::from(path));
     match sources.iter().any(|source| real(source.dir()) == real(out)) {
-        true => bail!("`{}` is a source and the result at once\nhint: give a new directory first", out.display()),
+        true => {
+            bail!("`{}` is a source and the result at once\nhint: give a new directory first", out.display())
+        }
         false => Ok(()),
     }
 }
 
-fn copy_rows(source: &CacheReader, writer: &mut CacheWriter, conditions: &[Condition], stop: &Stop) -> Result<()> {
+fn copy_rows(
+    source: &CacheReader,
+    writer: &mut CacheWriter,
+    conditions: &[Condition],
+    stop: &Stop,
+) -> Result<()> {
     let numbers: Vec<usize> =
         (0..source.len()).filter(|&i| !writer.committed_keys().contains(&source.key(i))).collect();
     for some in numbers.chunks(ROWS_AT_ONCE) {

@@ -81,7 +81,8 @@ pub fn estimate(args: &RunArgs) -> Result<Estimate> {
     let chosen = Chosen::new(&config, &files, rows)?;
     let prepared = chosen.rows;
     let scale = |count: u64| (count as f64 * rows as f64 / prepared.max(1) as f64).round() as u64;
-    let (tokens, feature_rows) = (chosen.sum(Prepared::num_tokens), chosen.sum(|sample| sample.positions().len()));
+    let (tokens, feature_rows) =
+        (chosen.sum(Prepared::num_tokens), chosen.sum(|sample| sample.positions().len()));
     let (samples, quarantined) = (chosen.samples.len() as u64, chosen.quarantined);
     let probe = Probe::run(&config, &files, &chosen.samples)?;
     let written = chosen.written(&files, &probe.pool)?;
@@ -137,7 +138,10 @@ impl Chosen {
         let first = (features.all_for as u64 * taken).div_ceil(rows.max(1)).min(keys.len() as u64) as usize;
         let all_up_to = first.checked_sub(1).map(|last| keys[last]);
         let mut is_new: std::collections::BTreeSet<SampleKey> = keys.into_iter().collect();
-        let unique: Vec<_> = identified.into_iter().filter(|row| row.as_ref().map_or(true, |row| is_new.remove(&row.key))).collect();
+        let unique: Vec<_> = identified
+            .into_iter()
+            .filter(|row| row.as_ref().map_or(true, |row| is_new.remove(&row.key)))
+            .collect();
         let (max_length, embed) = (files.max_length(config), config.settings.cache.embed_images);
         let prepare = |row: Result<Identified, QuarantinedRow>| {
             let row = row?;
@@ -236,7 +240,12 @@ impl fmt::Display for Estimate {
         writeln!(f, "{} tokens, {} with features", HumanCount(self.tokens), HumanCount(self.feature_rows))?;
         for (codec, size) in &self.codecs {
             let chosen = if *codec == self.codec { " <- this run" } else { "" };
-            writeln!(f, "{codec:9} {:>12} in {} shard(s){chosen}", HumanBytes(size.bytes).to_string(), size.files)?;
+            writeln!(
+                f,
+                "{codec:9} {:>12} in {} shard(s){chosen}",
+                HumanBytes(size.bytes).to_string(),
+                size.files
+            )?;
         }
         writeln!(f, "{:.2} hours at {:.0} tokens/s", self.hours, self.tokens_per_second)?;
         write!(f, "{} are free", HumanBytes(self.free_bytes))

@@ -166,7 +166,8 @@ fn sample_facts(reader: &CacheReader, sample: usize) -> Result<SampleFacts> {
 
 /// In colours for a person at a terminal, unless `NO_COLOR` (no-color.org) is set.
 fn shown(meta: &SampleMeta) -> String {
-    let in_colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let in_colour =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let legend = if in_colour { format!("{}\n", paint::legend()) } else { String::new() };
     format!("{legend}{}", paint::painted(meta, in_colour))
 }
@@ -269,7 +270,8 @@ impl fmt::Display for SampleFacts {
             "width {width}, mean {mean:.4}, std {std:.4}, largest {max_abs:.4}, norms {:.4} to {:.4}",
             norms.0, norms.1
         )?;
-        let massive: Vec<String> = massive.iter().map(|(channel, value)| format!("{channel} ({value:.4})")).collect();
+        let massive: Vec<String> =
+            massive.iter().map(|(channel, value)| format!("{channel} ({value:.4})")).collect();
         writeln!(f, "largest channels {}", massive.join(", "))?;
         write!(f, "{}", self.shown.trim_end())
     }

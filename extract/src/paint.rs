@@ -81,7 +81,8 @@ fn visible(character: char) -> String {
 fn kinds(meta: &SampleMeta) -> Vec<Kind> {
     let mut kinds = vec![Kind::Bare; meta.input_ids.len()];
     meta.positions.iter().for_each(|&at| kinds[at as usize] = Kind::Kept);
-    let answer = |turn: &CachedTurn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize;
+    let answer =
+        |turn: &CachedTurn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize;
     for answer in meta.turns.iter().map(answer).filter(|answer| !answer.is_empty()) {
         kinds[answer.start - 1] = Kind::Boundary;
         kinds[answer].fill(Kind::Answer);
@@ -109,7 +110,14 @@ mod tests {
             answer_start,
             num_answer_tokens,
         };
-        let image = CachedImage { digest: Digest::of(b""), width: 1, height: 1, token_start: 0, num_tokens: 2, grid: [1; 3] };
+        let image = CachedImage {
+            digest: Digest::of(b""),
+            width: 1,
+            height: 1,
+            token_start: 0,
+            num_tokens: 2,
+            grid: [1; 3],
+        };
         SampleMeta {
             key: SampleKey::from_bytes([0; 16]),
             row_id: None,

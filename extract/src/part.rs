@@ -34,7 +34,11 @@ impl FromStr for PartChoice {
             "auto" => None,
             number => Some(number.parse().map_err(|_| wrong())?),
         };
-        if count == 0 || index.is_some_and(|index| index >= count) { Err(wrong()) } else { Ok(Self { index, count }) }
+        if count == 0 || index.is_some_and(|index| index >= count) {
+            Err(wrong())
+        } else {
+            Ok(Self { index, count })
+        }
     }
 }
 
@@ -81,17 +85,24 @@ pub fn decide(choice: Option<PartChoice>, variable: impl Fn(&str) -> Option<Stri
         let told = count_name.map(&number).transpose()?.flatten();
         let Some(count) = choice.map(|choice| choice.count).or(told) else {
             let hint = "give the number of processes as `--part auto/N`, or `--part 0/1` for all of it";
-            return Err(Usage(format!("`{name}` is set, but not how many parts there are\nhint: {hint}")).into());
+            return Err(
+                Usage(format!("`{name}` is set, but not how many parts there are\nhint: {hint}")).into()
+            );
         };
         let index = index.checked_sub(first).filter(|index| *index < count);
         let Some(index) = index else {
-            return Err(Usage(format!("`{name}` does not name one of {count} parts\nhint: give `--part I/N`")).into());
+            return Err(Usage(format!(
+                "`{name}` does not name one of {count} parts\nhint: give `--part I/N`"
+            ))
+            .into());
         };
         return Ok(Part { index, count });
     }
     match choice {
         None => Ok(Part::default()),
-        Some(_) => Err(Usage("`--part auto/N` needs a scheduler's index\nhint: give `--part I/N`".into()).into()),
+        Some(_) => {
+            Err(Usage("`--part auto/N` needs a scheduler's index\nhint: give `--part I/N`".into()).into())
+        }
     }
 }
 
@@ -104,13 +115,15 @@ mod tests {
 
     fn decided(choice: &str, variables: &[(&str, &str)]) -> Result<(usize, usize)> {
         let choice = (!choice.is_empty()).then(|| choice.parse().unwrap());
-        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
+        let variable =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
         decide(choice, variable).map(|part| (part.index, part.count))
     }
 
     #[test]
     fn what_is_typed_wins_over_what_is_told() {
-        let slurm = [("SLURM_ARRAY_TASK_ID", "7"), ("SLURM_ARRAY_TASK_MIN", "5"), ("SLURM_ARRAY_TASK_COUNT", "4")];
+        let slurm =
+            [("SLURM_ARRAY_TASK_ID", "7"), ("SLURM_ARRAY_TASK_MIN", "5"), ("SLURM_ARRAY_TASK_COUNT", "4")];
         assert_eq!(decided("", &[]).unwrap(), (0, 1));
         assert_eq!(decided("1/3", &slurm).unwrap(), (1, 3));
         assert_eq!(decided("", &slurm).unwrap(), (2, 4));

@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn every_sample_and_every_bad_row_has_one_part() {
-        let plans: Vec<Plan> = (0..3).map(|index| Plan::new(&[], Keep::Text, None, Part { index, count: 3 })).collect();
+        let plans: Vec<Plan> =
+            (0..3).map(|index| Plan::new(&[], Keep::Text, None, Part { index, count: 3 })).collect();
         for number in 0..100 {
             let takers = plans.iter().filter(|plan| plan.part.owns(&key(number))).count();
             let reporters = plans.iter().filter(|plan| plan.reports(u64::from(number))).count();

@@ -28,7 +28,11 @@ impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(run) = &self.run else { return write!(f, "nothing is damaged") };
         self.damaged.iter().try_for_each(|file| writeln!(f, "damaged: `{file}`"))?;
-        write!(f, "{} samples were sound, {} were lost, {} extracted again", self.saved, self.lost, run.written)
+        write!(
+            f,
+            "{} samples were sound, {} were lost, {} extracted again",
+            self.saved, self.lost, run.written
+        )
     }
 }
 

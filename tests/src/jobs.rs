@@ -44,7 +44,12 @@ impl Job {
             ["run", "--device", "cpu", "--max-tokens-per-batch", "60", "--shard-size", "1KiB"]
                 .map(String::from)
                 .into();
-        args.extend(["--teacher".to_owned(), text(&self.teacher), "--out".to_owned(), text(&self.cache(cache))]);
+        args.extend([
+            "--teacher".to_owned(),
+            text(&self.teacher),
+            "--out".to_owned(),
+            text(&self.cache(cache)),
+        ]);
         args.extend(["--data".to_owned(), text(&self.dir.path().join("rows.jsonl"))]);
         args
     }
@@ -88,7 +93,9 @@ impl Job {
             return 0;
         }
         let contents = contents(&self.cache(cache)).unwrap();
-        contents.iter().for_each(|(key, row)| assert_eq!(&expected[key], row, "a committed sample is not whole"));
+        contents
+            .iter()
+            .for_each(|(key, row)| assert_eq!(&expected[key], row, "a committed sample is not whole"));
         contents.len() as u64
     }
 

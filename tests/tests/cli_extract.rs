@@ -263,7 +263,9 @@ fn one_file_describes_a_run_and_flags_win_over_it() {
 
 #[test]
 fn help_has_examples_and_completions_know_the_commands() {
-    for command in ["run", "estimate", "verify", "repair", "merge", "subset", "inspect", "pair", "completions"] {
+    for command in
+        ["run", "estimate", "verify", "repair", "merge", "subset", "inspect", "pair", "completions"]
+    {
         let finished = run("extract", [command, "--help"]).unwrap();
         assert_eq!(finished.code, Some(0));
         assert!(finished.stdout.contains(&format!("  extract {command}")), "{}", finished.stdout);

@@ -19,7 +19,8 @@ use shared::cache::Manifest;
 fn layer(job: &Job) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fail_call.c");
     let library = job.dir.path().join("fail_call.so");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     assert!(compiled.unwrap().success(), "the C compiler that the build needs anyway");
     library
 }
@@ -41,7 +42,9 @@ fn assert_clean(finished: &Finished) {
 fn a_failing_call_loses_nothing_that_was_committed() {
     let job = Job::new(40);
     let (layer, expected) = (layer(&job), job.expected());
-    for (call, numbers) in [("fsync", [2, 9, 17, 38]), ("rename", [1, 6, 12, 25]), ("write", [1, 30, 200, 500])] {
+    for (call, numbers) in
+        [("fsync", [2, 9, 17, 38]), ("rename", [1, 6, 12, 25]), ("write", [1, 30, 200, 500])]
+    {
         let (mut before, mut failed) = (0, 0);
         for at in numbers {
             let finished = run_failing(&job, &layer, call, (call, at), &[]);
@@ -60,9 +63,8 @@ fn a_failing_call_loses_nothing_that_was_committed() {
 fn parts_fill_one_cache_together() {
     let job = Job::new(40);
     let expected = job.expected();
-    let children: Vec<Child> = ["0/3", "1/3", "2/3"]
-        .map(|part| job.command("parts", &["--part", part]).spawn().unwrap())
-        .into();
+    let children: Vec<Child> =
+        ["0/3", "1/3", "2/3"].map(|part| job.command("parts", &["--part", part]).spawn().unwrap()).into();
     for child in children {
         let finished = finished(child.wait_with_output().unwrap()).unwrap();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -81,7 +83,10 @@ fn parts_fill_one_cache_together() {
     let first = run("1/3");
     assert!(first > 0 && first < 40 && !Manifest::load(&job.cache("later")).unwrap().complete);
     run("0/2");
-    assert!(!Manifest::load(&job.cache("later")).unwrap().complete, "one of three and one of two are not all");
+    assert!(
+        !Manifest::load(&job.cache("later")).unwrap().complete,
+        "one of three and one of two are not all"
+    );
     assert_eq!(run("1/2"), 40);
     assert!(Manifest::load(&job.cache("later")).unwrap().complete);
 }
@@ -95,7 +100,10 @@ fn a_run_stops_before_the_disk_is_full() {
     assert_eq!(stopped.code, Some(1), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("bytes of free space left") && stopped.stderr.contains("`--keep-free`"));
     let committed = job.assert_valid("low", &expected);
-    assert!(committed > 0 && committed < 12, "{committed}: what was computed is committed, the rest is not begun");
+    assert!(
+        committed > 0 && committed < 12,
+        "{committed}: what was computed is committed, the rest is not begun"
+    );
     job.assert_completes("low", &expected);
 }
 

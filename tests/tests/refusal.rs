@@ -31,7 +31,8 @@ impl Made {
 
     fn run(&self, teacher: &Path, more: &[&str]) -> e2e::programs::Finished {
         let (data, out) = (self.path("rows.jsonl"), self.path("cache"));
-        let mut args = vec!["run", "--device", "cpu", "--shard-size", "1KiB", "--teacher", teacher.to_str().unwrap()];
+        let mut args =
+            vec!["run", "--device", "cpu", "--shard-size", "1KiB", "--teacher", teacher.to_str().unwrap()];
         args.extend(["--data", data.to_str().unwrap(), "--out", out.to_str().unwrap()]);
         args.extend(more);
         run("extract", args).unwrap()
@@ -96,9 +97,14 @@ fn another_teacher_or_setting_is_refused_by_field() {
         json["chat_template"] = json!(format!("{template}{{# another #}}"));
     });
     made.refuses(&template, &[], &["chat_template: the cache has `"]);
-    let processor = made.other_json("processor", "preprocessor_config.json", |json| json["max_pixels"] = json!(1024));
+    let processor =
+        made.other_json("processor", "preprocessor_config.json", |json| json["max_pixels"] = json!(1024));
     made.refuses(&processor, &[], &["image_processor: the cache has `", "576", "1024"]);
-    made.refuses(&fixture("qwen2_vl"), &["--dtype", "bf16"], &["dtype: the cache has `f32`, this run has `bf16`"]);
+    made.refuses(
+        &fixture("qwen2_vl"),
+        &["--dtype", "bf16"],
+        &["dtype: the cache has `f32`, this run has `bf16`"],
+    );
     let codec = "codec: the cache has `lossless`, this run has `int8`";
     made.refuses(&fixture("qwen2_vl"), &["--codec", "int8"], &[codec]);
 }

@@ -39,7 +39,9 @@ fn words(words: &[&str], paths: &[&Path]) -> Vec<String> {
 fn files(cache: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for folder in [cache.to_path_buf(), cache.join("data")] {
-        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        for entry in
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+        {
             files.insert(text(entry.strip_prefix(cache).unwrap()), fs::read(&entry).unwrap());
         }
     }
@@ -68,7 +70,10 @@ fn codecs_keep_what_they_promise_and_say_what_they_cost() {
     assert_eq!(error.positions, 96);
     let (mean, worst) = divergence(&job.cache("int8"), &expected);
     assert!((error.mean_kl - mean).abs() < 1e-9 + 1e-6 * mean, "{error:?}, by formula {mean}");
-    assert!((error.max_kl - worst).abs() < 1e-9 + 1e-6 * worst && error.max_kl > 0.0, "{error:?}, by formula {worst}");
+    assert!(
+        (error.max_kl - worst).abs() < 1e-9 + 1e-6 * worst && error.max_kl > 0.0,
+        "{error:?}, by formula {worst}"
+    );
     assert!(error.top1_agreement > 0.9 && error.top1_agreement <= 1.0);
     assert!(fs::read_to_string(job.cache("int8/README.md")).unwrap().contains("KL through the head"));
     assert!(Manifest::load(&job.cache("none")).unwrap().lossy_error.is_none());
@@ -109,7 +114,8 @@ fn floats(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
 fn an_estimate_is_within_ten_percent_of_the_run() {
     let job = Job::new(120);
     for more in [&["--features-all-for", "30"][..], &["--features", "all", "--codec", "int8"]] {
-        let options = ["--device", "cpu", "--shard-size", "64KiB"].iter().chain(more).copied().collect::<Vec<_>>();
+        let options =
+            ["--device", "cpu", "--shard-size", "64KiB"].iter().chain(more).copied().collect::<Vec<_>>();
         let mut args = vec!["estimate", "--teacher"].into_iter().map(str::to_owned).collect::<Vec<_>>();
         args.extend([text(&job.teacher), "--data".to_owned(), text(job.dir.path().join("rows.jsonl"))]);
         args.extend(options.iter().map(|option| (*option).to_owned()));
@@ -130,9 +136,16 @@ fn an_estimate_is_within_ten_percent_of_the_run() {
                 let off = estimated.as_f64().unwrap() / truth as f64 - 1.0;
                 assert!(off.abs() < 0.1, "{codec} {more:?}: {estimated} instead of {truth}");
             }
-            assert!(size["files"].as_u64().unwrap().abs_diff(shards.len() as u64) <= 1, "{size} {}", shards.len());
+            assert!(
+                size["files"].as_u64().unwrap().abs_diff(shards.len() as u64) <= 1,
+                "{size} {}",
+                shards.len()
+            );
         }
-        assert!(estimate["tokens_per_second"].as_f64().unwrap() > 0.0 && estimate["hours"].as_f64().unwrap() > 0.0);
+        assert!(
+            estimate["tokens_per_second"].as_f64().unwrap() > 0.0
+                && estimate["hours"].as_f64().unwrap() > 0.0
+        );
         assert!(estimate["free_bytes"].as_u64().unwrap() > 0);
     }
 }
@@ -152,9 +165,12 @@ fn repair_extracts_what_is_damaged_and_nothing_else() {
     assert_eq!(object(&repair())["run"], Value::Null, "nothing to do");
 
     let reader = CacheReader::open(&cache).unwrap();
-    let shards: Vec<(String, usize, u64)> = reader.manifest().shards.iter().map(|shard| {
-        (shard.entry.file.clone(), shard.tail_offset as usize, shard.samples)
-    }).collect();
+    let shards: Vec<(String, usize, u64)> = reader
+        .manifest()
+        .shards
+        .iter()
+        .map(|shard| (shard.entry.file.clone(), shard.tail_offset as usize, shard.samples))
+        .collect();
     drop(reader);
     assert!(shards.len() > 4);
     let flip = |file: &str, at: usize| {
@@ -250,13 +266,17 @@ fn a_cache_that_was_copied_elsewhere_and_cannot_be_written_reads_as_it_is() {
     let expected = job.expected();
     let elsewhere = job.dir.path().join("far/away");
     fs::create_dir_all(elsewhere.join("data")).unwrap();
-    for (name, bytes) in files(&job.cache("undisturbed")).into_iter().filter(|(name, _)| !name.starts_with(".lock")) {
+    for (name, bytes) in
+        files(&job.cache("undisturbed")).into_iter().filter(|(name, _)| !name.starts_with(".lock"))
+    {
         fs::write(elsewhere.join(name), bytes).unwrap();
     }
     fs::rename(job.cache("undisturbed"), job.cache("gone")).unwrap();
     let before = files(&elsewhere);
     let set_writable = |writable: bool| {
-        for path in before.keys().map(|name| elsewhere.join(name)).chain([elsewhere.join("data"), elsewhere.clone()]) {
+        for path in
+            before.keys().map(|name| elsewhere.join(name)).chain([elsewhere.join("data"), elsewhere.clone()])
+        {
             let mut permissions = fs::metadata(&path).unwrap().permissions();
             #[allow(clippy::permissions_set_readonly_false, reason = "a temporary folder")]
             permissions.set_readonly(!writable);
@@ -270,7 +290,10 @@ fn a_cache_that_was_copied_elsewhere_and_cannot_be_written_reads_as_it_is() {
     let mut args = words(&["inspect"], &[&elsewhere]);
     args.extend(words(&["--sample", &key], &[]));
     let shown = run("extract", &args).unwrap().stdout;
-    assert!(shown.contains("[image: ") && shown.contains("largest channels") && !shown.contains('\x1b'), "{shown}");
+    assert!(
+        shown.contains("[image: ") && shown.contains("largest channels") && !shown.contains('\x1b'),
+        "{shown}"
+    );
     assert!(files(&elsewhere) == before, "reading writes nothing");
     set_writable(true);
 }

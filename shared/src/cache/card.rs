@@ -27,7 +27,12 @@ pub(super) fn card(manifest: &Manifest) -> String {
          {about}\n\
          ## What they were made from\n\n| field | value |\n|---|---|\n{identity}\n\
          `manifest.json` lists every file with its BLAKE3 digest.\n",
-        totals.samples, totals.quarantined, totals.tokens, totals.feature_rows, format.width, format.dtype,
+        totals.samples,
+        totals.quarantined,
+        totals.tokens,
+        totals.feature_rows,
+        format.width,
+        format.dtype,
         format.codec.coding().about(),
     )
 }

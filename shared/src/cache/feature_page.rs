@@ -57,7 +57,8 @@ pub(super) fn make(
     let (repetition_bytes, definition_bytes, mut body) = feature_levels(rows, width);
     coding.encode(dtype, bytes, &mut body).map_err(|error| error.to_string())?;
     let levels = (repetition_bytes, definition_bytes);
-    let header = PageHeader { crc: crc32fast::hash(&body), ..header(coding, (rows, width), levels, body.len()) };
+    let header =
+        PageHeader { crc: crc32fast::hash(&body), ..header(coding, (rows, width), levels, body.len()) };
     let mut page = Vec::with_capacity(body.len() + 64);
     header.write(&mut page);
     page.extend_from_slice(&body);

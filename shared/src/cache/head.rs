@@ -82,7 +82,12 @@ impl HeadFile {
                 let reason = format!("`{name}` is stored as {:?}", view.dtype());
                 return Err(CacheError::damaged(Path::new(super::HEAD), None, reason));
             };
-            tensors.push(HeadTensor { name: name.to_owned(), dtype, shape: view.shape().to_vec(), bytes: view.data() });
+            tensors.push(HeadTensor {
+                name: name.to_owned(),
+                dtype,
+                shape: view.shape().to_vec(),
+                bytes: view.data(),
+            });
         }
         Ok(tensors)
     }

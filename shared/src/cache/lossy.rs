@@ -95,7 +95,8 @@ impl HeadMatrix {
             let weights: Vec<f32> = widen(dtype, row).map(f32::from_bits).collect();
             vectors.iter().map(|vector| dot(&weights, vector)).collect()
         };
-        let by_token: Vec<Vec<f64>> = weights.par_chunks_exact(self.width * dtype.size()).map(logits).collect();
+        let by_token: Vec<Vec<f64>> =
+            weights.par_chunks_exact(self.width * dtype.size()).map(logits).collect();
         let column = |at: usize| by_token.iter().map(|row| row[at]).collect::<Vec<f64>>();
         let mut total = LossyError::default();
         for pair in 0..chosen {
@@ -130,10 +131,16 @@ fn compare(before: &[f64], after: &[f64]) -> Option<LossyError> {
     let term = |(before, after): (&f64, &f64)| (before - p).exp() * ((before - p) - (after - q));
     // Rounding may take the divergence of two equal distributions below zero.
     let kl = before.iter().zip(after).map(term).sum::<f64>().max(0.0);
-    let top = |logits: &[f64]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(token, _)| token);
+    let top =
+        |logits: &[f64]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(token, _)| token);
     let agrees = top(before) == top(after);
     let finite = before.iter().chain(after).all(|logit| logit.is_finite());
-    finite.then(|| LossyError { positions: 1, mean_kl: kl, max_kl: kl, top1_agreement: f64::from(u8::from(agrees)) })
+    finite.then(|| LossyError {
+        positions: 1,
+        mean_kl: kl,
+        max_kl: kl,
+        top1_agreement: f64::from(u8::from(agrees)),
+    })
 }
 
 #[cfg(test)]
@@ -145,13 +152,22 @@ mod tests {
     fn the_divergence_of_known_distributions() {
         let error = compare(&[1.0, 1.0], &[3f64.ln() - 5.0, -5.0]).unwrap_or_default();
         assert!((error.mean_kl - (4f64 / 3.0).ln() / 2.0).abs() < 1e-12, "{error:?}");
-        assert_eq!((error.positions, error.top1_agreement), (1, 0.0), "of two equal logits the last is the first choice");
+        assert_eq!(
+            (error.positions, error.top1_agreement),
+            (1, 0.0),
+            "of two equal logits the last is the first choice"
+        );
         assert_eq!(compare(&[f64::NAN, 1.0], &[0.0, 1.0]), None);
     }
 
     #[test]
     fn errors_join_by_their_number_of_positions() {
-        let error = |positions, kl: f64, top1_agreement| LossyError { positions, mean_kl: kl, max_kl: kl, top1_agreement };
+        let error = |positions, kl: f64, top1_agreement| LossyError {
+            positions,
+            mean_kl: kl,
+            max_kl: kl,
+            top1_agreement,
+        };
         let mut total = error(1, 0.5, 1.0);
         total.add(&error(3, 0.25, 0.0));
         assert_eq!(total, LossyError { positions: 4, mean_kl: 0.3125, max_kl: 0.5, top1_agreement: 0.25 });

@@ -13,7 +13,7 @@ use super::codec::Codec;
 use super::error::{CacheError, IoContext, Result};
 use super::lossy::LossyError;
 use super::sample::FeatureDtype;
-use super::{FORMAT_VERSION, MANIFEST};
+use super::{CARD, FORMAT_VERSION, HEAD, MANIFEST, QUARANTINED};
 use crate::ids::{Digest, Fingerprint};
 
 /// The content of `manifest.json`.
@@ -109,6 +109,8 @@ pub struct ShardEntry {
 }
 
 const FORMAT: &str = "genrecal-cache";
+/// Values of one position; the widest model known has 53,248.
+const LARGEST_WIDTH: usize = 1 << 20;
 const DIGEST_KEY: &str = ",\n  \"digest\": \"";
 const END: &str = "\"\n}\n";
 
@@ -170,7 +172,29 @@ impl Manifest {
         if !digest_holds(text) {
             return Err(damaged("its content does not match its `digest`: it was edited or damaged"));
         }
-        serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))
+        let manifest: Self =
+            serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))?;
+        match manifest.implausible() {
+            Some(reason) => Err(damaged(&reason)),
+            None => Ok(manifest),
+        }
+    }
+
+    /// What no writer of ours says: a signature keeps accidents away, not someone who signs.
+    fn implausible(&self) -> Option<String> {
+        let width = self.features.width;
+        if !(1..=LARGEST_WIDTH).contains(&width) {
+            return Some(format!("features of width {width}"));
+        }
+        // A name is a path that is opened: none may lead out of the cache.
+        let shards = self.shards.iter().map(|shard| &shard.entry).filter(|entry| !is_shard_name(&entry.file));
+        let others =
+            [(Some(&self.head), HEAD), (self.card.as_ref(), CARD), (self.quarantine.as_ref(), QUARANTINED)];
+        let others = others.into_iter().filter_map(|(entry, name)| entry.filter(|entry| entry.file != name));
+        shards
+            .chain(others)
+            .next()
+            .map(|entry| format!("`{}` is not the name of a file of a cache", entry.file))
     }
 
     /// The bytes of `manifest.json`.
@@ -203,6 +227,13 @@ impl Manifest {
         let others = std::iter::once(&self.head).chain(&self.card).chain(&self.quarantine);
         self.shards.iter().map(|shard| &shard.entry).chain(others)
     }
+}
+
+/// `data/train-NNNNN.parquet` or `data/train-NNNNN-of-NNNNN.parquet`, with more digits where there are more shards.
+fn is_shard_name(file: &str) -> bool {
+    let name = file.strip_prefix("data/train-").and_then(|name| name.strip_suffix(".parquet"));
+    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.is_some_and(|name| name.splitn(2, "-of-").all(is_number))
 }
 
 fn digest_holds(text: &str) -> bool {

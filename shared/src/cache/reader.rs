@@ -6,13 +6,14 @@ use rayon::prelude::*;
 
 use super::codec::Codec;
 use super::commit::{digest_of, locate, refuse_unlisted};
-use super::error::{CacheError, Result};
+use super::error::{CacheError, IoContext, Result};
 use super::head::HeadFile;
 use super::index::{IndexEntry, Shard};
 use super::manifest::Manifest;
+use super::parquet_file::read_table;
 use super::sample::{FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
 use super::samples::Samples;
-use super::table::read_table;
+use super::schema::QUARANTINE;
 use crate::ids::SampleKey;
 
 /// How a cache is read.
@@ -215,7 +216,8 @@ pub(super) fn load_quarantine(dir: &Path, manifest: &Manifest) -> Result<Vec<Qua
     if digest_of(&path)? != entry.digest {
         return Err(CacheError::damaged(&path, None, "its content does not match the manifest"));
     }
-    let rows = read_table(&path)?;
+    let bytes = std::fs::read(&path).at("read", &path)?;
+    let rows = read_table(&path, bytes.into(), &QUARANTINE)?;
     let decode = |(i, cells)| {
         super::schema::cells_to_quarantined(cells)
             .map_err(|reason| CacheError::damaged(&path, Some(i as u64), reason))

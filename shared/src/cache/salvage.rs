@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::HEAD;
 use super::begin::{full_fingerprint, refuse_other};
 use super::codec::Codec;
 use super::commit::{
@@ -21,7 +22,6 @@ use super::sample::Row;
 use super::samples::Samples;
 use super::shard::{EncodedRow, FinishedShard, ShardWriter};
 use super::writer::{CacheIdentity, WriterOptions};
-use super::HEAD;
 
 /// Rows read and encoded at a time.
 const ROWS_AT_ONCE: usize = 64;

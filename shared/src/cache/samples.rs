@@ -104,6 +104,6 @@ impl Samples {
     }
 
     fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
-        CacheError::damaged(&self.shard(i).path, Some(u64::from(self.index[i].row)), reason)
+        CacheError::damaged(self.shard(i).path(), Some(u64::from(self.index[i].row)), reason)
     }
 }

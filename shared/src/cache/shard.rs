@@ -14,9 +14,9 @@ use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::writer::SerializedFileWriter;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::codec::Codec;
 use super::error::{CacheError, IoContext, Result};
 use super::feature_page;
-use super::codec::Codec;
 use super::lossy::{HeadMatrix, LossyError};
 use super::manifest::{FileEntry, ShardEntry};
 use super::page::PageHeader;

@@ -185,7 +185,8 @@ impl CacheWriter {
         let format = &self.manifest.features;
         rows.iter().try_for_each(|row| row.check(format.dtype, format.width))?;
         let mut seen = HashSet::new();
-        if let Some(key) = rows.iter().map(|row| row.meta.key).find(|key| self.has(key) || !seen.insert(*key)) {
+        if let Some(key) = rows.iter().map(|row| row.meta.key).find(|key| self.has(key) || !seen.insert(*key))
+        {
             return Err(CacheError::Duplicate { key: key.to_string() });
         }
         let (codec, measured) = (format.codec, self.rows_to_measure());

@@ -91,13 +91,18 @@ fn the_error_of_int8_is_half_a_step_of_its_own_64_channels() {
                 }
                 for (before, after) in before.iter().zip(after) {
                     if !before.is_finite() {
-                        assert_eq!((before.is_nan(), before.is_sign_negative()), (after.is_nan(), after.is_sign_negative()));
+                        assert_eq!(
+                            (before.is_nan(), before.is_sign_negative()),
+                            (after.is_nan(), after.is_sign_negative())
+                        );
                         continue;
                     }
                     let top = dtype == FeatureDtype::F16 && largest > 65_000.0 || largest > 3.3e38;
                     let bound = if top { step } else { step / 2.0 };
                     assert!((before - after).abs() <= bound, "{dtype}: {before} became {after}, step {step}");
-                    assert!(after.is_finite() && after.abs() <= 127.0 * step && (after / step).fract() == 0.0);
+                    assert!(
+                        after.is_finite() && after.abs() <= 127.0 * step && (after / step).fract() == 0.0
+                    );
                 }
             }
         }
@@ -121,9 +126,11 @@ fn int8_by_hand() {
 #[test]
 fn golden_pages_decode_forever() {
     let values: Vec<u16> = vec![0x3f80, 0xbe9a, 0x7fc1, 0xff80, 0x8000, 0x0001];
-    let block = FeatureBlock { dtype: FeatureDtype::Bf16, width: 3, bytes: bytemuck::cast_slice(&values).to_vec() };
+    let block =
+        FeatureBlock { dtype: FeatureDtype::Bf16, width: 3, bytes: bytemuck::cast_slice(&values).to_vec() };
     for codec in Codec::all() {
-        let (page, _) = feature_page::make(codec.coding(), block.dtype, 3, &codec.rounded(&block).bytes).unwrap();
+        let (page, _) =
+            feature_page::make(codec.coding(), block.dtype, 3, &codec.rounded(&block).bytes).unwrap();
         assert!(page == golden_page(codec), "{codec}: {page:02x?}");
         let body = feature_page::open(codec.coding(), golden_page(codec), (2, 3), true).unwrap();
         let bytes = feature_page::decode(codec.coding(), body, block.dtype, 6).unwrap();
