@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::commit::{Part, Staged, commit, entry_of, list, refuse_unlisted, roll_forward};
 use super::error::{CacheError, Result};
 use super::head::write_head;
+use super::identity::CacheIdentity;
 use super::manifest::{FeatureFormat, Manifest};
-use super::writer::CacheIdentity;
 use super::{DATA, FORMAT_VERSION, HEAD, MANIFEST};
 use crate::ids::Fingerprint;
 

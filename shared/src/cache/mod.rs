@@ -122,6 +122,7 @@ mod commit;
 mod error;
 mod feature_page;
 mod head;
+mod identity;
 mod index;
 mod lossy;
 mod manifest;
@@ -143,6 +144,7 @@ pub use codec::Codec;
 pub use commit::Part;
 pub use error::{CacheError, Result};
 pub use head::{HeadFile, HeadTensor};
+pub use identity::{CacheIdentity, WriterOptions};
 pub use lossy::LossyError;
 pub use manifest::{FeatureFormat, FileEntry, Manifest, ShardEntry, Totals};
 pub use reader::{CacheReader, ReaderOptions};
@@ -151,7 +153,7 @@ pub use sample::{CachedImage, CachedTurn, FeatureBlock, FeatureDtype, Quarantine
 pub use schema::{QUARANTINE_SCHEMA, SHARD_SCHEMA};
 pub use space::free_bytes;
 pub use verify::{VerifyReport, verify};
-pub use writer::{CacheIdentity, CacheWriter, WriterOptions};
+pub use writer::CacheWriter;
 
 /// The version of everything this page specifies.
 pub const FORMAT_VERSION: u32 = 1;

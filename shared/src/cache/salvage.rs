@@ -16,12 +16,12 @@ use super::commit::{
 };
 use super::error::Result;
 use super::head::write_head;
+use super::identity::{CacheIdentity, WriterOptions};
 use super::index::Shard;
 use super::manifest::{FileEntry, Manifest, ShardEntry};
 use super::sample::Row;
 use super::samples::Samples;
 use super::shard::{EncodedRow, FinishedShard, ShardWriter};
-use super::writer::{CacheIdentity, WriterOptions};
 
 /// Rows read and encoded at a time.
 const ROWS_AT_ONCE: usize = 64;
