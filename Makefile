@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Where the demo and the toy leave their results.
 OUT ?= target/demo
 
-.PHONY: help build demo toy test lint walls doc readme check parity bench cuda docs clean-demo
+.PHONY: help build demo toy test lint walls doc readme check parity fuzz bench cuda docs clean-demo
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,12 +45,19 @@ readme: build ## run the commands of the README's tour
 	./docs/run_readme.sh README.md
 
 check: test ## also beside PyTorch and transformers, when PYTHON has them; REF=DIR adds parity
+	$(CARGO) test --workspace --release --test faults -- --ignored
 	./tests/peers/run.sh "$(PYTHON)"
 	if [ -n "$(REF)" ]; then $(MAKE) --no-print-directory parity; else echo "skipped: parity (no REF=DIR given)"; fi
 
 parity: ## REF=DIR: every family against reference checkpoints with transformers' own results
 	@[ -n "$(REF)" ] || { echo "usage: make parity REF=DIR, a folder of reference checkpoints" >&2; exit 2; }
 	$(CARGO) run --release -p e2e --bin parity -- "$(REF)"
+
+# How long `make fuzz` goes on, and where its seeds begin.
+SECONDS ?= 600
+SEED ?= 4294967296
+fuzz: ## SECONDS=600: mutated caches through the reader and `verify`, on seeds that `make test` has not seen
+	FUZZ_SECONDS="$(SECONDS)" FUZZ_SEED="$(SEED)" $(CARGO) test --workspace --release --test hostile -- --ignored
 
 bench: build ## microbenchmarks; with DATA=, IMAGES=, MODEL= and a PYTHON that has torch, the comparisons of docs/benchmarks.md
 	$(CARGO) bench --workspace

@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use toml::{Table, Value};
 
+use shared::cache::{Codec, Manifest};
 use shared::dataset::Format;
 
-use crate::config::{Codec, DtypeChoice, Keep};
+use crate::conditions::Condition;
+use crate::config::{DtypeChoice, Keep};
+use crate::part::PartChoice;
 use crate::units::{ByteSize, Interval, MaxBad};
 
 /// Runs a teacher VLM once over a dataset and keeps its token-aligned last-layer features.
@@ -30,6 +33,20 @@ pub enum Command {
     /// Check every checksum and invariant of a cache.
     #[command(after_help = "Example:\n  extract verify caches/teacher")]
     Verify(VerifyArgs),
+    /// Say what a run would give and cost: samples, tokens, bytes under each codec, files, hours, free space.
+    #[command(after_help = ESTIMATE_EXAMPLES)]
+    Estimate(Box<RunArgs>),
+    /// Take what is damaged out of a cache and extract just those samples again.
+    #[command(
+        after_help = "Example:\n  extract repair caches/teacher --teacher teachers/qwen2-vl --data train.jsonl --image-root images"
+    )]
+    Repair(Box<RepairArgs>),
+    /// Unite caches of one fingerprint in a new one.
+    #[command(after_help = "Example:\n  extract merge caches/all caches/a caches/b")]
+    Merge(MergeArgs),
+    /// Copy the samples that meet some conditions into a new cache.
+    #[command(after_help = SUBSET_EXAMPLES)]
+    Subset(SubsetArgs),
     /// Show what a cache holds: manifest, counts, quarantine; or one sample with its spans and feature statistics.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
@@ -50,14 +67,28 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   extract run --teacher teachers/qwen2-vl --data train.jsonl --image-root images --out caches/teacher
   extract run --config run.toml --set batch.max_tokens=2048 --json > summary.json
+  extract run ... --part 0/8                   the first of eight processes that fill one cache; start all eight
   extract run ... --features-all-for 10000     keep question features too for stage 1's subset
 
 Configuration file: the sections and keys are [teacher] dir, device, dtype; [data] sources, image_root, format,
 prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens; [cache] dir, shard_size,
-commit_every, embed_images. A flag wins over --set, --set over the file.
+commit_every, embed_images, part, keep_free. A flag wins over --set, --set over the file.
 
 Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always computes in
 f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.";
+
+const ESTIMATE_EXAMPLES: &str = "\
+Examples:
+  extract estimate --teacher teachers/qwen2-vl --data train.jsonl --image-root images
+  extract estimate ... --out caches/teacher --features-all-for 10000     with the options of the run; free space is that of --out
+
+A sample of the rows is prepared, a few of them go through the teacher, and the real writer writes them to a temporary
+folder under each codec. Hours are for this machine, one process, and leave out loading the teacher.";
+
+const SUBSET_EXAMPLES: &str = "\
+Examples:
+  extract subset caches/short caches/all --where 'num_tokens<=1024'
+  extract subset caches/pairs caches/all --where num_images=2 --where source~nlvr";
 
 const INSPECT_EXAMPLES: &str = "\
 Examples:
@@ -70,7 +101,7 @@ Examples:
   extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'What is this?' --image photo.jpg";
 
 /// What every command takes.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct CommonArgs {
     /// Settings of the run, in TOML.
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
@@ -84,7 +115,7 @@ pub struct CommonArgs {
 }
 
 /// Flags of `extract run`.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
     /// The teacher: a checkout laid out as on the Hugging Face hub.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -104,8 +135,8 @@ pub struct RunArgs {
     /// Keep all tokens' features for the first N samples by key order: what stage 1 regularises on [default: 0].
     #[arg(long, value_name = "N")]
     pub features_all_for: Option<usize>,
-    /// How features are stored [default: lossless]; the only codec so far.
-    #[arg(long)]
+    /// How features are stored: lossless, int8 (rounded, half the size) or none (uncompressed) [default: lossless].
+    #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
     /// Type of the features [default: auto].
     #[arg(long, value_enum)]
@@ -131,6 +162,13 @@ pub struct RunArgs {
     /// Keep the image files in the cache, so that `distill` needs no `--data`.
     #[arg(long)]
     pub embed_images: bool,
+    /// Take every N-th sample only, as process I of N (from 0) on the same cache [default: what a Slurm array or
+    /// RANK and WORLD_SIZE say, else all]. `auto/N` takes I from the environment.
+    #[arg(long, value_name = "I/N")]
+    pub part: Option<PartChoice>,
+    /// Stop, with everything committed, before the disk has less room than this [default: 1GiB].
+    #[arg(long, value_name = "SIZE")]
+    pub keep_free: Option<ByteSize>,
     /// Read the dataset as this format instead of telling it by its content.
     #[arg(long)]
     pub format: Option<Format>,
@@ -164,8 +202,74 @@ impl RunArgs {
         flags.put("cache", "shard_size", self.shard_size.map(|size| size.to_string()));
         flags.put("cache", "commit_every", self.commit_every.map(|every| every.to_string()));
         flags.put("cache", "embed_images", self.embed_images.then_some(true));
+        flags.put("cache", "part", self.part.map(|part| part.to_string()));
+        flags.put("cache", "keep_free", self.keep_free.map(|size| size.to_string()));
         flags.0
     }
+}
+
+impl RunArgs {
+    /// Takes from a cache what decides its features, wherever no flag says otherwise.
+    ///
+    /// # Errors
+    /// When the manifest holds a setting that this program does not have.
+    pub fn take_from(&mut self, manifest: &Manifest) -> anyhow::Result<()> {
+        fn parsed<T: std::str::FromStr>(manifest: &Manifest, field: &str) -> anyhow::Result<Option<T>> {
+            let Some(text) = manifest.fingerprint.fields.get(field) else { return Ok(None) };
+            let wrong = |_| {
+                anyhow::anyhow!("the cache has `{field}` = `{text}`, which is no setting of this program")
+            };
+            text.parse().map(Some).map_err(wrong)
+        }
+        self.features = self.features.or(parsed(manifest, "features")?);
+        self.features_all_for = self.features_all_for.or(parsed(manifest, "features_all_for")?);
+        self.codec = self.codec.or(Some(manifest.features.codec));
+        self.dtype = self.dtype.or(parsed(manifest, "dtype")?);
+        Ok(())
+    }
+}
+
+/// Flags of `extract repair`.
+#[derive(Debug, Default, Args)]
+pub struct RepairArgs {
+    /// The cache.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub cache: Option<PathBuf>,
+    /// What the cache was made from; what decides its features is taken from the cache itself.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Flags of `extract merge`.
+#[derive(Debug, Default, Args)]
+pub struct MergeArgs {
+    /// The cache to write or to continue.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+    /// The caches to unite.
+    #[arg(value_name = "CACHE", required = true, value_hint = ValueHint::DirPath)]
+    pub caches: Vec<PathBuf>,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+/// Flags of `extract subset`.
+#[derive(Debug, Default, Args)]
+pub struct SubsetArgs {
+    /// The cache to write or to continue.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+    /// The cache to choose from.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub cache: PathBuf,
+    /// A condition that each sample meets, FIELD=VALUE or with != < <= > >= or ~ (contains); several must all hold.
+    /// Fields: key, row_id, source, row, text, num_tokens, num_positions, num_images, num_turns.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub conditions: Vec<Condition>,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 /// Flags of `extract verify`.

@@ -2,16 +2,17 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use shared::cache::{Codec, Part};
 use shared::dataset::Format;
 use shared::settings;
 
 use crate::cli::{CommonArgs, RunArgs};
 use crate::error::Usage;
+use crate::part::{self, PartChoice};
 use crate::units::{ByteSize, Interval, MaxBad};
 
 /// Which tokens' features a sample keeps. The last question position is among them in each case.
@@ -53,44 +54,23 @@ macro_rules! display_as_value {
     };
 }
 
-display_as_value!(Keep);
-display_as_value!(DtypeChoice);
+/// Reads an enum by the names that clap knows.
+macro_rules! from_value {
+    ($type:ty) => {
+        impl std::str::FromStr for $type {
+            type Err = String;
 
-/// How features are encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum Codec {
-    /// Byte planes, zstd: bit for bit.
-    #[default]
-    Lossless,
-}
-
-impl FromStr for Codec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "lossless" => Ok(Codec::Lossless),
-            other => {
-                Err(format!("there is no codec `{other}`: this version stores features as `lossless` only"))
+            fn from_str(text: &str) -> Result<Self, String> {
+                clap::ValueEnum::from_str(text, false)
             }
         }
-    }
+    };
 }
 
-impl TryFrom<String> for Codec {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("lossless")
-    }
-}
+from_value!(Keep);
+from_value!(DtypeChoice);
+display_as_value!(Keep);
+display_as_value!(DtypeChoice);
 
 /// The configuration file. One file serves all commands; each reads the sections it needs.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -205,12 +185,23 @@ pub struct CacheSettings {
     pub commit_every: Interval,
     /// Keep the image files beside the features.
     pub embed_images: bool,
+    /// Which of several processes on this cache this is.
+    pub part: Option<PartChoice>,
+    /// Room to leave on the disk.
+    pub keep_free: ByteSize,
 }
 
 impl Default for CacheSettings {
     fn default() -> Self {
         let commit_every = Interval(Duration::from_secs(600));
-        CacheSettings { dir: None, shard_size: ByteSize(256 << 20), commit_every, embed_images: false }
+        CacheSettings {
+            dir: None,
+            shard_size: ByteSize(256 << 20),
+            commit_every,
+            embed_images: false,
+            part: None,
+            keep_free: ByteSize(1 << 30),
+        }
     }
 }
 
@@ -232,6 +223,8 @@ pub struct RunConfig {
     pub teacher: PathBuf,
     /// The cache's folder.
     pub out: PathBuf,
+    /// Which share of the samples is this process's.
+    pub part: Part,
     /// All the rest.
     pub settings: Settings,
 }
@@ -249,7 +242,8 @@ impl RunConfig {
         required(sources, "a dataset", "--data SRC", "data.sources")?;
         positive(settings.batch.max_tokens, "batch.max_tokens")?;
         positive(settings.data.max_length.unwrap_or(1), "data.max_length")?;
-        Ok(RunConfig { teacher, out, settings })
+        let part = part::decide(settings.cache.part, |name| std::env::var(name).ok())?;
+        Ok(RunConfig { teacher, out, part, settings })
     }
 }
 
@@ -283,7 +277,7 @@ mod tests {
     fn defaults_are_those_of_the_help() {
         let config = RunConfig::decide(&args()).unwrap();
         let settings = config.settings;
-        assert_eq!((settings.features.keep, settings.features.codec), (Keep::Answer, Codec::Lossless));
+        assert_eq!((settings.features.keep, settings.features.codec), (Keep::Answer, Codec::LOSSLESS));
         assert_eq!((settings.batch.max_tokens, settings.data.max_length), (4096, None));
         assert_eq!(
             (settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()),
@@ -302,8 +296,8 @@ mod tests {
     #[test]
     fn other_codecs_are_refused_by_name() {
         let mut args = args();
-        args.common.sets = vec!["features.codec=int8".to_owned()];
+        args.common.sets = vec!["features.codec=zfp".to_owned()];
         let error = RunConfig::decide(&args).unwrap_err().to_string();
-        assert!(error.contains("there is no codec `int8`"), "{error}");
+        assert!(error.contains("there is no codec `zfp`"), "{error}");
     }
 }

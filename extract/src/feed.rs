@@ -124,11 +124,16 @@ impl Feed<'_> {
     ) -> Result<Option<(Identified, Keep)>, Closed> {
         let row = match row {
             Ok(row) => row,
+            Err(row) if row.key.is_none() && !self.plan.reports(row.row) => {
+                Tally::add(&self.tally.elsewhere, 1);
+                return Ok(None);
+            }
             Err(row) => return self.quarantine(row).map(|()| None),
         };
         match self.plan.decide(row.key) {
             Work::New(keep) => return Ok(Some((row, keep))),
             Work::Committed => Tally::add(&self.tally.committed, 1),
+            Work::Elsewhere => Tally::add(&self.tally.elsewhere, 1),
             Work::Duplicate => Tally::add(&self.tally.duplicates, 1),
         }
         Ok(None)

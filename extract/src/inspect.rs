@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::IsTerminal;
 
 use anyhow::{Result, bail};
 use indicatif::{HumanBytes, HumanCount};
@@ -10,9 +11,13 @@ use shared::cache::{CacheReader, CachedTurn, Manifest, SampleMeta};
 
 use crate::cli::{InspectArgs, Overrides, path};
 use crate::config::{Settings, required};
+use crate::paint;
 
 /// Longest text shown of a turn, in characters.
 const SHOWN_CHARS: usize = 160;
+
+/// Channels named as the largest.
+const SHOWN_CHANNELS: usize = 3;
 
 /// What `inspect` found.
 #[derive(Debug, Serialize)]
@@ -56,6 +61,9 @@ pub struct SampleFacts {
     pub turns: Vec<TurnFacts>,
     /// Numbers about the features.
     pub features: FeatureFacts,
+    /// The text with its spans, for people.
+    #[serde(skip)]
+    pub shown: String,
 }
 
 /// One turn at a glance.
@@ -84,6 +92,8 @@ pub struct FeatureFacts {
     pub max_abs: f64,
     /// Smallest and largest Euclidean length of a position's vector.
     pub norms: (f64, f64),
+    /// The channels with the largest magnitudes, and these.
+    pub massive: Vec<(usize, f64)>,
 }
 
 /// Opens the cache and looks.
@@ -147,10 +157,19 @@ fn sample_facts(reader: &CacheReader, sample: usize) -> Result<SampleFacts> {
         images: meta.images.iter().map(image).collect(),
         turns: meta.turns.iter().map(|turn| turn_facts(&meta, turn)).collect(),
         features: feature_facts(&values, reader.width()),
+        shown: shown(&meta),
         row_id: meta.row_id,
         source: meta.source,
         row: meta.row,
     })
+}
+
+/// In colours for a person at a terminal, unless `NO_COLOR` (no-color.org) is set.
+fn shown(meta: &SampleMeta) -> String {
+    let in_colour =
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let legend = if in_colour { format!("{}\n", paint::legend()) } else { String::new() };
+    format!("{legend}{}", paint::painted(meta, in_colour))
 }
 
 fn turn_facts(meta: &SampleMeta, turn: &CachedTurn) -> TurnFacts {
@@ -174,8 +193,17 @@ fn feature_facts(values: &[f32], width: usize) -> FeatureFacts {
     let variance = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
     let squares = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
     let norms = values.chunks_exact(width.max(1)).map(|row| squares(row).sqrt());
+    let mut massive: Vec<(usize, f64)> = (0..width)
+        .map(|channel| {
+            let values = values.iter().skip(channel).step_by(width.max(1));
+            (channel, values.map(|value| f64::from(value.abs())).fold(0.0, f64::max))
+        })
+        .collect();
+    massive.sort_by(|a, b| b.1.total_cmp(&a.1));
+    massive.truncate(SHOWN_CHANNELS);
     FeatureFacts {
         width,
+        massive,
         mean,
         std: variance.sqrt(),
         max_abs: values.iter().map(|value| f64::from(value.abs())).fold(0.0, f64::max),
@@ -214,6 +242,9 @@ impl fmt::Display for CacheFacts {
             HumanBytes(totals.bytes),
             shards.len()
         )?;
+        if let Some(error) = &self.manifest.lossy_error {
+            writeln!(f, "{error}")?;
+        }
         self.head.iter().try_for_each(|tensor| writeln!(f, "head {tensor}"))?;
         writeln!(f, "fingerprint {}", self.manifest.fingerprint_digest)?;
         fingerprint.fields.iter().try_for_each(|(name, value)| writeln!(f, "  {name} {value}"))?;
@@ -233,12 +264,16 @@ impl fmt::Display for SampleFacts {
             let what = if turn.answer.is_some() { "answer" } else { "turn" };
             writeln!(f, "{} {what} {start}..{end}: {}", turn.role, shorten(&turn.text))?;
         }
-        let FeatureFacts { width, mean, std, max_abs, norms } = &self.features;
-        write!(
+        let FeatureFacts { width, mean, std, max_abs, norms, massive } = &self.features;
+        writeln!(
             f,
             "width {width}, mean {mean:.4}, std {std:.4}, largest {max_abs:.4}, norms {:.4} to {:.4}",
             norms.0, norms.1
-        )
+        )?;
+        let massive: Vec<String> =
+            massive.iter().map(|(channel, value)| format!("{channel} ({value:.4})")).collect();
+        writeln!(f, "largest channels {}", massive.join(", "))?;
+        write!(f, "{}", self.shown.trim_end())
     }
 }
 
@@ -258,6 +293,7 @@ mod tests {
         // By hand: rows (3, 4) and (0, -1): mean 6/4, mean of squares 26/4, variance 6.5 - 2.25 = 4.25.
         let facts = feature_facts(&[3.0, 4.0, 0.0, -1.0], 2);
         assert_eq!((facts.mean, facts.max_abs, facts.norms), (1.5, 4.0, (1.0, 5.0)));
+        assert_eq!(facts.massive, [(1, 4.0), (0, 3.0)]);
         assert!((facts.std - 4.25f64.sqrt()).abs() < 1e-12);
     }
 }

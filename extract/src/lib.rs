@@ -14,15 +14,21 @@ use serde::Serialize;
 
 pub mod batch;
 pub mod cli;
+pub mod conditions;
 pub mod config;
+pub mod copy;
 pub mod error;
+pub mod estimate;
 pub mod feed;
 pub mod forward;
 pub mod head;
 pub mod inspect;
+pub mod paint;
 pub mod pair;
+pub mod part;
 pub mod plan;
 pub mod progress;
+pub mod repair;
 pub mod run;
 pub mod sample;
 pub mod sink;
@@ -54,6 +60,13 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
             report(&args.common, RunConfig::decide(&args).and_then(|config| run::run(&config)))
         }
         Command::Verify(args) => report(&args.common, verify::verify(&args)),
+        Command::Estimate(args) => report(&args.common, estimate::estimate(&args)),
+        Command::Repair(args) => {
+            let common = args.run.common.clone();
+            report(&common, repair::repair(*args))
+        }
+        Command::Merge(args) => report(&args.common, copy::merge(&args)),
+        Command::Subset(args) => report(&args.common, copy::subset(&args)),
         Command::Inspect(args) => report(&args.common, inspect::inspect(&args)),
         Command::Pair(args) => report(&args.common, pair::pair(&args)),
         Command::Completions { shell } => {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Result;
 use rayon::prelude::*;
+use shared::cache::Part;
 use shared::dataset::Dataset;
 use shared::ids::SampleKey;
 
@@ -18,6 +19,8 @@ pub enum Work {
     New(Keep),
     /// Nothing: the cache has it from an earlier run.
     Committed,
+    /// Nothing: another process does it.
+    Elsewhere,
     /// Nothing: an earlier row of this run is the same sample.
     Duplicate,
 }
@@ -29,20 +32,30 @@ pub struct Plan {
     keep: Keep,
     /// Samples with keys up to here keep the features of all tokens.
     all_up_to: Option<SampleKey>,
+    part: Part,
 }
 
 impl Plan {
-    /// A plan for a cache that has the samples `committed`.
+    /// A plan for this `part` of a cache that has the samples `committed`.
     pub fn new<'a>(
         committed: impl IntoIterator<Item = &'a SampleKey>,
         keep: Keep,
         all_up_to: Option<SampleKey>,
+        part: Part,
     ) -> Plan {
-        Plan { keys: committed.into_iter().map(|key| (*key, false)).collect(), keep, all_up_to }
+        Plan { keys: committed.into_iter().map(|key| (*key, false)).collect(), keep, all_up_to, part }
+    }
+
+    /// Whether a row that has no key is to be reported by this process.
+    pub fn reports(&self, row: u64) -> bool {
+        row % self.part.count.max(1) as u64 == self.part.index as u64
     }
 
     /// What to do about the next row, which has this key.
     pub fn decide(&mut self, key: SampleKey) -> Work {
+        if !self.part.owns(&key) {
+            return Work::Elsewhere;
+        }
         match self.keys.insert(key, true) {
             Some(true) => Work::Duplicate,
             Some(false) => Work::Committed,
@@ -84,7 +97,7 @@ mod tests {
 
     #[test]
     fn each_sample_is_done_once() {
-        let mut plan = Plan::new(&[key(1)], Keep::Answer, None);
+        let mut plan = Plan::new(&[key(1)], Keep::Answer, None, Part::default());
         let work = [1, 2, 1, 2, 2].map(|number| plan.decide(key(number)));
         let (new, duplicate) = (Work::New(Keep::Answer), Work::Duplicate);
         assert_eq!(work, [Work::Committed, new, duplicate, duplicate, duplicate]);
@@ -92,8 +105,22 @@ mod tests {
 
     #[test]
     fn the_first_keys_keep_everything() {
-        let mut plan = Plan::new(&[], Keep::Text, Some(key(5)));
+        let mut plan = Plan::new(&[], Keep::Text, Some(key(5)), Part::default());
         assert_eq!(plan.decide(key(5)), Work::New(Keep::All));
         assert_eq!(plan.decide(key(6)), Work::New(Keep::Text));
+    }
+
+    #[test]
+    fn every_sample_and_every_bad_row_has_one_part() {
+        let plans: Vec<Plan> =
+            (0..3).map(|index| Plan::new(&[], Keep::Text, None, Part { index, count: 3 })).collect();
+        for number in 0..100 {
+            let takers = plans.iter().filter(|plan| plan.part.owns(&key(number))).count();
+            let reporters = plans.iter().filter(|plan| plan.reports(u64::from(number))).count();
+            assert_eq!((takers, reporters), (1, 1), "{number}");
+        }
+        let mut plans = plans;
+        let new = plans.iter_mut().filter(|plan| plan.part.index != 0).map(|plan| plan.decide(key(0)));
+        assert_eq!(new.collect::<Vec<_>>(), [Work::Elsewhere, Work::Elsewhere], "key 0 belongs to part 0");
     }
 }

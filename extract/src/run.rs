@@ -33,12 +33,12 @@ use crate::summary::Summary;
 use crate::tally::Tally;
 
 /// Everything about the teacher but its loaded weights, which wait until there is something to run.
-struct TeacherFiles {
-    config: ModelConfig,
-    device: Device,
-    dtype: FeatureDtype,
-    head: StoredHead,
-    processor: Processor,
+pub(crate) struct TeacherFiles {
+    pub(crate) config: ModelConfig,
+    pub(crate) device: Device,
+    pub(crate) dtype: FeatureDtype,
+    pub(crate) head: StoredHead,
+    pub(crate) processor: Processor,
 }
 
 /// Runs the teacher over what the cache does not have yet.
@@ -59,7 +59,10 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     }
     let features = config.settings.features;
     let all_up_to = last_of_first_keys(open_dataset(config)?, features.all_for, &stop)?;
-    let plan = Plan::new(writer.committed_keys(), features.keep, all_up_to);
+    let plan = Plan::new(writer.committed_keys(), features.keep, all_up_to, config.part);
+    if config.part.count > 1 {
+        eprintln!("part {} of {}, counted from 0", config.part.index, config.part.count);
+    }
     let tally = Tally::default();
     let manifest = stream(config, &files, dataset, plan, writer, &tally, &stop)?;
     let summary = Summary::new(&manifest, &tally.counts(), resumed_from, started.elapsed().as_secs_f64());
@@ -69,7 +72,7 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
 
 impl TeacherFiles {
     /// Looks at everything that can be wrong before anything expensive is done.
-    fn open(config: &RunConfig) -> Result<TeacherFiles> {
+    pub(crate) fn open(config: &RunConfig) -> Result<TeacherFiles> {
         let dir = &config.teacher;
         let settings = &config.settings.teacher;
         let model = models::config_of(dir)?;
@@ -85,6 +88,11 @@ impl TeacherFiles {
         Ok(TeacherFiles { config: model, device, dtype, head, processor })
     }
 
+    /// Longest sample, in tokens.
+    pub(crate) fn max_length(&self, config: &RunConfig) -> usize {
+        config.settings.data.max_length.unwrap_or_else(|| self.config.config.max_positions())
+    }
+
     /// What decides the features: two runs with the same answer may write into one cache.
     fn fingerprint(&self, config: &RunConfig) -> Result<Fingerprint> {
         let mut fingerprint = Fingerprint::default();
@@ -96,7 +104,7 @@ impl TeacherFiles {
     }
 }
 
-fn open_dataset(config: &RunConfig) -> Result<Dataset> {
+pub(crate) fn open_dataset(config: &RunConfig) -> Result<Dataset> {
     let data = &config.settings.data;
     let options = DatasetOptions {
         image_root: data.image_root.clone(),
@@ -106,24 +114,37 @@ fn open_dataset(config: &RunConfig) -> Result<Dataset> {
     Ok(dataset::open(&data.sources, &options)?)
 }
 
+/// What the cache of this run is made from, but for the dataset.
+pub(crate) fn identity<'a>(config: &RunConfig, files: &'a TeacherFiles) -> Result<CacheIdentity<'a>> {
+    let name = config.teacher.file_name().map(|name| name.to_string_lossy().into_owned());
+    Ok(CacheIdentity {
+        fingerprint: files.fingerprint(config)?,
+        dtype: files.dtype,
+        width: files.config.config.decoder().hidden_size,
+        codec: config.settings.features.codec,
+        lossy_error: None,
+        head: vec![files.head.tensor()],
+        about: BTreeMap::from([("teacher".to_owned(), name.unwrap_or_default())]),
+        dataset: BTreeMap::new(),
+    })
+}
+
+/// How the cache of this run is written.
+pub(crate) fn writer_options(config: &RunConfig) -> WriterOptions {
+    let cache = &config.settings.cache;
+    let shard_bytes = usize::try_from(cache.shard_size.0).unwrap_or(usize::MAX);
+    let row_group_bytes = WriterOptions::default().row_group_bytes.min(shard_bytes);
+    WriterOptions { shard_bytes, row_group_bytes, part: config.part, keep_free: cache.keep_free.0 }
+}
+
 fn open_cache(config: &RunConfig, files: &TeacherFiles, dataset: &Dataset) -> Result<CacheWriter> {
     let digest = |path: &Path| -> Result<(String, String)> {
         let digest = Digest::of_file(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         Ok((path.display().to_string(), digest.to_string()))
     };
-    let name = config.teacher.file_name().map(|name| name.to_string_lossy().into_owned());
-    let identity = CacheIdentity {
-        fingerprint: files.fingerprint(config)?,
-        dtype: files.dtype,
-        width: files.config.config.decoder().hidden_size,
-        head: vec![files.head.tensor()],
-        about: BTreeMap::from([("teacher".to_owned(), name.unwrap_or_default())]),
-        dataset: dataset.paths().map(digest).collect::<Result<_>>()?,
-    };
-    let shard_bytes = usize::try_from(config.settings.cache.shard_size.0).unwrap_or(usize::MAX);
-    let row_group_bytes = WriterOptions::default().row_group_bytes.min(shard_bytes);
-    let options = WriterOptions { shard_bytes, row_group_bytes, ..WriterOptions::default() };
-    Ok(CacheWriter::open(&config.out, identity, options)?)
+    let dataset = dataset.paths().map(digest).collect::<Result<_>>()?;
+    let identity = CacheIdentity { dataset, ..identity(config, files)? };
+    Ok(CacheWriter::open(&config.out, identity, writer_options(config))?)
 }
 
 /// Starts the threads, works until there is nothing left or a reason to stop, and gives the cache's state back.
@@ -144,7 +165,7 @@ fn stream(
         dataset,
         plan,
         processor: &files.processor,
-        max_length: settings.data.max_length.unwrap_or_else(|| files.config.config.max_positions()),
+        max_length: files.max_length(config),
         embed_images: settings.cache.embed_images,
         max_tokens: settings.batch.max_tokens,
         max_bad: settings.data.max_bad,

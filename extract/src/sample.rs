@@ -23,6 +23,7 @@ pub struct Identified {
 }
 
 /// A sample ready for the teacher.
+#[derive(Clone)]
 pub struct Prepared {
     meta: SampleMeta,
     /// The encoded images, where the cache is to hold them.

@@ -38,7 +38,9 @@ pub struct Summary {
     pub written: u64,
     /// Rows that repeat a sample of an earlier row; a cache has each sample once.
     pub duplicates: u64,
-    /// Whether the dataset was read to its end.
+    /// Rows that are left to the other parts.
+    pub elsewhere: u64,
+    /// Whether the dataset was read to its end, by all parts.
     pub complete: bool,
 }
 
@@ -59,6 +61,7 @@ impl Summary {
             read: counts.read,
             written: counts.written,
             duplicates: counts.duplicates,
+            elsewhere: counts.elsewhere,
             complete: manifest.complete,
         }
     }
@@ -66,12 +69,15 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.read - self.written - self.quarantined - self.duplicates;
+        let known = self.read - self.written - self.quarantined - self.duplicates - self.elsewhere;
         writeln!(
             f,
             "read {} rows: {} written, {known} already there, {} quarantined, {} duplicates",
             self.read, self.written, self.quarantined, self.duplicates
         )?;
+        if self.elsewhere > 0 {
+            writeln!(f, "{} rows are left to the other parts", self.elsewhere)?;
+        }
         writeln!(
             f,
             "the cache has {} samples, {} tokens, {} of them with features, {}",

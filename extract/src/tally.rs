@@ -16,6 +16,8 @@ pub struct Tally {
     pub committed: AtomicU64,
     /// Rows whose sample came earlier in this run.
     pub duplicates: AtomicU64,
+    /// Rows that are another part's.
+    pub elsewhere: AtomicU64,
     /// Rows in quarantine.
     pub quarantined: AtomicU64,
     /// Samples handed to the writer.
@@ -39,6 +41,8 @@ pub struct Counts {
     pub committed: u64,
     /// See [`Tally::duplicates`].
     pub duplicates: u64,
+    /// See [`Tally::elsewhere`].
+    pub elsewhere: u64,
     /// See [`Tally::quarantined`].
     pub quarantined: u64,
     /// See [`Tally::written`].
@@ -70,6 +74,7 @@ impl Tally {
             read: get(&self.read),
             committed: get(&self.committed),
             duplicates: get(&self.duplicates),
+            elsewhere: get(&self.elsewhere),
             quarantined: get(&self.quarantined),
             written: get(&self.written),
             tokens: get(&self.tokens),
@@ -94,7 +99,7 @@ impl Tally {
 impl Counts {
     /// Rows whose fate is known.
     pub fn settled(&self) -> u64 {
-        self.committed + self.duplicates + self.quarantined + self.written
+        self.committed + self.duplicates + self.elsewhere + self.quarantined + self.written
     }
 
     /// How fast the teacher is.

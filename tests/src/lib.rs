@@ -2,6 +2,7 @@
 
 pub mod distilled;
 pub mod goldens;
+pub mod jobs;
 pub mod parity;
 pub mod programs;
 pub mod reference;

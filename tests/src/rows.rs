@@ -126,3 +126,42 @@ pub fn by_id<'a>(contents: &'a Contents, id: &str) -> Result<&'a (SampleMeta, Fe
     let found = contents.values().find(|(meta, _)| meta.row_id.as_deref() == Some(id));
     found.with_context(|| format!("no row `{id}` in the cache"))
 }
+
+/// A copy of the fixture checkpoint `name` at `to`, with one of its files changed.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn altered_checkpoint(
+    name: &str,
+    to: &Path,
+    file: &str,
+    change: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> Result<PathBuf> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(fixture(name))? {
+        let path = entry?.path();
+        if let (true, Some(name)) = (path.is_file(), path.file_name()) {
+            fs::copy(&path, to.join(name))?;
+        }
+    }
+    let bytes = fs::read(to.join(file)).with_context(|| format!("the fixture has no `{file}`"))?;
+    fs::write(to.join(file), change(bytes))?;
+    Ok(to.to_owned())
+}
+
+/// Changes a cache's manifest and signs it anew, as someone would who knows the format: its last member is the BLAKE3 of
+/// everything before it.
+///
+/// # Errors
+/// When the manifest cannot be read or written.
+pub fn resign(cache: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let path = cache.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    change(&mut manifest);
+    manifest.as_object_mut().context("not an object")?.shift_remove("digest");
+    let text = serde_json::to_string_pretty(&manifest)?;
+    let body = text.trim_end_matches(['}', '\n']);
+    let digest = shared::ids::Digest::of(body.as_bytes());
+    fs::write(path, format!("{body},\n  \"digest\": \"{digest}\"\n}}\n"))?;
+    Ok(())
+}

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use e2e::programs::{Finished, run};
-use e2e::rows::{bmp, fixture, made_up};
+use e2e::rows::{altered_checkpoint, bmp, fixture, made_up};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -42,19 +42,10 @@ impl Place {
             .unwrap()
     }
 
-    /// A copy of the teacher with one file changed.
+    /// A copy of the teacher with one text file changed.
     fn teacher_with(&self, name: &str, file: &str, change: impl Fn(String) -> String) -> String {
-        let copy = self.path(name);
-        fs::create_dir(&copy).unwrap();
-        for entry in fs::read_dir(fixture("qwen2_vl")).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
-            }
-        }
-        let content = fs::read_to_string(copy.join(file)).unwrap();
-        fs::write(copy.join(file), change(content)).unwrap();
-        text(copy)
+        let change = |bytes| change(String::from_utf8(bytes).unwrap()).into_bytes();
+        text(altered_checkpoint("qwen2_vl", &self.path(name), file, change).unwrap())
     }
 }
 
@@ -77,9 +68,11 @@ fn wrong_usage_is_code_two() {
         &["a teacher is missing", "hint: give `--teacher DIR`"],
     );
     assert_fails(&run("extract", ["run", "--no-such-flag"]).unwrap(), 2, &["--no-such-flag"]);
-    assert_fails(&run("extract", ["estimate"]).unwrap(), 2, &["estimate"]);
+    assert_fails(&run("extract", ["estimate"]).unwrap(), 2, &["a teacher is missing", "hint: "]);
+    assert_fails(&run("extract", ["subset", "a", "b"]).unwrap(), 2, &["which samples", "hint: "]);
+    assert_fails(&place.run_with("--part", "3/3"), 2, &["`3/3` is not a part"]);
     assert_fails(&run("extract", ["verify"]).unwrap(), 2, &["the cache is missing", "hint: "]);
-    assert_fails(&place.run_with("--codec", "int8"), 2, &["there is no codec `int8`", "lossless"]);
+    assert_fails(&place.run_with("--codec", "zfp"), 2, &["there is no codec `zfp`", "lossless"]);
     assert_fails(
         &place.run_with("--format", "tfrecord"),
         2,
@@ -270,7 +263,9 @@ fn one_file_describes_a_run_and_flags_win_over_it() {
 
 #[test]
 fn help_has_examples_and_completions_know_the_commands() {
-    for command in ["run", "verify", "inspect", "pair", "completions"] {
+    for command in
+        ["run", "estimate", "verify", "repair", "merge", "subset", "inspect", "pair", "completions"]
+    {
         let finished = run("extract", [command, "--help"]).unwrap();
         assert_eq!(finished.code, Some(0));
         assert!(finished.stdout.contains(&format!("  extract {command}")), "{}", finished.stdout);

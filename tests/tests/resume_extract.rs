@@ -3,81 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 #![cfg(unix)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::process::Command;
 
-use e2e::programs::{Finished, finished, program, run};
-use e2e::rows::{Contents, contents, fixture, made_up};
+use e2e::jobs::{Job, signal};
+use e2e::programs::{finished, program};
+use e2e::rows::{contents, fixture, made_up};
 use shared::cache::{Manifest, verify};
-use tempfile::TempDir;
 
 const ROWS: usize = 60;
 
-struct Job {
-    dir: TempDir,
-    teacher: PathBuf,
-}
-
-impl Job {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        made_up(dir.path(), ROWS).unwrap();
-        Self { dir, teacher: fixture("qwen2_vl") }
-    }
-
-    fn cache(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Small batches, each a shard of its own: many moments to be killed at.
-    fn args(&self, cache: &str) -> Vec<String> {
-        let text = |path: &Path| path.to_str().unwrap().to_owned();
-        let mut args: Vec<String> =
-            ["run", "--device", "cpu", "--max-tokens-per-batch", "60", "--shard-size", "1KiB"]
-                .map(String::from)
-                .into();
-        args.extend([
-            "--teacher".to_owned(),
-            text(&self.teacher),
-            "--out".to_owned(),
-            text(&self.cache(cache)),
-        ]);
-        args.extend(["--data".to_owned(), text(&self.dir.path().join("rows.jsonl"))]);
-        args
-    }
-
-    fn run(&self, cache: &str, more: &[&str]) -> Finished {
-        let args = self.args(cache).into_iter().chain(more.iter().map(|arg| (*arg).to_owned()));
-        run("extract", args).unwrap()
-    }
-
-    /// What an undisturbed run gives.
-    fn expected(&self) -> Contents {
-        let finished = self.run("undisturbed", &[]);
-        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-        contents(&self.cache("undisturbed")).unwrap()
-    }
-
-    /// Starts a run and waits until its cache has at least `samples`, or the run is over.
-    fn start_until(&self, cache: &str, samples: u64) -> Child {
-        let mut child = program("extract").unwrap().args(self.args(cache)).spawn().unwrap();
-        let committed = || Manifest::load(&self.cache(cache)).map_or(0, |manifest| manifest.totals.samples);
-        while child.try_wait().unwrap().is_none() && committed() < samples {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        child
-    }
-}
-
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().unwrap();
-    assert!(status.success());
-}
-
 #[test]
 fn a_run_killed_again_and_again_ends_with_the_same_cache() {
-    let job = Job::new();
+    let job = Job::new(ROWS);
     let expected = job.expected();
     assert_eq!(expected.len(), ROWS);
     let mut last = 0;
@@ -106,7 +43,7 @@ fn a_run_killed_again_and_again_ends_with_the_same_cache() {
 
 #[test]
 fn a_signal_stops_at_a_commit_point() {
-    let job = Job::new();
+    let job = Job::new(ROWS);
     let expected = job.expected();
     for name in ["INT", "TERM"] {
         let child = job.start_until(name, 5);
@@ -123,7 +60,7 @@ fn a_signal_stops_at_a_commit_point() {
 
 #[test]
 fn a_finished_run_does_nothing_again() {
-    let job = Job::new();
+    let job = Job::new(ROWS);
     job.expected();
     let state = |name: &str| {
         let path = job.cache("undisturbed").join(name);
@@ -140,7 +77,7 @@ fn a_finished_run_does_nothing_again() {
 /// More rows for the same teacher join the cache; the others are not run again.
 #[test]
 fn a_grown_dataset_adds_its_new_rows() {
-    let job = Job::new();
+    let job = Job::new(ROWS);
     job.expected();
     made_up(job.dir.path(), ROWS + 5).unwrap();
     let finished = job.run("undisturbed", &["--json"]);
@@ -151,7 +88,7 @@ fn a_grown_dataset_adds_its_new_rows() {
 /// A limit on the size of files stands for a full disk: the write fails with an error instead of going through.
 #[test]
 fn a_write_that_fails_is_reported_and_can_be_continued() {
-    let job = Job::new();
+    let job = Job::new(ROWS);
     let expected = job.expected();
     let binary = program("extract").unwrap().get_program().to_owned();
     // 2 blocks of 1 KiB in dash, of 512 bytes in a POSIX shell: enough for a manifest's start and for no shard of 256 MiB.
@@ -166,7 +103,7 @@ fn a_write_that_fails_is_reported_and_can_be_continued() {
 
 #[test]
 fn a_cache_of_another_teacher_or_setting_is_refused_with_the_difference() {
-    let job = Job::new();
+    let job = Job::new(ROWS);
     job.expected();
     let other = Job { teacher: fixture("internvl"), ..job };
     let refused = other.run("undisturbed", &[]);

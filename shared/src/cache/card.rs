@@ -9,6 +9,8 @@ pub(super) fn card(manifest: &Manifest) -> String {
     let about: String = manifest.about.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect();
     let identity: String =
         manifest.fingerprint.fields.iter().map(|(name, value)| format!("| {name} | `{value}` |\n")).collect();
+    let error = manifest.lossy_error.as_ref().map(|error| format!("| error of the codec | {error} |\n"));
+    let error = error.unwrap_or_default();
     format!(
         "---\n\
          pretty_name: Teacher features\n\
@@ -21,10 +23,16 @@ pub(super) fn card(manifest: &Manifest) -> String {
          matrix in `head.safetensors`.\n\n\
          | | |\n|---|---|\n\
          | samples | {} |\n| rows in quarantine | {} |\n| teacher tokens | {} |\n| feature vectors | {} |\n\
-         | width | {} |\n| number type | {}, stored losslessly as float32 |\n\n\
+         | width | {} |\n| number type | {}, {} |\n{error}\n\
          {about}\n\
          ## What they were made from\n\n| field | value |\n|---|---|\n{identity}\n\
          `manifest.json` lists every file with its BLAKE3 digest.\n",
-        totals.samples, totals.quarantined, totals.tokens, totals.feature_rows, format.width, format.dtype,
+        totals.samples,
+        totals.quarantined,
+        totals.tokens,
+        totals.feature_rows,
+        format.width,
+        format.dtype,
+        format.codec.coding().about(),
     )
 }

@@ -11,6 +11,8 @@
 //! opening for writing, and readers find a file under either name meanwhile. Thus no file under a
 //! final name is ever uncommitted, and no clean-up decides what is valid.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use std::path::{Path, PathBuf};
 use super::error::{CacheError, IoContext, Result};
 use super::manifest::{FileEntry, Manifest};
 use super::{CARD, DATA, HEAD, MANIFEST, QUARANTINED};
-use crate::ids::Digest;
+use crate::ids::{Digest, SampleKey};
 
 /// Marks a committed file whose last rename is still due.
 const NEXT: &str = ".next";
@@ -46,8 +48,21 @@ impl Part {
         dir.join(DATA).join(format!("{}{number}{ASIDE}", self.prefix()))
     }
 
+    /// Whether a sample is this part's: decided by its key alone, so that it does not depend on what was read before.
+    pub fn owns(self, key: &SampleKey) -> bool {
+        let mut low = [0; 8];
+        low.copy_from_slice(&key.as_bytes()[..8]);
+        u64::from_le_bytes(low) % self.count.max(1) as u64 == self.index as u64
+    }
+
     fn prefix(self) -> String {
         format!(".part-{}-of-{}-", self.index, self.count)
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
     }
 }
 
@@ -212,6 +227,26 @@ fn sync_directories(dir: &Path) -> Result<()> {
         File::open(&dir).and_then(|file| file.sync_all()).at("sync", &dir)?;
     }
     Ok(())
+}
+
+/// Parquet files that the manifest does not name: other tools would read them as part of the cache.
+pub(super) fn unlisted(dir: &Path, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    let data = dir.join(DATA);
+    if !data.exists() {
+        return Ok(Vec::new());
+    }
+    let listed: HashSet<PathBuf> = manifest.shards.iter().map(|shard| locate(dir, &shard.entry)).collect();
+    let foreign =
+        |path: &PathBuf| path.extension().is_some_and(|end| end == "parquet") && !listed.contains(path);
+    Ok(list(&data)?.into_iter().filter(foreign).collect())
+}
+
+/// Refuses a cache with a shard too many.
+pub(super) fn refuse_unlisted(dir: &Path, manifest: &Manifest) -> Result<()> {
+    match unlisted(dir, manifest)?.into_iter().next() {
+        Some(path) => Err(CacheError::Unlisted { path }),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {

@@ -80,6 +80,22 @@ pub enum CacheError {
         /// What differs.
         reason: String,
     },
+    /// A Parquet file lies among the shards that no manifest names.
+    #[error("`{}` lies in the cache, but `manifest.json` does not name it\nhint: move it elsewhere: other readers would take it for a part of the cache", path.display())]
+    Unlisted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The disk is nearly full; everything appended so far is committed.
+    #[error("`{}` has {free} bytes of free space left, less than the {keep_free} to keep free; everything so far is committed\nhint: free some space, or lower `--keep-free`, and run the same command again", path.display())]
+    SpaceLow {
+        /// The cache directory.
+        path: PathBuf,
+        /// Bytes free for this user.
+        free: u64,
+        /// Bytes that were to stay free.
+        keep_free: u64,
+    },
     /// A failure inside the Parquet or zstd library that is not damage: a defect here or there.
     #[error("cannot encode `{}`: {reason}\nhint: please report this with the row that caused it", path.display())]
     Encode {

@@ -71,7 +71,38 @@ impl HeadFile {
         self.parse().map_err(|error| CacheError::damaged(Path::new(super::HEAD), None, error))
     }
 
+    /// The tensors for another cache of the same teacher.
+    ///
+    /// # Errors
+    /// If one of them is no tensor of floats that a cache stores.
+    pub fn to_write(&self) -> Result<Vec<HeadTensor<'_>>> {
+        let mut tensors = Vec::new();
+        for (name, view) in self.tensors()?.iter() {
+            let Some(dtype) = float_type(view.dtype()) else {
+                let reason = format!("`{name}` is stored as {:?}", view.dtype());
+                return Err(CacheError::damaged(Path::new(super::HEAD), None, reason));
+            };
+            tensors.push(HeadTensor {
+                name: name.to_owned(),
+                dtype,
+                shape: view.shape().to_vec(),
+                bytes: view.data(),
+            });
+        }
+        Ok(tensors)
+    }
+
     fn parse(&self) -> std::result::Result<SafeTensors<'_>, safetensors::SafeTensorError> {
         SafeTensors::deserialize(&self.map)
+    }
+}
+
+/// The number types that a head may have.
+pub(super) fn float_type(dtype: Dtype) -> Option<FeatureDtype> {
+    match dtype {
+        Dtype::F32 => Some(FeatureDtype::F32),
+        Dtype::F16 => Some(FeatureDtype::F16),
+        Dtype::BF16 => Some(FeatureDtype::Bf16),
+        _ => None,
     }
 }

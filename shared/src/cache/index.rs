@@ -1,21 +1,17 @@
-//! A shard opened for reading: its map, its Parquet metadata and its part of the index.
+//! A shard opened for reading: its map and its part of the index.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use memmap2::Mmap;
-use parquet::errors::{ParquetError, Result as ParquetResult};
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr};
-use parquet::file::serialized_reader::SerializedRowGroupReader;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{CacheError, IoContext, Result};
 use super::manifest::ShardEntry;
+use super::parquet_file::ParquetFile;
 use super::schema::{Cell, FEATURES, KEY, SAMPLE_XXH3, SHARD, Take};
-use super::table::read_cells;
 use crate::ids::SampleKey;
 
 /// What is held in memory of each sample: 56 bytes, and 4 for finding it by key.
@@ -35,16 +31,11 @@ pub(super) struct IndexEntry {
 
 /// One mapped shard.
 pub(super) struct Shard {
-    pub(super) path: PathBuf,
-    bytes: Bytes,
-    metadata: ParquetMetaData,
-    properties: ReaderPropertiesPtr,
-    /// The first row of each row group, and the number of rows at the end.
-    starts: Vec<usize>,
+    file: ParquetFile,
 }
 
 impl Shard {
-    /// Maps the shard and checks its length, its tail and its schema against the manifest.
+    /// Maps the shard and checks its length, its tail and its columns against the manifest.
     pub(super) fn open(path: PathBuf, entry: &ShardEntry) -> Result<Self> {
         let damaged = |reason: String| CacheError::damaged(&path, None, reason);
         let map = map_file(&path)?;
@@ -56,73 +47,74 @@ impl Shard {
         if format!("{tail:016x}") != entry.tail_xxh3 {
             return Err(damaged(format!("footer checksum {tail:016x}, expected {}", entry.tail_xxh3)));
         }
-        let metadata = ParquetMetaDataReader::new()
-            .with_column_index_policy(PageIndexPolicy::Skip)
-            .with_offset_index_policy(PageIndexPolicy::Required)
-            .parse_and_finish(&bytes)
-            .map_err(|error| damaged(error.to_string()))?;
-        if metadata.file_metadata().schema_descr().root_schema() != SHARD.root_schema() {
-            return Err(damaged("its columns are not those of the format".into()));
+        let file = ParquetFile::open(path, bytes, &SHARD)?;
+        if file.num_rows() as u64 != entry.samples {
+            let reason = format!("{} rows, expected {}", file.num_rows(), entry.samples);
+            return Err(CacheError::damaged(&file.path, None, reason));
         }
-        let mut starts = vec![0];
-        for group in metadata.row_groups() {
-            starts.push(starts[starts.len() - 1] + group.num_rows() as usize);
-        }
-        if starts[starts.len() - 1] as u64 != entry.samples {
-            return Err(damaged(format!("{} rows, expected {}", starts[starts.len() - 1], entry.samples)));
-        }
-        let properties = Arc::new(ReaderProperties::builder().build());
-        Ok(Self { path, bytes, metadata, properties, starts })
+        Ok(Self { file })
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
     }
 
     /// The bytes of the shard.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.file.bytes()
     }
 
-    /// The index entries of all rows, in order.
+    /// The index entries of all rows, in order; they say that they are of shard number `shard`.
     pub(super) fn index(&self, shard: usize) -> Result<Vec<IndexEntry>> {
-        let mut entries = Vec::with_capacity(self.starts[self.starts.len() - 1]);
-        for group in 0..self.metadata.num_row_groups() {
-            let rows = self.starts[group + 1] - self.starts[group];
-            let table = self.in_group(group, |reader| read_cells(reader, KEY..SAMPLE_XXH3, 0..rows))?;
-            let pages = self.metadata.offset_index().map(|index| index[group][FEATURES].page_locations());
-            let pages = pages.filter(|pages| pages.len() == rows).ok_or_else(|| {
-                CacheError::damaged(
-                    &self.path,
-                    None,
-                    format!("row group {group} has not one feature page per row"),
-                )
-            })?;
-            for (cells, page) in table.into_iter().zip(pages) {
-                let row = entries.len();
-                let place = (shard as u32, row as u32, page.offset as u64, page.compressed_page_size as u32);
-                let entry = index_entry(cells, place)
-                    .map_err(|reason| CacheError::damaged(&self.path, Some(row as u64), reason))?;
-                entries.push(entry);
-            }
+        let mut entries = Vec::with_capacity(self.file.num_rows());
+        for (group, rows) in self.file.groups().enumerate() {
+            entries.extend(self.entries(group, &rows, 0..rows.len(), shard)?);
         }
         Ok(entries)
     }
 
-    /// The cells of one row in the given columns.
-    pub(super) fn cells(&self, row: usize, leaves: std::ops::Range<usize>) -> Result<Vec<Cell>> {
-        let group = self.starts.partition_point(|&start| start <= row) - 1;
-        let at = row - self.starts[group];
-        let mut table = self.in_group(group, |reader| read_cells(reader, leaves, at..at + 1))?;
-        Ok(table.pop().unwrap_or_default())
+    /// The index entries of the rows whose index columns are sound, of shard number 0.
+    pub(super) fn sound_index(&self) -> Vec<IndexEntry> {
+        let mut entries = Vec::new();
+        for (group, rows) in self.file.groups().enumerate() {
+            let one = |row: usize| self.entries(group, &rows, row..row + 1, 0).ok();
+            match self.entries(group, &rows, 0..rows.len(), 0) {
+                Ok(found) => entries.extend(found),
+                Err(_) => entries.extend((0..rows.len()).filter_map(one).flatten()),
+            }
+        }
+        entries
     }
 
-    fn in_group<T>(
+    /// The index entries of some rows of a row group, which holds the shard's rows `of`.
+    fn entries(
         &self,
         group: usize,
-        read: impl FnOnce(&SerializedRowGroupReader<'_, Bytes>) -> ParquetResult<T>,
-    ) -> Result<T> {
-        let index = self.metadata.offset_index().map(|index| index[group].as_slice());
-        let chunk = Arc::new(self.bytes.clone());
-        SerializedRowGroupReader::new(chunk, self.metadata.row_group(group), index, self.properties.clone())
-            .and_then(|reader| read(&reader))
-            .map_err(|error: ParquetError| CacheError::damaged(&self.path, None, error))
+        of: &Range<usize>,
+        rows: Range<usize>,
+        shard: usize,
+    ) -> Result<Vec<IndexEntry>> {
+        let damaged = |row, reason: String| CacheError::damaged(self.path(), row, reason);
+        let pages = self.file.pages(group, FEATURES);
+        if pages.len() != of.len() {
+            return Err(damaged(None, format!("row group {group} has not one feature page per row")));
+        }
+        let table = self.file.read(group, KEY..SAMPLE_XXH3, rows.clone())?;
+        let entry = |(at, cells): (usize, Vec<Cell>)| {
+            let (page, row) = (&pages[at], of.start + at);
+            let place = (shard as u32, row as u32, page.offset as u64, page.compressed_page_size as u32);
+            index_entry(cells, place).map_err(|reason| damaged(Some(row as u64), reason))
+        };
+        rows.zip(table).map(entry).collect()
+    }
+
+    /// The cells of one row in the given columns.
+    pub(super) fn cells(&self, row: usize, leaves: Range<usize>) -> Result<Vec<Cell>> {
+        let group = self.file.group_of(row);
+        let start = self.file.groups().nth(group).map_or(0, |rows| rows.start);
+        let mut table = self.file.read(group, leaves, row - start..row - start + 1)?;
+        Ok(table.pop().unwrap_or_default())
     }
 }
 

@@ -4,14 +4,16 @@
 //! writes. The last member, `digest`, is the BLAKE3 of every byte before its own line break, so
 //! that a flipped bit or a hasty edit is found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec::Codec;
 use super::error::{CacheError, IoContext, Result};
+use super::lossy::LossyError;
 use super::sample::FeatureDtype;
-use super::{FORMAT_VERSION, MANIFEST};
+use super::{CARD, FORMAT_VERSION, HEAD, MANIFEST, QUARANTINED};
 use crate::ids::{Digest, Fingerprint};
 
 /// The content of `manifest.json`.
@@ -29,6 +31,12 @@ pub struct Manifest {
     pub fingerprint: Fingerprint,
     /// How the features are stored.
     pub features: FeatureFormat,
+    /// What a lossy codec changed, as measured when the rows were extracted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lossy_error: Option<LossyError>,
+    /// Parts of the current run that have finished, as `I/N`, until the last of them completes the cache.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub parts_done: BTreeSet<String>,
     /// What the cache was made from, for people: names that are not identity.
     pub about: BTreeMap<String, String>,
     /// Digest of each dataset file read so far, by the name it was given as.
@@ -52,8 +60,8 @@ pub struct FeatureFormat {
     pub dtype: FeatureDtype,
     /// Values per position.
     pub width: usize,
-    /// `lossless`.
-    pub codec: String,
+    /// How values become bytes.
+    pub codec: Codec,
 }
 
 /// Counts over committed rows.
@@ -101,6 +109,8 @@ pub struct ShardEntry {
 }
 
 const FORMAT: &str = "genrecal-cache";
+/// Values of one position; the widest model known has 53,248.
+const LARGEST_WIDTH: usize = 1 << 20;
 const DIGEST_KEY: &str = ",\n  \"digest\": \"";
 const END: &str = "\"\n}\n";
 
@@ -114,6 +124,8 @@ impl Manifest {
             fingerprint_digest: fingerprint.digest(),
             fingerprint,
             features,
+            lossy_error: None,
+            parts_done: BTreeSet::new(),
             about: BTreeMap::new(),
             dataset: BTreeMap::new(),
             totals: Totals::default(),
@@ -160,7 +172,29 @@ impl Manifest {
         if !digest_holds(text) {
             return Err(damaged("its content does not match its `digest`: it was edited or damaged"));
         }
-        serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))
+        let manifest: Self =
+            serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))?;
+        match manifest.implausible() {
+            Some(reason) => Err(damaged(&reason)),
+            None => Ok(manifest),
+        }
+    }
+
+    /// What no writer of ours says: a signature keeps accidents away, not someone who signs.
+    fn implausible(&self) -> Option<String> {
+        let width = self.features.width;
+        if !(1..=LARGEST_WIDTH).contains(&width) {
+            return Some(format!("features of width {width}"));
+        }
+        // A name is a path that is opened: none may lead out of the cache.
+        let shards = self.shards.iter().map(|shard| &shard.entry).filter(|entry| !is_shard_name(&entry.file));
+        let others =
+            [(Some(&self.head), HEAD), (self.card.as_ref(), CARD), (self.quarantine.as_ref(), QUARANTINED)];
+        let others = others.into_iter().filter_map(|(entry, name)| entry.filter(|entry| entry.file != name));
+        shards
+            .chain(others)
+            .next()
+            .map(|entry| format!("`{}` is not the name of a file of a cache", entry.file))
     }
 
     /// The bytes of `manifest.json`.
@@ -193,6 +227,13 @@ impl Manifest {
         let others = std::iter::once(&self.head).chain(&self.card).chain(&self.quarantine);
         self.shards.iter().map(|shard| &shard.entry).chain(others)
     }
+}
+
+/// `data/train-NNNNN.parquet` or `data/train-NNNNN-of-NNNNN.parquet`, with more digits where there are more shards.
+fn is_shard_name(file: &str) -> bool {
+    let name = file.strip_prefix("data/train-").and_then(|name| name.strip_suffix(".parquet"));
+    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    name.is_some_and(|name| name.splitn(2, "-of-").all(is_number))
 }
 
 fn digest_holds(text: &str) -> bool {

@@ -28,6 +28,8 @@ pub(super) struct PageHeader {
 
 /// `PageType::DATA_PAGE_V2`.
 const DATA_PAGE_V2: u32 = 3;
+/// `Encoding::PLAIN`.
+pub(super) const PLAIN: u32 = 0;
 /// `Encoding::BYTE_STREAM_SPLIT`.
 pub(super) const BYTE_STREAM_SPLIT: u32 = 9;
 /// Thrift compact type codes.

@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::commit::{digest_of, locate};
-use super::error::{CacheError, Result};
-use super::feature_page;
+use super::codec::Codec;
+use super::commit::{digest_of, locate, refuse_unlisted};
+use super::error::{CacheError, IoContext, Result};
 use super::head::HeadFile;
 use super::index::{IndexEntry, Shard};
 use super::manifest::Manifest;
-use super::sample::{FeatureBlock, FeatureDtype, QuarantinedRow, SampleMeta};
-use super::schema::{IMAGE_FILES, NUM_CELLS, Take, cells_to_meta};
-use super::table::read_table;
+use super::parquet_file::read_table;
+use super::sample::{FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
+use super::samples::Samples;
+use super::schema::QUARANTINE;
 use crate::ids::SampleKey;
 
 /// How a cache is read.
@@ -35,9 +35,7 @@ impl Default for ReaderOptions {
 pub struct CacheReader {
     dir: PathBuf,
     manifest: Manifest,
-    options: ReaderOptions,
-    shards: Vec<Shard>,
-    index: Vec<IndexEntry>,
+    samples: Samples,
     /// Sample numbers in key order.
     by_key: Vec<u32>,
     head: HeadFile,
@@ -58,7 +56,7 @@ impl CacheReader {
     /// As [`CacheReader::open`].
     pub fn open_with(dir: impl AsRef<Path>, options: ReaderOptions) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
-        let manifest = Manifest::load(&dir)?;
+        let manifest = settled_manifest(&dir)?;
         let open = |(number, entry): (usize, &super::ShardEntry)| {
             let shard = Shard::open(locate(&dir, &entry.entry), entry)?;
             let index = shard.index(number)?;
@@ -69,7 +67,8 @@ impl CacheReader {
         let index: Vec<IndexEntry> = parts.into_iter().flatten().collect();
         let by_key = sort_by_key(&dir, &index)?;
         let head = HeadFile::open(&locate(&dir, &manifest.head))?;
-        Ok(Self { dir, manifest, options, shards, index, by_key, head })
+        let samples = Samples { format: manifest.features.clone(), shards, index, verify: options.verify };
+        Ok(Self { dir, manifest, samples, by_key, head })
     }
 
     /// What the cache is; see [`Manifest::complete`] before training on it.
@@ -84,12 +83,12 @@ impl CacheReader {
 
     /// Number of samples.
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.samples.index.len()
     }
 
     /// Whether there is no sample.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.samples.index.is_empty()
     }
 
     /// The teacher's own number type.
@@ -102,25 +101,30 @@ impl CacheReader {
         self.manifest.features.width
     }
 
+    /// How the features are stored.
+    pub fn codec(&self) -> Codec {
+        self.manifest.features.codec
+    }
+
     /// The key of sample `i`.
     pub fn key(&self, i: usize) -> SampleKey {
-        self.index[i].key
+        self.samples.index[i].key
     }
 
     /// The number of the sample with this key.
     pub fn find(&self, key: &SampleKey) -> Option<usize> {
-        let at = self.by_key.binary_search_by_key(key, |&i| self.index[i as usize].key).ok()?;
+        let at = self.by_key.binary_search_by_key(key, |&i| self.samples.index[i as usize].key).ok()?;
         Some(self.by_key[at] as usize)
     }
 
     /// Teacher tokens of sample `i`, from the index.
     pub fn num_tokens(&self, i: usize) -> usize {
-        self.index[i].num_tokens as usize
+        self.samples.index[i].num_tokens as usize
     }
 
     /// Positions of sample `i` that have features, from the index.
     pub fn num_positions(&self, i: usize) -> usize {
-        self.index[i].num_positions as usize
+        self.samples.index[i].num_positions as usize
     }
 
     /// All of sample `i` but its features. Reads a few small pages; nothing is kept.
@@ -128,13 +132,7 @@ impl CacheReader {
     /// # Errors
     /// [`CacheError::Damaged`] naming shard and row.
     pub fn meta(&self, i: usize) -> Result<SampleMeta> {
-        let (shard, entry) = (self.shard(i), &self.index[i]);
-        let cells = shard.cells(entry.row as usize, 0..IMAGE_FILES)?;
-        let meta = cells_to_meta(cells).map_err(|reason| self.damaged(i, reason))?;
-        if meta.key != entry.key {
-            return Err(self.damaged(i, format!("key {}, expected {}", meta.key, entry.key)));
-        }
-        Ok(meta)
+        self.samples.meta(i)
     }
 
     /// The encoded images of sample `i`, in the order of its `images`; empty if none were embedded.
@@ -142,29 +140,16 @@ impl CacheReader {
     /// # Errors
     /// [`CacheError::Damaged`] naming shard and row.
     pub fn image_files(&self, i: usize) -> Result<Vec<Vec<u8>>> {
-        let cells = self.shard(i).cells(self.index[i].row as usize, IMAGE_FILES..NUM_CELLS)?;
-        let mut take = Take(cells.into_iter());
-        let read = take.bytes().and_then(|files| Ok((files, take.texts()?)));
-        let (files, digests) = read.map_err(|reason| self.damaged(i, reason))?;
-        let intact =
-            |(file, digest): (&Vec<u8>, &String)| crate::ids::Digest::of(file).to_string() == *digest;
-        match self.options.verify && !files.iter().zip(&digests).all(intact) {
-            true => Err(self.damaged(i, "an embedded image does not match its digest")),
-            false => Ok(files),
-        }
+        self.samples.image_files(i)
     }
 
-    /// The features of sample `i` as the teacher computed them, bit for bit.
+    /// The features of sample `i` in the teacher's number type: as it computed them, bit for bit, or as a lossy codec
+    /// rounded them.
     ///
     /// # Errors
     /// [`CacheError::Damaged`] naming shard and row.
     pub fn features(&self, i: usize) -> Result<FeatureBlock> {
-        let (dtype, width) = (self.dtype(), self.width());
-        let frame = self.frame(i)?;
-        let bytes = feature_page::decode(frame, dtype, self.num_positions(i) * width)
-            .map_err(|reason| self.damaged(i, reason))?;
-        self.check_hash(i, xxh3_64(&bytes))?;
-        Ok(FeatureBlock { dtype, width, bytes })
+        self.samples.features(i)
     }
 
     /// The features of sample `i` widened to float32, exactly: `num_positions * width` values.
@@ -173,12 +158,15 @@ impl CacheReader {
     /// # Errors
     /// [`CacheError::Damaged`] naming shard and row.
     pub fn features_f32(&self, i: usize, out: &mut Vec<f32>) -> Result<()> {
-        let frame = self.frame(i)?;
-        out.resize(self.num_positions(i) * self.width(), 0.0);
-        let words: &mut [u32] = bytemuck::cast_slice_mut(out);
-        let hash = feature_page::decode_f32(frame, self.dtype(), words, self.options.verify)
-            .map_err(|reason| self.damaged(i, reason))?;
-        hash.map_or(Ok(()), |hash| self.check_hash(i, hash))
+        self.samples.features_f32(i, out)
+    }
+
+    /// The whole of sample `i`, ready to be appended to another cache of the same fingerprint.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row.
+    pub fn row(&self, i: usize) -> Result<Row> {
+        self.samples.row(i)
     }
 
     /// The teacher's head.
@@ -193,31 +181,18 @@ impl CacheReader {
     pub fn quarantined(&self) -> Result<Vec<QuarantinedRow>> {
         load_quarantine(&self.dir, &self.manifest)
     }
+}
 
-    fn shard(&self, i: usize) -> &Shard {
-        &self.shards[self.index[i].shard as usize]
-    }
-
-    fn frame(&self, i: usize) -> Result<&[u8]> {
-        let entry = &self.index[i];
-        let start = entry.page_offset as usize;
-        let page = self.shard(i).bytes().get(start..start + entry.page_bytes as usize);
-        let page = page.ok_or_else(|| self.damaged(i, "its page lies outside the file"))?;
-        let rows = entry.num_positions as usize;
-        feature_page::open(page, rows, self.width(), self.options.verify)
-            .map_err(|reason| self.damaged(i, reason))
-    }
-
-    fn check_hash(&self, i: usize, actual: u64) -> Result<()> {
-        let expected = self.index[i].features_xxh3;
-        if self.options.verify && actual != expected {
-            return Err(self.damaged(i, format!("feature checksum {actual:016x}, expected {expected:016x}")));
+/// The manifest, once it names every shard that lies in the cache: a writer may commit another one meanwhile.
+fn settled_manifest(dir: &Path) -> Result<Manifest> {
+    let mut manifest = Manifest::load(dir)?;
+    loop {
+        let outcome = refuse_unlisted(dir, &manifest);
+        let now = Manifest::load(dir)?;
+        if outcome.is_ok() || now == manifest {
+            return outcome.map(|()| manifest);
         }
-        Ok(())
-    }
-
-    fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
-        CacheError::damaged(&self.shard(i).path, Some(u64::from(self.index[i].row)), reason)
+        manifest = now;
     }
 }
 
@@ -241,7 +216,8 @@ pub(super) fn load_quarantine(dir: &Path, manifest: &Manifest) -> Result<Vec<Qua
     if digest_of(&path)? != entry.digest {
         return Err(CacheError::damaged(&path, None, "its content does not match the manifest"));
     }
-    let rows = read_table(&path)?;
+    let bytes = std::fs::read(&path).at("read", &path)?;
+    let rows = read_table(&path, bytes.into(), &QUARANTINE)?;
     let decode = |(i, cells)| {
         super::schema::cells_to_quarantined(cells)
             .map_err(|reason| CacheError::damaged(&path, Some(i as u64), reason))

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::Encoding;
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder};
@@ -14,11 +14,13 @@ use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::writer::SerializedFileWriter;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::codec::Codec;
 use super::error::{CacheError, IoContext, Result};
 use super::feature_page;
+use super::lossy::{HeadMatrix, LossyError};
 use super::manifest::{FileEntry, ShardEntry};
 use super::page::PageHeader;
-use super::sample::Row;
+use super::sample::{FeatureBlock, Row};
 use super::schema::{Cell, FEATURES, NUM_CELLS, SHARD, row_to_cells};
 use super::table::{EncodedColumn, TableBuffer, properties};
 use crate::ids::{Digest, SampleKey};
@@ -31,16 +33,25 @@ pub(super) struct EncodedRow {
     cells: Vec<Cell>,
     page: Vec<u8>,
     header: PageHeader,
+    error: LossyError,
 }
 
 impl EncodedRow {
-    /// Encodes one row, which has passed [`Row::check`].
-    pub(super) fn new(row: &Row) -> Result<Self> {
-        let features = &row.features;
-        let (page, header) = feature_page::make(features).map_err(|reason| row.meta.invariant(reason))?;
-        let cells = row_to_cells(row, xxh3_64(&features.bytes));
+    /// Encodes one row, which has passed [`Row::check`]; measures through `head` what a lossy codec changes.
+    pub(super) fn new(row: &Row, codec: Codec, head: Option<&HeadMatrix>) -> Result<Self> {
+        let FeatureBlock { dtype, width, .. } = row.features;
+        let rounded = codec.coding().round(&row.features);
+        let bytes = rounded.as_ref().unwrap_or(&row.features.bytes);
+        let (page, header) = feature_page::make(codec.coding(), dtype, width, bytes)
+            .map_err(|reason| row.meta.invariant(reason))?;
+        let error = match (head, &rounded) {
+            (Some(head), Some(rounded)) => head.measure(&row.features, rounded),
+            _ => LossyError::default(),
+        };
+        let cells = row_to_cells(row, xxh3_64(bytes));
         let (key, tokens) = (row.meta.key, row.meta.input_ids.len() as u64);
-        Ok(Self { key, tokens, positions: features.num_positions() as u64, cells, page, header })
+        let positions = row.features.num_positions() as u64;
+        Ok(Self { key, tokens, positions, cells, page, header, error })
     }
 }
 
@@ -54,18 +65,25 @@ pub(super) struct ShardWriter {
     pub(super) keys: HashSet<SampleKey>,
     tokens: u64,
     feature_rows: u64,
+    /// What the codec changed in the rows so far.
+    pub(super) error: LossyError,
 }
 
 impl ShardWriter {
     /// Starts a shard at `path`.
-    pub(super) fn create(path: PathBuf, row_group_bytes: usize) -> Result<Self> {
+    pub(super) fn create(path: PathBuf, codec: Codec, row_group_bytes: usize) -> Result<Self> {
         let properties = properties(&SHARD);
         let sink = HashingFile::create(&path).at("create", &path)?;
         let file = SerializedFileWriter::new(sink, SHARD.root_schema_ptr(), properties.clone())
             .map_err(|error| CacheError::writing(&path, error))?;
-        let group = RowGroupBuffer::new(&properties);
-        let keys = HashSet::new();
-        Ok(Self { path, properties, file, group, row_group_bytes, keys, tokens: 0, feature_rows: 0 })
+        let group = RowGroupBuffer::new(&properties, codec);
+        let (keys, error) = (HashSet::new(), LossyError::default());
+        Ok(Self { path, properties, file, group, row_group_bytes, keys, tokens: 0, feature_rows: 0, error })
+    }
+
+    /// Bytes that are not on the disk yet: the pages of the open row group.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.group.pages.len()
     }
 
     /// Bytes so far, the open row group included.
@@ -78,12 +96,14 @@ impl ShardWriter {
         self.keys.insert(row.key);
         self.tokens += row.tokens;
         self.feature_rows += row.positions;
+        self.error.add(&row.error);
         self.group.push(row).map_err(|error| CacheError::writing(&self.path, error))?;
         if self.group.pages.len() >= self.row_group_bytes { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        let group = std::mem::replace(&mut self.group, RowGroupBuffer::new(&self.properties));
+        let codec = self.group.codec;
+        let group = std::mem::replace(&mut self.group, RowGroupBuffer::new(&self.properties, codec));
         if group.rows == 0 {
             return Ok(());
         }
@@ -121,6 +141,7 @@ impl ShardWriter {
             path: std::mem::take(&mut self.path),
             entry,
             keys: std::mem::take(&mut self.keys),
+            error: self.error,
         })
     }
 }
@@ -130,6 +151,7 @@ pub(super) struct FinishedShard {
     pub(super) path: PathBuf,
     pub(super) entry: ShardEntry,
     pub(super) keys: HashSet<SampleKey>,
+    pub(super) error: LossyError,
 }
 
 impl Drop for ShardWriter {
@@ -143,6 +165,7 @@ impl Drop for ShardWriter {
 
 /// The open row group: small columns encoded as they come, feature pages one after another.
 struct RowGroupBuffer {
+    codec: Codec,
     table: TableBuffer,
     pages: Vec<u8>,
     index: OffsetIndexBuilder,
@@ -152,8 +175,9 @@ struct RowGroupBuffer {
 }
 
 impl RowGroupBuffer {
-    fn new(properties: &WriterPropertiesPtr) -> Self {
+    fn new(properties: &WriterPropertiesPtr, codec: Codec) -> Self {
         Self {
+            codec,
             table: TableBuffer::new(&SHARD, properties, NUM_CELLS),
             pages: Vec::new(),
             index: OffsetIndexBuilder::new(),
@@ -176,9 +200,10 @@ impl RowGroupBuffer {
     }
 
     fn finish(self) -> ParquetResult<Vec<EncodedColumn>> {
+        let layout = self.codec.coding().layout();
         let metadata = ColumnChunkMetaData::builder(SHARD.column(FEATURES))
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_encodings(vec![Encoding::RLE, Encoding::BYTE_STREAM_SPLIT])
+            .set_compression(layout.compression())
+            .set_encodings(vec![Encoding::RLE, layout.encoding()])
             .set_num_values(self.values as i64)
             .set_total_compressed_size(self.pages.len() as i64)
             .set_total_uncompressed_size(self.uncompressed as i64)

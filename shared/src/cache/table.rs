@@ -15,13 +15,12 @@ use parquet::column::writer::{ColumnCloseResult, ColumnWriter, get_column_writer
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr, WriterVersion};
-use parquet::file::reader::{FileReader, RowGroupReader};
-use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescriptor, SchemaDescPtr, SchemaDescriptor};
 
 use super::commit::write_synced;
-use super::error::{CacheError, IoContext, Result};
+use super::error::{CacheError, Result};
 use super::page::PageHeader;
 use super::schema::Cell;
 
@@ -228,18 +227,6 @@ pub(super) fn write_table(
     }
     group.close().map_err(fail)?;
     write_synced(path, &file.into_inner().map_err(fail)?)
-}
-
-/// Reads a whole small table, as [`write_table`] wrote it.
-pub(super) fn read_table(path: &Path) -> Result<Vec<Vec<Cell>>> {
-    let bytes = Bytes::from(std::fs::read(path).at("read", path)?);
-    let read = || -> ParquetResult<Vec<Vec<Cell>>> {
-        let file = SerializedFileReader::new(bytes)?;
-        let group = file.get_row_group(0)?;
-        let (leaves, rows) = (group.metadata().num_columns(), group.metadata().num_rows() as usize);
-        read_cells(group.as_ref(), 0..leaves, 0..rows)
-    };
-    read().map_err(|error| CacheError::damaged(path, None, error))
 }
 
 fn read_column(group: &dyn RowGroupReader, leaf: usize, rows: Range<usize>) -> ParquetResult<Vec<Cell>> {

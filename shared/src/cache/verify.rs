@@ -1,15 +1,13 @@
 //! Finding any damage: every byte against its digest, every row against its invariants.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::commit::{digest_of, list, locate};
+use super::commit::{digest_of, locate, unlisted};
 use super::error::{CacheError, Result};
 use super::manifest::{FileEntry, Manifest};
 use super::reader::CacheReader;
-use super::{DATA, MANIFEST};
 
 /// What a verification found.
 #[derive(Debug, Default)]
@@ -42,7 +40,7 @@ pub fn verify(dir: impl AsRef<Path>, progress: impl Fn(u64, u64) + Sync) -> Resu
         outcome.err()
     };
     let mut problems: Vec<CacheError> = files.par_iter().filter_map(check).collect();
-    problems.extend(unlisted(dir, &manifest)?);
+    problems.extend(unlisted(dir, &manifest)?.into_iter().map(|path| CacheError::Unlisted { path }));
     let mut report = VerifyReport { files: files.len() as u64 + 1, bytes: total, samples: 0, problems };
     if report.problems.is_empty() {
         check_rows(dir, &mut report)?;
@@ -58,15 +56,6 @@ fn check_file(dir: &Path, entry: &FileEntry) -> Result<()> {
         return Err(CacheError::damaged(&path, None, reason));
     }
     Ok(())
-}
-
-/// Parquet files that no manifest names: other tools would read them as part of the cache.
-fn unlisted(dir: &Path, manifest: &Manifest) -> Result<Vec<CacheError>> {
-    let listed: HashSet<PathBuf> = manifest.files().map(|entry| locate(dir, entry)).collect();
-    let foreign =
-        |path: &PathBuf| path.extension().is_some_and(|end| end == "parquet") && !listed.contains(path);
-    let problem = |path: PathBuf| CacheError::damaged(&path, None, format!("`{MANIFEST}` does not name it"));
-    Ok(list(&dir.join(DATA))?.into_iter().filter(foreign).map(problem).collect())
 }
 
 /// The digests hold, so what fails here was wrong when it was written.

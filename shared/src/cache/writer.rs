@@ -1,61 +1,29 @@
 //! Writing a cache: rows become pages, pages shards, and a shard counts once the manifest names it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use super::begin::{create, refuse_foreign, resume};
 use super::card::card;
 use super::commit::{
-    Part, Staged, WriterLock, commit, entry_of, list, locate, lock_manifest, roll_forward, shard_name,
-    write_synced,
+    Part, Staged, WriterLock, commit, entry_of, locate, lock_manifest, roll_forward, shard_name, write_synced,
 };
 use super::error::{CacheError, IoContext, Result};
-use super::head::{HeadTensor, write_head};
+use super::identity::{CacheIdentity, WriterOptions};
 use super::index::Shard;
-use super::manifest::{FeatureFormat, Manifest, ShardEntry};
+use super::lossy::{HeadMatrix, POSITIONS_PER_CACHE, POSITIONS_PER_SAMPLE};
+use super::manifest::{Manifest, ShardEntry};
 use super::reader::load_quarantine;
-use super::sample::{FeatureDtype, QuarantinedRow, Row};
+use super::sample::{QuarantinedRow, Row};
 use super::schema::{QUARANTINE, quarantined_to_cells};
 use super::shard::{EncodedRow, FinishedShard, ShardWriter};
+use super::space::free_bytes;
 use super::table::write_table;
-use super::{CARD, DATA, FORMAT_VERSION, HEAD, MANIFEST, QUARANTINED};
-use crate::ids::{Fingerprint, SampleKey};
-
-/// What a cache is made from: its identity, the teacher's head, and names for people.
-#[derive(Clone, Debug)]
-pub struct CacheIdentity<'a> {
-    /// Everything that decides the features; the writer adds its own format, dtype, width and codec.
-    pub fingerprint: Fingerprint,
-    /// The teacher's number type.
-    pub dtype: FeatureDtype,
-    /// Values per position.
-    pub width: usize,
-    /// The teacher's head; written when the cache is created.
-    pub head: Vec<HeadTensor<'a>>,
-    /// Facts that are not identity: the teacher's name, the command line.
-    pub about: BTreeMap<String, String>,
-    /// Digest of each dataset file, by the name it was given as; further files join those before.
-    pub dataset: BTreeMap<String, String>,
-}
-
-/// How a cache is written; none of it changes a value that is read back.
-#[derive(Clone, Copy, Debug)]
-pub struct WriterOptions {
-    /// A shard is committed once it is this large.
-    pub shard_bytes: usize,
-    /// A row group of a shard ends once its feature pages are this large; they are held in memory.
-    pub row_group_bytes: usize,
-    /// Which of several processes on this cache this is.
-    pub part: Part,
-}
-
-impl Default for WriterOptions {
-    fn default() -> Self {
-        Self { shard_bytes: 256 << 20, row_group_bytes: 64 << 20, part: Part::default() }
-    }
-}
+use super::{CARD, DATA, MANIFEST, QUARANTINED};
+use crate::ids::SampleKey;
 
 /// The writer of one cache, or of one part of it.
 ///
@@ -71,6 +39,8 @@ pub struct CacheWriter {
     news: BTreeMap<(String, u64), Option<QuarantinedRow>>,
     shard: Option<ShardWriter>,
     num_shards: usize,
+    /// Where the error of a lossy codec is to be measured.
+    head: Option<HeadMatrix>,
     _lock: WriterLock,
 }
 
@@ -92,7 +62,12 @@ impl CacheWriter {
             true => resume(&dir, &identity, options.part)?,
             false => create(&dir, &identity, options.part)?,
         };
+        let head = match identity.codec.is_lossy() && identity.lossy_error.is_none() {
+            true => HeadMatrix::open(&locate(&dir, &manifest.head), identity.width)?,
+            false => None,
+        };
         let mut writer = Self {
+            head,
             quarantined: load_quarantine(&dir, &manifest)?,
             committed: HashSet::new(),
             news: BTreeMap::new(),
@@ -110,6 +85,16 @@ impl CacheWriter {
     /// The keys of all committed samples, those of other parts as of the last commit.
     pub fn committed_keys(&self) -> &HashSet<SampleKey> {
         &self.committed
+    }
+
+    /// Whether a sample is in the cache, committed or not.
+    pub fn has(&self, key: &SampleKey) -> bool {
+        self.committed.contains(key) || self.shard.as_ref().is_some_and(|shard| shard.keys.contains(key))
+    }
+
+    /// Whether anything waits for a commit.
+    pub fn has_news(&self) -> bool {
+        self.shard.is_some() || !self.news.is_empty()
     }
 
     /// The committed quarantined rows.
@@ -139,13 +124,15 @@ impl CacheWriter {
         let format = &self.manifest.features;
         rows.iter().try_for_each(|row| row.check(format.dtype, format.width))?;
         let mut seen = HashSet::new();
-        let pending = self.shard.as_ref().map(|shard| &shard.keys);
-        let known =
-            |key: &SampleKey| self.committed.contains(key) || pending.is_some_and(|keys| keys.contains(key));
-        if let Some(key) = rows.iter().map(|row| row.meta.key).find(|key| known(key) || !seen.insert(*key)) {
+        if let Some(key) = rows.iter().map(|row| row.meta.key).find(|key| self.has(key) || !seen.insert(*key))
+        {
             return Err(CacheError::Duplicate { key: key.to_string() });
         }
-        let encoded = rows.par_iter().map(EncodedRow::new).collect::<Result<Vec<_>>>()?;
+        let (codec, measured) = (format.codec, self.rows_to_measure());
+        let encode = |(i, row): (usize, &Row)| {
+            EncodedRow::new(row, codec, self.head.as_ref().filter(|_| i < measured))
+        };
+        let encoded = rows.par_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         for (row, encoded) in rows.iter().zip(encoded) {
             self.recover(&row.meta.source, row.meta.row);
             self.push(encoded)?;
@@ -155,6 +142,9 @@ impl CacheWriter {
 
     /// Records a row that could not become a sample; it is committed with the next samples.
     pub fn quarantine(&mut self, row: QuarantinedRow) {
+        if self.quarantined.contains(&row) {
+            return;
+        }
         self.news.insert((row.source.clone(), row.row), Some(row));
     }
 
@@ -172,7 +162,7 @@ impl CacheWriter {
     }
 
     /// Commits what is left and declares the cache complete: shards get their final names, the card
-    /// its numbers. With several parts, only the last one to finish should call it.
+    /// its numbers. Of several parts, the last one to get here completes it.
     ///
     /// # Errors
     /// As [`CacheWriter::commit`].
@@ -183,17 +173,34 @@ impl CacheWriter {
         Ok(self.manifest.clone())
     }
 
+    /// How many of the next rows show the error of a lossy codec.
+    fn rows_to_measure(&self) -> usize {
+        let errors = [self.manifest.lossy_error, self.shard.as_ref().map(|shard| shard.error)];
+        let measured: u64 = errors.into_iter().flatten().map(|error| error.positions).sum();
+        POSITIONS_PER_CACHE.saturating_sub(measured) as usize / POSITIONS_PER_SAMPLE
+    }
+
     fn push(&mut self, row: EncodedRow) -> Result<()> {
         let shard = match &mut self.shard {
             Some(shard) => shard,
             None => {
                 self.num_shards += 1;
                 let path = self.options.part.aside(&self.dir, self.num_shards);
-                self.shard.insert(ShardWriter::create(path, self.options.row_group_bytes)?)
+                let codec = self.manifest.features.codec;
+                self.shard.insert(ShardWriter::create(path, codec, self.options.row_group_bytes)?)
             }
         };
         shard.push(row)?;
-        if shard.bytes() >= self.options.shard_bytes { self.commit() } else { Ok(()) }
+        let (bytes, pending) = (shard.bytes(), shard.pending_bytes() as u64);
+        if bytes >= self.options.shard_bytes {
+            self.commit()?;
+        }
+        let (keep_free, free) = (self.options.keep_free, free_bytes(&self.dir)?);
+        if keep_free > 0 && free < keep_free.saturating_add(pending) {
+            self.commit()?;
+            return Err(CacheError::SpaceLow { path: self.dir.clone(), free, keep_free });
+        }
+        Ok(())
     }
 
     /// A row that was in quarantine and is a sample now leaves the quarantine.
@@ -218,19 +225,35 @@ impl CacheWriter {
         }
         staged.extend(self.stage_quarantine()?);
         self.manifest.add_up();
-        if finish {
+        let completes = finish && self.is_last_part();
+        if completes {
             staged.extend(self.stage_end()?);
         }
         commit(&self.dir, &staged, &self.manifest)?;
-        if finish {
+        if completes {
             // The shards' final names are committed; giving them is the last step of the protocol.
             roll_forward(&self.dir, Some(&self.manifest), self.options.part)?;
         }
         Ok(())
     }
 
+    /// Notes that this part has finished; whether it was the last of them.
+    fn is_last_part(&mut self) -> bool {
+        let Part { count, .. } = self.options.part;
+        let names: BTreeSet<String> = (0..count).map(|index| Part { index, count }.to_string()).collect();
+        let done = &mut self.manifest.parts_done;
+        done.insert(self.options.part.to_string());
+        // What runs with another number of parts left says nothing about this one.
+        done.retain(|part| names.contains(part));
+        let is_last = *done == names;
+        if is_last {
+            done.clear();
+        }
+        is_last
+    }
+
     fn add_shard(&mut self, shard: FinishedShard) -> Result<Staged> {
-        let FinishedShard { path, mut entry, keys } = shard;
+        let FinishedShard { path, mut entry, keys, error } = shard;
         if let Some(key) = keys.iter().find(|key| self.committed.contains(*key)) {
             let key = key.to_string();
             fs::remove_file(&path).at("remove", &path)?;
@@ -239,6 +262,9 @@ impl CacheWriter {
         entry.entry.file = shard_name(self.manifest.shards.len(), None);
         let staged = Staged { aside: path, file: entry.entry.file.clone() };
         self.manifest.shards.push(entry);
+        if self.head.is_some() {
+            self.manifest.lossy_error.get_or_insert_default().add(&error);
+        }
         self.committed.extend(keys);
         Ok(staged)
     }
@@ -291,63 +317,4 @@ fn keys_of(dir: &Path, shards: &[ShardEntry]) -> Result<Vec<SampleKey>> {
     };
     let parts = shards.par_iter().map(keys).collect::<Result<Vec<_>>>()?;
     Ok(parts.into_iter().flatten().collect())
-}
-
-/// A directory with anything but a cache in it is left alone.
-fn refuse_foreign(dir: &Path) -> Result<()> {
-    if !dir.exists() || dir.join(MANIFEST).exists() {
-        return Ok(());
-    }
-    let ours = |name: &str| {
-        name.starts_with('.') || name == DATA || name.starts_with(HEAD) || name.ends_with(".tmp")
-    };
-    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    match list(dir)?.iter().filter_map(name).find(|name| !ours(name)) {
-        Some(name) => Err(CacheError::NotACache {
-            path: dir.into(),
-            reason: format!("it has no `{MANIFEST}` but holds `{name}`"),
-            hint: "give `--out` a new or empty directory",
-        }),
-        None => Ok(()),
-    }
-}
-
-/// The identity with the facts of the format itself.
-fn full_fingerprint(identity: &CacheIdentity) -> Fingerprint {
-    let mut fingerprint = identity.fingerprint.clone();
-    fingerprint.insert("format_version", FORMAT_VERSION);
-    fingerprint.insert("dtype", identity.dtype);
-    fingerprint.insert("width", identity.width);
-    fingerprint.insert("codec", CODEC);
-    fingerprint
-}
-
-/// The only codec of this version.
-const CODEC: &str = "lossless";
-
-fn create(dir: &Path, identity: &CacheIdentity, part: Part) -> Result<Manifest> {
-    roll_forward(dir, None, part)?;
-    let aside = dir.join(format!("{HEAD}.tmp"));
-    write_head(&aside, &identity.head)?;
-    let format = FeatureFormat { dtype: identity.dtype, width: identity.width, codec: CODEC.into() };
-    let mut manifest = Manifest::new(full_fingerprint(identity), format, entry_of(&aside, HEAD)?);
-    manifest.about = identity.about.clone();
-    manifest.dataset = identity.dataset.clone();
-    commit(dir, &[Staged { aside, file: HEAD.into() }], &manifest)?;
-    Ok(manifest)
-}
-
-fn resume(dir: &Path, identity: &CacheIdentity, part: Part) -> Result<Manifest> {
-    let mut manifest = Manifest::load(dir)?;
-    let differences = manifest.fingerprint.differences(&full_fingerprint(identity));
-    if !differences.is_empty() {
-        return Err(CacheError::OtherFingerprint { path: dir.into(), differences });
-    }
-    roll_forward(dir, Some(&manifest), part)?;
-    let before = manifest.dataset.clone();
-    manifest.dataset.extend(identity.dataset.clone());
-    if manifest.dataset != before {
-        commit(dir, &[], &manifest)?;
-    }
-    Ok(manifest)
 }

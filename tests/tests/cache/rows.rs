@@ -3,10 +3,19 @@
 
 use half::{bf16, f16};
 use shared::cache::{
-    CacheIdentity, CachedImage, CachedTurn, FeatureBlock, FeatureDtype, HeadTensor, QuarantinedRow, Row,
-    SampleMeta,
+    CacheIdentity, CachedImage, CachedTurn, Codec, FeatureBlock, FeatureDtype, HeadTensor, QuarantinedRow,
+    Row, SampleMeta,
 };
 use shared::ids::{Digest, Fingerprint, SampleKey};
+
+/// The caches of `tests/fixtures/cache_v1`: folder, dtype, codec. Others may join them; none ever changes.
+pub(crate) const FIXTURES: [(&str, FeatureDtype, Codec); 5] = [
+    ("f32", FeatureDtype::F32, Codec::LOSSLESS),
+    ("f16", FeatureDtype::F16, Codec::LOSSLESS),
+    ("bf16", FeatureDtype::Bf16, Codec::LOSSLESS),
+    ("bf16-int8", FeatureDtype::Bf16, Codec::INT8),
+    ("bf16-none", FeatureDtype::Bf16, Codec::NONE),
+];
 
 /// SplitMix64 (public domain, Sebastiano Vigna): the whole generator is three lines.
 pub(crate) struct Random(pub u64);
@@ -175,6 +184,8 @@ pub(crate) fn identity(dtype: FeatureDtype, width: usize, head: &[u8]) -> CacheI
         fingerprint,
         dtype,
         width,
+        codec: Codec::default(),
+        lossy_error: None,
         head: vec![tensor],
         about: [("teacher".to_string(), "seeded".to_string())].into(),
         dataset: [("rows.jsonl".to_string(), Digest::of(b"rows").to_string())].into(),

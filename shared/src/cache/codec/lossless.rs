@@ -12,10 +12,11 @@
 use std::cell::RefCell;
 use std::io;
 
-use half::f16;
 use zstd_safe::zstd_sys::{ZSTD_EndDirective, ZSTD_strategy};
 use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ParamSwitch, ResetDirective, SafeResult};
 
+use super::widen::f16_to_f32_bits;
+use super::{Coding, Layout, damaged};
 use crate::cache::sample::FeatureDtype;
 
 /// Planes of a float32.
@@ -45,8 +46,37 @@ impl Default for Decoder {
     }
 }
 
+/// See the module.
+pub(super) struct Lossless;
+
+impl Coding for Lossless {
+    fn name(&self) -> &'static str {
+        "lossless"
+    }
+
+    fn about(&self) -> &'static str {
+        "stored losslessly as float32"
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Planes
+    }
+
+    fn encode(&self, dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        encode(dtype, bytes, out)
+    }
+
+    fn decode_words(&self, body: &[u8], out: &mut [u32]) -> io::Result<()> {
+        decode_words(body, out)
+    }
+
+    fn decode_bf16(&self, body: &[u8], out: &mut [u16]) -> io::Result<()> {
+        decode_bf16(body, out)
+    }
+}
+
 /// Appends the zstd frame of `bytes`, little-endian values of `dtype`, to `out`.
-pub(crate) fn encode(dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+fn encode(dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     ENCODER.with_borrow_mut(|encoder| {
         let values = bytes.len() / dtype.size();
         out.reserve(zstd_safe::compress_bound(values * dtype.size()) + 1024);
@@ -106,7 +136,7 @@ impl Encoder {
 }
 
 /// Decodes a frame of `out.len()` values into float32 bit patterns.
-pub(crate) fn decode_words(frame: &[u8], out: &mut [u32]) -> io::Result<()> {
+fn decode_words(frame: &[u8], out: &mut [u32]) -> io::Result<()> {
     out.fill(0);
     for_each_chunk(frame, out.len(), |plane, at, bytes| {
         let words = &mut out[at..at + bytes.len()];
@@ -117,7 +147,7 @@ pub(crate) fn decode_words(frame: &[u8], out: &mut [u32]) -> io::Result<()> {
 }
 
 /// Decodes a frame of widened bf16 values into their 16-bit patterns; the low planes must be zero.
-pub(crate) fn decode_bf16(frame: &[u8], out: &mut [u16]) -> io::Result<()> {
+fn decode_bf16(frame: &[u8], out: &mut [u16]) -> io::Result<()> {
     for_each_chunk(frame, out.len(), |plane, at, bytes| {
         let words = &mut out[at..at + bytes.len()];
         match plane {
@@ -166,28 +196,6 @@ fn for_each_chunk(
 
 fn checked(result: SafeResult) -> io::Result<usize> {
     result.map_err(|code| damaged(zstd_safe::get_error_name(code)))
-}
-
-fn damaged(reason: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
-}
-
-/// Widens without touching a bit of meaning: hardware conversion would quieten a signalling NaN.
-pub(crate) fn f16_to_f32_bits(bits: u16) -> u32 {
-    if bits & 0x7c00 == 0x7c00 {
-        return (u32::from(bits & 0x8000) << 16) | 0x7f80_0000 | (u32::from(bits & 0x03ff) << 13);
-    }
-    f16::from_bits(bits).to_f32().to_bits()
-}
-
-/// The inverse of [`f16_to_f32_bits`] on its image; none for a float32 that no float16 widens to.
-pub(crate) fn f32_bits_to_f16(bits: u32) -> Option<u16> {
-    let narrow = if bits & 0x7f80_0000 == 0x7f80_0000 {
-        ((bits >> 16) & 0x8000) as u16 | 0x7c00 | ((bits >> 13) & 0x03ff) as u16
-    } else {
-        f16::from_f32(f32::from_bits(bits)).to_bits()
-    };
-    (f16_to_f32_bits(narrow) == bits).then_some(narrow)
 }
 
 #[cfg(test)]

@@ -1,19 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 use super::*;
 
-/// Every float16 there is, signalling NaN included.
-#[test]
-fn every_f16_widens_and_comes_back() {
-    for bits in 0..=u16::MAX {
-        let wide = f16_to_f32_bits(bits);
-        assert_eq!(f32_bits_to_f16(wide), Some(bits));
-        let number = f16::from_bits(bits);
-        assert!(number.is_nan() || f64::from(f32::from_bits(wide)) == number.to_f64(), "{bits:04x}");
-        assert_eq!(f32::from_bits(wide).is_nan(), number.is_nan());
-    }
-    assert_eq!(f32_bits_to_f16(0x3f80_0001), None, "1 + 2^-23 is no float16");
-}
-
 /// Any standard decoder reads the frame: the planes of BYTE_STREAM_SPLIT, lowest byte first.
 #[test]
 fn frames_are_ordinary_zstd() {

@@ -1,0 +1,150 @@
+//! Which of several processes this one is, from the command line or from the scheduler that started it.
+//!
+//! | scheduler | index | count |
+//! |---|---|---|
+//! | Slurm job array | `SLURM_ARRAY_TASK_ID` - `SLURM_ARRAY_TASK_MIN` | `SLURM_ARRAY_TASK_COUNT` |
+//! | torchrun, MPI wrappers | `RANK` | `WORLD_SIZE` |
+//! | Kubernetes indexed job | `JOB_COMPLETION_INDEX` | not told: `--part auto/N` |
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Result;
+use serde::Deserialize;
+use shared::cache::Part;
+
+use crate::error::Usage;
+
+/// What `--part` or `cache.part` says: `2/8`, or `auto/8` to take the index from the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PartChoice {
+    index: Option<usize>,
+    count: usize,
+}
+
+impl FromStr for PartChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a part: write `0/8` for the first of eight, or `auto/8`");
+        let (index, count) = text.split_once('/').ok_or_else(wrong)?;
+        let count: usize = count.parse().map_err(|_| wrong())?;
+        let index = match index {
+            "auto" => None,
+            number => Some(number.parse().map_err(|_| wrong())?),
+        };
+        if count == 0 || index.is_some_and(|index| index >= count) {
+            Err(wrong())
+        } else {
+            Ok(Self { index, count })
+        }
+    }
+}
+
+impl TryFrom<String> for PartChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for PartChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "{index}/{}", self.count),
+            None => write!(f, "auto/{}", self.count),
+        }
+    }
+}
+
+/// An index variable, the variable that says where it starts, and the one that says how many there are.
+const SCHEDULERS: [(&str, Option<&str>, Option<&str>); 3] = [
+    ("SLURM_ARRAY_TASK_ID", Some("SLURM_ARRAY_TASK_MIN"), Some("SLURM_ARRAY_TASK_COUNT")),
+    ("RANK", None, Some("WORLD_SIZE")),
+    ("JOB_COMPLETION_INDEX", None, None),
+];
+
+/// Decides the part: what was chosen, else what a scheduler says, else all of it.
+///
+/// # Errors
+/// A [`Usage`] error when a scheduler tells an index that makes no sense, or no count and none was chosen.
+pub fn decide(choice: Option<PartChoice>, variable: impl Fn(&str) -> Option<String>) -> Result<Part> {
+    if let Some(PartChoice { index: Some(index), count }) = choice {
+        return Ok(Part { index, count });
+    }
+    let number = |name: &str| -> Result<Option<usize>> {
+        let Some(text) = variable(name) else { return Ok(None) };
+        let wrong = || Usage(format!("`{name}` is `{text}`, not a number\nhint: give `--part I/N`"));
+        Ok(Some(text.parse().map_err(|_| wrong())?))
+    };
+    for (name, first, count_name) in SCHEDULERS {
+        let Some(index) = number(name)? else { continue };
+        let first = first.map(&number).transpose()?.flatten().unwrap_or(0);
+        let told = count_name.map(&number).transpose()?.flatten();
+        let Some(count) = choice.map(|choice| choice.count).or(told) else {
+            let hint = "give the number of processes as `--part auto/N`, or `--part 0/1` for all of it";
+            return Err(
+                Usage(format!("`{name}` is set, but not how many parts there are\nhint: {hint}")).into()
+            );
+        };
+        let index = index.checked_sub(first).filter(|index| *index < count);
+        let Some(index) = index else {
+            return Err(Usage(format!(
+                "`{name}` does not name one of {count} parts\nhint: give `--part I/N`"
+            ))
+            .into());
+        };
+        return Ok(Part { index, count });
+    }
+    match choice {
+        None => Ok(Part::default()),
+        Some(_) => {
+            Err(Usage("`--part auto/N` needs a scheduler's index\nhint: give `--part I/N`".into()).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // A failed unwrap is a failed test.
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    fn decided(choice: &str, variables: &[(&str, &str)]) -> Result<(usize, usize)> {
+        let choice = (!choice.is_empty()).then(|| choice.parse().unwrap());
+        let variable =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
+        decide(choice, variable).map(|part| (part.index, part.count))
+    }
+
+    #[test]
+    fn what_is_typed_wins_over_what_is_told() {
+        let slurm =
+            [("SLURM_ARRAY_TASK_ID", "7"), ("SLURM_ARRAY_TASK_MIN", "5"), ("SLURM_ARRAY_TASK_COUNT", "4")];
+        assert_eq!(decided("", &[]).unwrap(), (0, 1));
+        assert_eq!(decided("1/3", &slurm).unwrap(), (1, 3));
+        assert_eq!(decided("", &slurm).unwrap(), (2, 4));
+        assert_eq!(decided("", &[("RANK", "1"), ("WORLD_SIZE", "2")]).unwrap(), (1, 2));
+        assert_eq!(decided("auto/5", &[("JOB_COMPLETION_INDEX", "4")]).unwrap(), (4, 5));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for text in ["", "1", "3/3", "a/3", "1/0", "-1/2"] {
+            assert!(text.parse::<PartChoice>().is_err(), "{text}");
+        }
+        let cases: [(&str, &[(&str, &str)], &str); 4] = [
+            ("", &[("JOB_COMPLETION_INDEX", "4")], "`--part auto/N`"),
+            ("auto/2", &[], "needs a scheduler's index"),
+            ("auto/2", &[("RANK", "2")], "does not name one of 2 parts"),
+            ("", &[("RANK", "first")], "`RANK` is `first`"),
+        ];
+        for (choice, variables, says) in cases {
+            let error = decided(choice, variables).unwrap_err();
+            assert!(error.is::<Usage>() && error.to_string().contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Opening a cache for writing: a new one is created, a known one continued, anything else refused.
+
+use std::path::{Path, PathBuf};
+
+use super::commit::{Part, Staged, commit, entry_of, list, refuse_unlisted, roll_forward};
+use super::error::{CacheError, Result};
+use super::head::write_head;
+use super::identity::CacheIdentity;
+use super::manifest::{FeatureFormat, Manifest};
+use super::{DATA, FORMAT_VERSION, HEAD, MANIFEST};
+use crate::ids::Fingerprint;
+
+/// A directory with anything but a cache in it is left alone.
+pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
+    if !dir.exists() || dir.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    let ours = |name: &str| {
+        name.starts_with('.') || name == DATA || name.starts_with(HEAD) || name.ends_with(".tmp")
+    };
+    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    match list(dir)?.iter().filter_map(name).find(|name| !ours(name)) {
+        Some(name) => Err(CacheError::NotACache {
+            path: dir.into(),
+            reason: format!("it has no `{MANIFEST}` but holds `{name}`"),
+            hint: "give `--out` a new or empty directory",
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The identity with the facts of the format itself.
+pub(super) fn full_fingerprint(identity: &CacheIdentity) -> Fingerprint {
+    let mut fingerprint = identity.fingerprint.clone();
+    fingerprint.insert("format_version", FORMAT_VERSION);
+    fingerprint.insert("dtype", identity.dtype);
+    fingerprint.insert("width", identity.width);
+    fingerprint.insert("codec", identity.codec);
+    fingerprint
+}
+
+pub(super) fn create(dir: &Path, identity: &CacheIdentity, part: Part) -> Result<Manifest> {
+    roll_forward(dir, None, part)?;
+    let aside = dir.join(format!("{HEAD}.tmp"));
+    write_head(&aside, &identity.head)?;
+    let format = FeatureFormat { dtype: identity.dtype, width: identity.width, codec: identity.codec };
+    let mut manifest = Manifest::new(full_fingerprint(identity), format, entry_of(&aside, HEAD)?);
+    manifest.lossy_error = identity.lossy_error;
+    manifest.about = identity.about.clone();
+    manifest.dataset = identity.dataset.clone();
+    commit(dir, &[Staged { aside, file: HEAD.into() }], &manifest)?;
+    Ok(manifest)
+}
+
+pub(super) fn resume(dir: &Path, identity: &CacheIdentity, part: Part) -> Result<Manifest> {
+    let mut manifest = Manifest::load(dir)?;
+    refuse_other(dir, &manifest, &full_fingerprint(identity))?;
+    roll_forward(dir, Some(&manifest), part)?;
+    refuse_unlisted(dir, &manifest)?;
+    let before = manifest.clone();
+    manifest.dataset.extend(identity.dataset.clone());
+    // This part begins again: whoever finishes last must not take its earlier end for its present one.
+    manifest.parts_done.remove(&part.to_string());
+    if manifest != before {
+        commit(dir, &[], &manifest)?;
+    }
+    Ok(manifest)
+}
+
+/// Refuses a cache that was made with another fingerprint than `expected`.
+pub(super) fn refuse_other(dir: &Path, manifest: &Manifest, expected: &Fingerprint) -> Result<()> {
+    let differences = manifest.fingerprint.differences(expected);
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(CacheError::OtherFingerprint { path: dir.into(), differences }),
+    }
+}

@@ -1,0 +1,153 @@
+//! Every codec against the same demands; each file of `golden/` holds one page and is never changed.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+use half::{bf16, f16};
+
+use super::widen::widen;
+use super::*;
+use crate::cache::feature_page;
+
+const DTYPES: [FeatureDtype; 3] = [FeatureDtype::F32, FeatureDtype::F16, FeatureDtype::Bf16];
+const WIDTH: usize = 150;
+
+/// A page of 2 positions of 3 values, as the codec made it when it was new.
+fn golden_page(codec: Codec) -> &'static [u8] {
+    match codec.name() {
+        "lossless" => include_bytes!("golden/lossless.page"),
+        "int8" => include_bytes!("golden/int8.page"),
+        "none" => include_bytes!("golden/none.page"),
+        other => panic!("`{other}` has no golden page"),
+    }
+}
+
+/// Seeded values: those of a channel are alike, one channel is massive, and one value in ten is any bit
+/// pattern at all, NaN and infinities included.
+fn block(seed: u64, dtype: FeatureDtype, positions: usize) -> FeatureBlock {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    };
+    let mut bytes = Vec::new();
+    for i in 0..positions * WIDTH {
+        let scale = if i % WIDTH == 70 { 3e4 } else { 0.1 + (i % WIDTH) as f32 / 50.0 };
+        let (wild, value) = (next() % 10 == 0, (next() as f32 / 2f32.powi(31) - 1.0) * scale);
+        match dtype {
+            FeatureDtype::F32 if wild => bytes.extend(next().to_le_bytes()),
+            _ if wild => bytes.extend((next() as u16).to_le_bytes()),
+            FeatureDtype::F32 => bytes.extend(value.to_le_bytes()),
+            FeatureDtype::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
+            FeatureDtype::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
+        }
+    }
+    FeatureBlock { dtype, width: WIDTH, bytes }
+}
+
+/// Through a page and back.
+fn stored(codec: Codec, block: &FeatureBlock) -> FeatureBlock {
+    let (coding, rounded) = (codec.coding(), codec.rounded(block));
+    let (page, _) = feature_page::make(coding, block.dtype, block.width, &rounded.bytes).unwrap();
+    let shape = (block.num_positions(), block.width);
+    let body = feature_page::open(coding, &page, shape, true).unwrap();
+    let bytes = feature_page::decode(coding, body, block.dtype, shape.0 * shape.1).unwrap();
+    let mut words = vec![0; shape.0 * shape.1];
+    feature_page::decode_f32(coding, body, block.dtype, &mut words, false).unwrap();
+    assert!(words.iter().copied().eq(widen(block.dtype, &bytes)), "both ways to decode agree");
+    assert_eq!(bytes, rounded.bytes, "a page gives back what went into it");
+    FeatureBlock { bytes, ..*block }
+}
+
+#[test]
+fn every_codec_but_the_lossy_keeps_every_bit() {
+    for dtype in DTYPES {
+        for seed in 0..20 {
+            let block = block(seed, dtype, 1 + seed as usize % 5);
+            for codec in Codec::all() {
+                let once = stored(codec, &block);
+                assert!(codec.is_lossy() || once == block, "{codec} {dtype} {seed}");
+                assert_eq!(stored(codec, &once), once, "{codec}: rounding again changes nothing");
+            }
+        }
+    }
+}
+
+/// The bound of the codec's documentation, with the step computed by trial instead of from the exponent.
+#[test]
+fn the_error_of_int8_is_half_a_step_of_its_own_64_channels() {
+    for dtype in DTYPES {
+        for seed in 20..40 {
+            let block = block(seed, dtype, 3);
+            let values = |block: &FeatureBlock| -> Vec<f64> {
+                widen(dtype, &block.bytes).map(|word| f64::from(f32::from_bits(word))).collect()
+            };
+            let (before, after) = (values(&block), values(&Codec::INT8.rounded(&block)));
+            let positions = before.chunks(WIDTH).zip(after.chunks(WIDTH));
+            for (before, after) in positions.flat_map(|(a, b)| a.chunks(64).zip(b.chunks(64))) {
+                let finite = before.iter().filter(|value| value.is_finite());
+                let largest = finite.fold(0f64, |largest, value| largest.max(value.abs()));
+                let mut step = 2f64.powi(128);
+                while step / 2.0 * 127.5 >= largest && step > 2f64.powi(-149) {
+                    step /= 2.0;
+                }
+                for (before, after) in before.iter().zip(after) {
+                    if !before.is_finite() {
+                        assert_eq!(
+                            (before.is_nan(), before.is_sign_negative()),
+                            (after.is_nan(), after.is_sign_negative())
+                        );
+                        continue;
+                    }
+                    let top = dtype == FeatureDtype::F16 && largest > 65_000.0 || largest > 3.3e38;
+                    let bound = if top { step } else { step / 2.0 };
+                    assert!((before - after).abs() <= bound, "{dtype}: {before} became {after}, step {step}");
+                    assert!(
+                        after.is_finite() && after.abs() <= 127.0 * step && (after / step).fract() == 0.0
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// By hand: 1 is at most 127.5 / 64, so the step is 1/64: 0.3 is 19.2 steps, -0.01 is -0.64, 1/128 a tie that goes to
+/// zero. 300 takes a step of 4, in its own group alone.
+#[test]
+fn int8_by_hand() {
+    let mut values = [0.0f32; 66];
+    values[..4].copy_from_slice(&[1.0, 0.3, -0.01, 1.0 / 128.0]);
+    values[64..].copy_from_slice(&[300.0, 5.0]);
+    let rounded = Codec::INT8.rounded(&FeatureBlock::from_f32(66, &values));
+    let rounded: Vec<f32> = widen(FeatureDtype::F32, &rounded.bytes).map(f32::from_bits).collect();
+    assert_eq!(rounded[..5], [1.0, 19.0 / 64.0, -1.0 / 64.0, 0.0, 0.0]);
+    assert_eq!(rounded[64..], [300.0, 4.0]);
+}
+
+/// NaN, an infinity, a negative zero, a subnormal and plain numbers, as bf16.
+#[test]
+fn golden_pages_decode_forever() {
+    let values: Vec<u16> = vec![0x3f80, 0xbe9a, 0x7fc1, 0xff80, 0x8000, 0x0001];
+    let block =
+        FeatureBlock { dtype: FeatureDtype::Bf16, width: 3, bytes: bytemuck::cast_slice(&values).to_vec() };
+    for codec in Codec::all() {
+        let (page, _) =
+            feature_page::make(codec.coding(), block.dtype, 3, &codec.rounded(&block).bytes).unwrap();
+        assert!(page == golden_page(codec), "{codec}: {page:02x?}");
+        let body = feature_page::open(codec.coding(), golden_page(codec), (2, 3), true).unwrap();
+        let bytes = feature_page::decode(codec.coding(), body, block.dtype, 6).unwrap();
+        // 0xbe9a is -0.30078125: -19.25 steps of 1/64, and -19 / 64 is 0xbe98.
+        let expected = match codec.is_lossy() {
+            true => bytemuck::cast_slice(&[0x3f80u16, 0xbe98, 0x7fc1, 0xff80, 0x0000, 0x0001]).to_vec(),
+            false => block.bytes.clone(),
+        };
+        assert_eq!(bytes, expected, "{codec}");
+    }
+}
+
+#[test]
+fn codecs_are_known_by_name() {
+    for codec in Codec::all() {
+        assert_eq!(codec.to_string().parse(), Ok(codec));
+    }
+    assert_eq!("zfp".parse::<Codec>().unwrap_err(), "there is no codec `zfp`, only lossless, int8, none");
+    assert_eq!(Codec::default(), Codec::LOSSLESS);
+}

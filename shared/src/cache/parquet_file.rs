@@ -1,0 +1,230 @@
+//! A Parquet file of ours, opened so that nothing it claims is believed before its bytes bear it out.
+//!
+//! Footer, page index and page headers are checked against the bytes that there are before the `parquet` crate reads by them:
+//! it allocates and slices by numbers in the file. A panic of the crate on what is left (values that do not decode) becomes an
+//! error like any other.
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+};
+use parquet::file::page_index::offset_index::PageLocation;
+use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr};
+use parquet::file::serialized_reader::SerializedRowGroupReader;
+use parquet::schema::types::SchemaDescriptor;
+
+use super::error::{CacheError, Result};
+use super::page::PageHeader;
+use super::schema::Cell;
+use super::table::read_cells;
+use super::thrift::holds_struct;
+
+/// A page may unpack to this much, or to this many times its bytes: more than text and spans ever do.
+const UNPACKED_BYTES: usize = 16 << 20;
+const UNPACKED_RATIO: usize = 4096;
+
+/// Why a file is not one of ours.
+type Checked<T> = std::result::Result<T, String>;
+
+/// An opened file and its metadata.
+pub(super) struct ParquetFile {
+    pub(super) path: PathBuf,
+    bytes: Bytes,
+    metadata: ParquetMetaData,
+    properties: ReaderPropertiesPtr,
+    /// The first row of each row group, and the number of rows at the end.
+    starts: Vec<usize>,
+}
+
+impl ParquetFile {
+    /// Opens a file that must have these columns.
+    pub(super) fn open(path: PathBuf, bytes: Bytes, schema: &SchemaDescriptor) -> Result<Self> {
+        let damaged = |reason: String| CacheError::damaged(&path, None, reason);
+        let metadata = read_metadata(&bytes).map_err(damaged)?;
+        if metadata.file_metadata().schema_descr().root_schema() != schema.root_schema() {
+            return Err(damaged("its columns are not those of the format".into()));
+        }
+        let mut starts = vec![0usize];
+        for group in 0..metadata.num_row_groups() {
+            let rows = check_group(&metadata, group, bytes.len()).map_err(damaged)?;
+            starts.push(starts[group].saturating_add(rows));
+        }
+        // No page holds more rows than it has bytes, so neither does a file.
+        if starts[starts.len() - 1] > bytes.len() {
+            return Err(damaged("it has more rows than bytes".into()));
+        }
+        let properties = Arc::new(ReaderProperties::builder().build());
+        Ok(Self { path, bytes, metadata, properties, starts })
+    }
+
+    /// All bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Rows in all.
+    pub(super) fn num_rows(&self) -> usize {
+        self.starts[self.starts.len() - 1]
+    }
+
+    /// The rows of each row group.
+    pub(super) fn groups(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.starts.windows(2).map(|pair| pair[0]..pair[1])
+    }
+
+    /// The row group of a row.
+    pub(super) fn group_of(&self, row: usize) -> usize {
+        self.starts.partition_point(|&start| start <= row) - 1
+    }
+
+    /// Where the pages of a column lie.
+    pub(super) fn pages(&self, group: usize, leaf: usize) -> &[PageLocation] {
+        self.metadata.offset_index().map_or(&[], |index| index[group][leaf].page_locations())
+    }
+
+    /// The cells of some rows of a row group, counted from its first, in the columns `leaves`.
+    pub(super) fn read(
+        &self,
+        group: usize,
+        leaves: Range<usize>,
+        rows: Range<usize>,
+    ) -> Result<Vec<Vec<Cell>>> {
+        let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
+        leaves.clone().try_for_each(|leaf| self.check_pages(group, leaf, &rows)).map_err(damaged)?;
+        let read = || -> ParquetResult<Vec<Vec<Cell>>> {
+            let index = self.metadata.offset_index().map(|index| index[group].as_slice());
+            let chunk = Arc::new(self.bytes.clone());
+            let group = self.metadata.row_group(group);
+            let reader = SerializedRowGroupReader::new(chunk, group, index, self.properties.clone())?;
+            read_cells(&reader, leaves, rows)
+        };
+        contained(read).map_err(damaged)
+    }
+
+    /// The headers of the pages that hold `rows`.
+    fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<()> {
+        let pages = self.pages(group, leaf);
+        let first =
+            pages.partition_point(|page| page.first_row_index as usize <= rows.start).saturating_sub(1);
+        let those = pages[first..].iter().take_while(|page| (page.first_row_index as usize) < rows.end);
+        for page in those {
+            let start = page.offset as usize;
+            let bytes = &self.bytes[start..start + page.compressed_page_size as usize];
+            let (header, header_bytes) = PageHeader::read(bytes)
+                .ok_or_else(|| format!("a page header of column {leaf} is not one of ours"))?;
+            let (body, unpacked) = (bytes.len() - header_bytes, header.uncompressed_bytes as usize);
+            let levels = u64::from(header.repetition_bytes) + u64::from(header.definition_bytes);
+            let limit = if header.is_compressed {
+                UNPACKED_BYTES.max(body.saturating_mul(UNPACKED_RATIO))
+            } else {
+                body
+            };
+            let fits = header.compressed_bytes as usize == body
+                && unpacked <= limit
+                && levels <= body.min(unpacked) as u64
+                && header.num_rows as usize <= self.num_rows();
+            if !fits {
+                return Err(format!("a page of column {leaf} says {header:?} of {body} bytes"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Parses footer and page index, once both are known to be whole.
+fn read_metadata(bytes: &Bytes) -> Checked<ParquetMetaData> {
+    let end = bytes.len().checked_sub(8).ok_or("it is too short")?;
+    let length = u32::from_le_bytes([bytes[end], bytes[end + 1], bytes[end + 2], bytes[end + 3]]) as usize;
+    let footer = end.checked_sub(length).map(|start| &bytes[start..end]);
+    if !footer.is_some_and(holds_struct) {
+        return Err("its footer is not whole".into());
+    }
+    let parse = |policy: PageIndexPolicy| {
+        contained(|| {
+            ParquetMetaDataReader::new()
+                .with_column_index_policy(PageIndexPolicy::Skip)
+                .with_offset_index_policy(policy)
+                .parse_and_finish(bytes)
+        })
+    };
+    let metadata = parse(PageIndexPolicy::Skip)?;
+    let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    columns.map(|column| check_index(column, bytes)).collect::<Checked<()>>()?;
+    parse(PageIndexPolicy::Required)
+}
+
+/// The bytes of a column's page index are there and whole.
+fn check_index(column: &ColumnChunkMetaData, bytes: &[u8]) -> Checked<()> {
+    let place = column.offset_index_offset().zip(column.offset_index_length());
+    let range = place.and_then(|(offset, length)| range(offset, i64::from(length), bytes.len()));
+    match range.is_some_and(|range| holds_struct(&bytes[range])) {
+        true => Ok(()),
+        false => Err(format!("column `{}` has no whole page index", column.column_path())),
+    }
+}
+
+/// A range of a file of `len` bytes, if it lies in it.
+fn range(offset: i64, length: i64, len: usize) -> Option<Range<usize>> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    (end <= len).then_some(start..end)
+}
+
+/// The rows of a row group whose columns and pages lie in the file and follow each other.
+fn check_group(metadata: &ParquetMetaData, group: usize, len: usize) -> Checked<usize> {
+    let wrong = |what: &str| format!("row group {group} {what}");
+    let row_group = metadata.row_group(group);
+    let rows = usize::try_from(row_group.num_rows()).map_err(|_| wrong("has fewer rows than none"))?;
+    let index = metadata
+        .offset_index()
+        .and_then(|index| index.get(group))
+        .ok_or_else(|| wrong("has no page index"))?;
+    if index.len() != row_group.num_columns() {
+        return Err(wrong("has not a page index for each column"));
+    }
+    for (column, index) in row_group.columns().iter().zip(index) {
+        let pages = index.page_locations();
+        let inside =
+            |page: &PageLocation| range(page.offset, i64::from(page.compressed_page_size), len).is_some();
+        let ascend = pages.windows(2).all(|pair| pair[0].first_row_index < pair[1].first_row_index);
+        let last = pages.last().map_or(-1, |page| page.first_row_index);
+        let begins = pages
+            .first()
+            .map_or(rows == 0, |page| page.first_row_index == 0 && page.offset == column.data_page_offset());
+        let chunk = range(column.data_page_offset(), column.compressed_size(), len);
+        let fits = chunk.is_some()
+            && column.dictionary_page_offset().is_none()
+            && pages.iter().all(inside)
+            && ascend
+            && begins
+            && last < rows.max(1) as i64;
+        if !fits {
+            return Err(wrong(&format!("has pages of `{}` where they cannot be", column.column_path())));
+        }
+    }
+    Ok(rows)
+}
+
+/// Runs the `parquet` crate; a panic of it is an error.
+fn contained<T>(read: impl FnOnce() -> ParquetResult<T>) -> Checked<T> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(outcome) => outcome.map_err(|error: ParquetError| error.to_string()),
+        Err(_) => Err("its values do not decode".into()),
+    }
+}
+
+/// The rows of a whole small table.
+pub(super) fn read_table(path: &Path, bytes: Bytes, schema: &SchemaDescriptor) -> Result<Vec<Vec<Cell>>> {
+    let file = ParquetFile::open(path.to_path_buf(), bytes, schema)?;
+    let mut table = Vec::with_capacity(file.num_rows());
+    for (group, rows) in file.groups().enumerate() {
+        table.extend(file.read(group, 0..schema.num_columns(), 0..rows.len())?);
+    }
+    Ok(table)
+}

@@ -1,0 +1,109 @@
+//! The samples of some opened shards: found through their index, read from the maps, checked.
+
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::codec::Coding;
+use super::error::{CacheError, Result};
+use super::feature_page;
+use super::index::{IndexEntry, Shard};
+use super::manifest::FeatureFormat;
+use super::sample::{FeatureBlock, Row, SampleMeta};
+use super::schema::{Cell, IMAGE_FILES, NUM_CELLS, Take, cells_to_meta};
+use crate::ids::Digest;
+
+/// Shards and what their rows are; an entry's `shard` is the place in `shards`.
+pub(super) struct Samples {
+    pub(super) format: FeatureFormat,
+    pub(super) shards: Vec<Shard>,
+    pub(super) index: Vec<IndexEntry>,
+    /// Check page and value checksums on every read.
+    pub(super) verify: bool,
+}
+
+impl Samples {
+    /// All of sample `i` but its features.
+    pub(super) fn meta(&self, i: usize) -> Result<SampleMeta> {
+        let cells = self.cells(i, 0..IMAGE_FILES)?;
+        let meta = cells_to_meta(cells).map_err(|reason| self.damaged(i, reason))?;
+        let key = self.index[i].key;
+        if meta.key != key {
+            return Err(self.damaged(i, format!("key {}, expected {key}", meta.key)));
+        }
+        Ok(meta)
+    }
+
+    /// The encoded images of sample `i`.
+    pub(super) fn image_files(&self, i: usize) -> Result<Vec<Vec<u8>>> {
+        let mut take = Take(self.cells(i, IMAGE_FILES..NUM_CELLS)?.into_iter());
+        let read = take.bytes().and_then(|files| Ok((files, take.texts()?)));
+        let (files, digests) = read.map_err(|reason| self.damaged(i, reason))?;
+        let intact = |(file, digest): (&Vec<u8>, &String)| Digest::of(file).to_string() == *digest;
+        match self.verify && !files.iter().zip(&digests).all(intact) {
+            true => Err(self.damaged(i, "an embedded image does not match its digest")),
+            false => Ok(files),
+        }
+    }
+
+    /// The features of sample `i` in the teacher's number type.
+    pub(super) fn features(&self, i: usize) -> Result<FeatureBlock> {
+        let FeatureFormat { dtype, width, .. } = self.format;
+        let body = self.page_values(i)?;
+        let values = self.index[i].num_positions as usize * width;
+        let bytes = feature_page::decode(self.coding(), body, dtype, values)
+            .map_err(|reason| self.damaged(i, reason))?;
+        self.check_hash(i, xxh3_64(&bytes))?;
+        Ok(FeatureBlock { dtype, width, bytes })
+    }
+
+    /// The features of sample `i` widened to float32; `out` is replaced.
+    pub(super) fn features_f32(&self, i: usize, out: &mut Vec<f32>) -> Result<()> {
+        let body = self.page_values(i)?;
+        out.resize(self.index[i].num_positions as usize * self.format.width, 0.0);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(out);
+        let hash = feature_page::decode_f32(self.coding(), body, self.format.dtype, words, self.verify)
+            .map_err(|reason| self.damaged(i, reason))?;
+        hash.map_or(Ok(()), |hash| self.check_hash(i, hash))
+    }
+
+    /// The whole of sample `i`, as it was appended.
+    pub(super) fn row(&self, i: usize) -> Result<Row> {
+        Ok(Row { meta: self.meta(i)?, features: self.features(i)?, image_files: self.image_files(i)? })
+    }
+
+    fn coding(&self) -> &'static dyn Coding {
+        self.format.codec.coding()
+    }
+
+    fn shard(&self, i: usize) -> &Shard {
+        &self.shards[self.index[i].shard as usize]
+    }
+
+    fn cells(&self, i: usize, leaves: Range<usize>) -> Result<Vec<Cell>> {
+        self.shard(i).cells(self.index[i].row as usize, leaves)
+    }
+
+    /// The values of sample `i`'s page, encoded.
+    fn page_values(&self, i: usize) -> Result<&[u8]> {
+        let entry = &self.index[i];
+        let start = entry.page_offset as usize;
+        let end = start.saturating_add(entry.page_bytes as usize);
+        let page = self.shard(i).bytes().get(start..end);
+        let page = page.ok_or_else(|| self.damaged(i, "its page lies outside the file"))?;
+        let shape = (entry.num_positions as usize, self.format.width);
+        feature_page::open(self.coding(), page, shape, self.verify).map_err(|reason| self.damaged(i, reason))
+    }
+
+    fn check_hash(&self, i: usize, actual: u64) -> Result<()> {
+        let expected = self.index[i].features_xxh3;
+        if self.verify && actual != expected {
+            return Err(self.damaged(i, format!("feature checksum {actual:016x}, expected {expected:016x}")));
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
+        CacheError::damaged(self.shard(i).path(), Some(u64::from(self.index[i].row)), reason)
+    }
+}

@@ -1,0 +1,312 @@
+//! The tools around a cache: codecs, estimate, repair, merge, subset, inspect, and a cache that was moved or cannot be written.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use e2e::jobs::Job;
+use e2e::programs::{Finished, run};
+use e2e::rows::{Contents, contents, fixture, made_up};
+use serde_json::Value;
+use shared::cache::{CacheReader, Codec, FeatureBlock, Manifest, verify};
+use shared::ids::SampleKey;
+
+fn text(path: impl AsRef<Path>) -> String {
+    path.as_ref().to_str().unwrap().to_owned()
+}
+
+/// The command succeeds; its JSON object.
+fn object(args: &[String]) -> Value {
+    let finished = run("extract", args.iter().chain([&"--json".to_owned()])).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    serde_json::from_str(&finished.stdout).unwrap()
+}
+
+fn fails(args: &[String], says: &[&str]) {
+    let Finished { code, stderr, .. } = run("extract", args).unwrap();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(says.iter().chain(&["hint: "]).all(|part| stderr.contains(part)), "{says:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+fn words(words: &[&str], paths: &[&Path]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).chain(paths.iter().map(text)).collect()
+}
+
+/// Every file of a cache by name, with its bytes; lock files hold nothing.
+fn files(cache: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for folder in [cache.to_path_buf(), cache.join("data")] {
+        for entry in
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+        {
+            files.insert(text(entry.strip_prefix(cache).unwrap()), fs::read(&entry).unwrap());
+        }
+    }
+    files
+}
+
+fn is_sound(cache: &Path) -> bool {
+    verify(cache, |_, _| ()).unwrap().problems.is_empty()
+}
+
+#[test]
+fn codecs_keep_what_they_promise_and_say_what_they_cost() {
+    let job = Job::new(24);
+    let expected = job.expected();
+    assert_eq!(job.run("none", &["--codec", "none"]).code, Some(0));
+    assert!(contents(&job.cache("none")).unwrap() == expected);
+    assert_eq!(job.run("int8", &["--codec", "int8"]).code, Some(0));
+    let rounded: Contents = expected
+        .iter()
+        .map(|(key, (meta, block))| (*key, (meta.clone(), Codec::INT8.rounded(block))))
+        .collect();
+    assert!(contents(&job.cache("int8")).unwrap() == rounded);
+    let manifest = Manifest::load(&job.cache("int8")).unwrap();
+    let error = manifest.lossy_error.unwrap();
+    // Four positions of each of 24 samples. By the plain formula in double precision, from the features of both caches.
+    assert_eq!(error.positions, 96);
+    let (mean, worst) = divergence(&job.cache("int8"), &expected);
+    assert!((error.mean_kl - mean).abs() < 1e-9 + 1e-6 * mean, "{error:?}, by formula {mean}");
+    assert!(
+        (error.max_kl - worst).abs() < 1e-9 + 1e-6 * worst && error.max_kl > 0.0,
+        "{error:?}, by formula {worst}"
+    );
+    assert!(error.top1_agreement > 0.9 && error.top1_agreement <= 1.0);
+    assert!(fs::read_to_string(job.cache("int8/README.md")).unwrap().contains("KL through the head"));
+    assert!(Manifest::load(&job.cache("none")).unwrap().lossy_error.is_none());
+    assert!(is_sound(&job.cache("none")) && is_sound(&job.cache("int8")));
+}
+
+/// Mean and maximum of sum p ln(p / q) at the positions that the cache's documentation names: four of a sample, evenly spaced.
+fn divergence(int8: &Path, expected: &Contents) -> (f64, f64) {
+    let reader = CacheReader::open(int8).unwrap();
+    let head = reader.head().tensors().unwrap();
+    let head: Vec<f64> = floats(head.tensor("lm_head.weight").unwrap().data()).collect();
+    let width = reader.width();
+    let softmax = |feature: &[f64]| -> Vec<f64> {
+        let logits = head.chunks(width).map(|row| row.iter().zip(feature).map(|(a, b)| a * b).sum::<f64>());
+        let exponentials: Vec<f64> = logits.map(f64::exp).collect();
+        let sum: f64 = exponentials.iter().sum();
+        exponentials.iter().map(|value| value / sum).collect()
+    };
+    let mut all = Vec::new();
+    for (_, block) in expected.values() {
+        let rows = |block: &FeatureBlock| -> Vec<f64> { floats(&block.bytes).collect() };
+        let (before, after) = (rows(block), rows(&Codec::INT8.rounded(block)));
+        let count = block.num_positions();
+        assert!(count >= 4);
+        for at in (0..4).map(|i| i * count / 4 * width) {
+            let (p, q) = (softmax(&before[at..at + width]), softmax(&after[at..at + width]));
+            all.push(p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>());
+        }
+    }
+    (all.iter().sum::<f64>() / all.len() as f64, all.iter().copied().fold(0.0, f64::max))
+}
+
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f64> + '_ {
+    bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])))
+}
+
+#[test]
+fn an_estimate_is_within_ten_percent_of_the_run() {
+    let job = Job::new(120);
+    for more in [&["--features-all-for", "30"][..], &["--features", "all", "--codec", "int8"]] {
+        let options =
+            ["--device", "cpu", "--shard-size", "64KiB"].iter().chain(more).copied().collect::<Vec<_>>();
+        let mut args = vec!["estimate", "--teacher"].into_iter().map(str::to_owned).collect::<Vec<_>>();
+        args.extend([text(&job.teacher), "--data".to_owned(), text(job.dir.path().join("rows.jsonl"))]);
+        args.extend(options.iter().map(|option| (*option).to_owned()));
+        let estimate = object(&args);
+        for codec in Codec::all() {
+            let out = format!("{codec}-{}", more.len());
+            let all: Vec<&str> = options.iter().copied().chain(["--codec", codec.name()]).collect();
+            assert_eq!(job.run(&out, &all).code, Some(0));
+            let Manifest { totals, shards, .. } = Manifest::load(&job.cache(&out)).unwrap();
+            let size = &estimate["codecs"][codec.name()];
+            let pairs = [
+                (&estimate["samples"], totals.samples),
+                (&estimate["tokens"], totals.tokens),
+                (&estimate["feature_rows"], totals.feature_rows),
+                (&size["bytes"], totals.bytes),
+            ];
+            for (estimated, truth) in pairs {
+                let off = estimated.as_f64().unwrap() / truth as f64 - 1.0;
+                assert!(off.abs() < 0.1, "{codec} {more:?}: {estimated} instead of {truth}");
+            }
+            assert!(
+                size["files"].as_u64().unwrap().abs_diff(shards.len() as u64) <= 1,
+                "{size} {}",
+                shards.len()
+            );
+        }
+        assert!(
+            estimate["tokens_per_second"].as_f64().unwrap() > 0.0
+                && estimate["hours"].as_f64().unwrap() > 0.0
+        );
+        assert!(estimate["free_bytes"].as_u64().unwrap() > 0);
+    }
+}
+
+#[test]
+fn repair_extracts_what_is_damaged_and_nothing_else() {
+    let job = Job::new(30);
+    let expected = job.expected();
+    let cache = job.cache("undisturbed");
+    let repair = || {
+        let data = job.dir.path().join("rows.jsonl");
+        let mut args = words(&["repair", "--device", "cpu", "--teacher"], &[&job.teacher]);
+        args.extend(words(&["--data"], &[&data]));
+        args.extend([text(&cache)]);
+        args
+    };
+    assert_eq!(object(&repair())["run"], Value::Null, "nothing to do");
+
+    let reader = CacheReader::open(&cache).unwrap();
+    let shards: Vec<(String, usize, u64)> = reader
+        .manifest()
+        .shards
+        .iter()
+        .map(|shard| (shard.entry.file.clone(), shard.tail_offset as usize, shard.samples))
+        .collect();
+    drop(reader);
+    assert!(shards.len() > 4);
+    let flip = |file: &str, at: usize| {
+        let mut bytes = fs::read(cache.join(file)).unwrap();
+        bytes[at] ^= 4;
+        fs::write(cache.join(file), bytes).unwrap();
+    };
+    // The last feature page of one shard, the footer of another, a whole third one, the card and the head.
+    flip(&shards[0].0, shards[0].1 - 3);
+    let footer = fs::metadata(cache.join(&shards[2].0)).unwrap().len() as usize - 20;
+    flip(&shards[2].0, footer);
+    fs::remove_file(cache.join(&shards[3].0)).unwrap();
+    flip("README.md", 100);
+    flip("head.safetensors", 2000);
+    assert!(!is_sound(&cache));
+    let repaired = object(&repair());
+    let lost = 1 + shards[2].2 + shards[3].2;
+    assert_eq!((repaired["lost"].as_u64(), repaired["run"]["written"].as_u64()), (Some(lost), Some(lost)));
+    assert_eq!(repaired["saved"].as_u64(), Some(shards[0].2 - 1));
+    assert_eq!(repaired["damaged"].as_array().unwrap().len(), 5);
+    assert!(is_sound(&cache) && contents(&cache).unwrap() == expected);
+    assert!(Manifest::load(&cache).unwrap().complete);
+
+    // Another teacher repairs nothing, and a damaged manifest cannot be repaired.
+    flip(&shards[0].0, 100);
+    let other = Job { teacher: fixture("internvl"), ..job };
+    let mut args = words(&["repair", "--device", "cpu", "--teacher"], &[&other.teacher]);
+    args.extend(words(&["--data"], &[&other.dir.path().join("rows.jsonl"), &cache]));
+    fails(&args, &["another fingerprint"]);
+    flip("manifest.json", 700);
+    fails(&args, &["manifest.json"]);
+}
+
+#[test]
+fn caches_unite_and_divide() {
+    let job = Job::new(30);
+    let expected = job.expected();
+    for part in ["0/2", "1/2"] {
+        assert_eq!(job.run(&part[..1], &["--part", part]).code, Some(0));
+    }
+    let (a, b, whole) = (job.cache("0"), job.cache("1"), job.cache("undisturbed"));
+    let united = object(&words(&["merge"], &[&job.cache("united"), &a, &b]));
+    assert_eq!((united["samples"].as_u64(), united["left_out"].as_u64()), (Some(30), Some(0)));
+    assert!(contents(&job.cache("united")).unwrap() == expected && is_sound(&job.cache("united")));
+    assert!(Manifest::load(&job.cache("united")).unwrap().complete);
+    // Samples that several have are taken once; the same command again changes nothing.
+    let overlapping = words(&["merge"], &[&job.cache("united"), &a, &whole]);
+    let before = files(&job.cache("united"));
+    assert_eq!(object(&overlapping)["written"].as_u64(), Some(0));
+    assert!(files(&job.cache("united")) == before);
+    // What was merged is a cache like any other: the run that made its sources has nothing to add.
+    assert_eq!(job.run("united", &["--json"]).code, Some(0));
+    assert_eq!(contents(&job.cache("united")).unwrap().len(), 30);
+
+    assert_eq!(job.run("int8", &["--codec", "int8"]).code, Some(0));
+    let unlike = words(&["merge"], &[&job.cache("unlike"), &a, &job.cache("int8")]);
+    fails(&unlike, &["codec: expected lossless, got int8"]);
+    fails(&words(&["merge"], &[&a, &a, &b]), &["source and the result"]);
+
+    let subset = |out: &str, conditions: &[&str]| {
+        let mut args = words(&["subset"], &[&job.cache(out), &whole]);
+        conditions.iter().for_each(|condition| args.extend(words(&["--where", condition], &[])));
+        object(&args);
+        assert!(is_sound(&job.cache(out)));
+        contents(&job.cache(out)).unwrap()
+    };
+    let middle = {
+        let mut lengths: Vec<usize> = expected.values().map(|(meta, _)| meta.input_ids.len()).collect();
+        lengths.sort_unstable();
+        lengths[15]
+    };
+    let short = subset("short", &[&format!("num_tokens<={middle}")]);
+    let long = subset("long", &[&format!("num_tokens>{middle}"), "num_images=1"]);
+    assert!(!short.is_empty() && !long.is_empty());
+    assert!(short.into_iter().chain(long).collect::<Contents>() == expected);
+    let one: SampleKey = *expected.keys().next().unwrap();
+    assert_eq!(subset("one", &[&format!("key={one}")]).into_keys().collect::<Vec<_>>(), [one]);
+
+    // A rounded cache divides without being rounded again, and keeps what is known of its error.
+    let mut args = words(&["subset"], &[&job.cache("int8-part"), &job.cache("int8")]);
+    args.extend(words(&["--where", "row<10"], &[]));
+    object(&args);
+    let (all, part) = (contents(&job.cache("int8")).unwrap(), contents(&job.cache("int8-part")).unwrap());
+    assert!(part.len() == 10 && part.iter().all(|(key, row)| all[key] == *row));
+    let error = |name: &str| Manifest::load(&job.cache(name)).unwrap().lossy_error.unwrap();
+    assert_eq!(error("int8-part"), error("int8"));
+}
+
+/// As root no permission is enforced, so what is checked as well is that reading changes nothing.
+#[test]
+fn a_cache_that_was_copied_elsewhere_and_cannot_be_written_reads_as_it_is() {
+    let job = Job::new(8);
+    let expected = job.expected();
+    let elsewhere = job.dir.path().join("far/away");
+    fs::create_dir_all(elsewhere.join("data")).unwrap();
+    for (name, bytes) in
+        files(&job.cache("undisturbed")).into_iter().filter(|(name, _)| !name.starts_with(".lock"))
+    {
+        fs::write(elsewhere.join(name), bytes).unwrap();
+    }
+    fs::rename(job.cache("undisturbed"), job.cache("gone")).unwrap();
+    let before = files(&elsewhere);
+    let set_writable = |writable: bool| {
+        for path in
+            before.keys().map(|name| elsewhere.join(name)).chain([elsewhere.join("data"), elsewhere.clone()])
+        {
+            let mut permissions = fs::metadata(&path).unwrap().permissions();
+            #[allow(clippy::permissions_set_readonly_false, reason = "a temporary folder")]
+            permissions.set_readonly(!writable);
+            fs::set_permissions(path, permissions).unwrap();
+        }
+    };
+    set_writable(false);
+    assert!(contents(&elsewhere).unwrap() == expected && is_sound(&elsewhere));
+    object(&words(&["verify"], &[&elsewhere]));
+    let key = expected.keys().next().unwrap().to_string();
+    let mut args = words(&["inspect"], &[&elsewhere]);
+    args.extend(words(&["--sample", &key], &[]));
+    let shown = run("extract", &args).unwrap().stdout;
+    assert!(
+        shown.contains("[image: ") && shown.contains("largest channels") && !shown.contains('\x1b'),
+        "{shown}"
+    );
+    assert!(files(&elsewhere) == before, "reading writes nothing");
+    set_writable(true);
+}
+
+#[test]
+fn more_data_joins_an_existing_cache() {
+    let job = Job::new(10);
+    job.expected();
+    made_up(job.dir.path(), 15).unwrap();
+    let more = job.dir.path().join("more.jsonl");
+    fs::rename(job.dir.path().join("rows.jsonl"), &more).unwrap();
+    made_up(job.dir.path(), 10).unwrap();
+    assert_eq!(job.run("undisturbed", &["--data", more.to_str().unwrap()]).code, Some(0));
+    let manifest = Manifest::load(&job.cache("undisturbed")).unwrap();
+    assert_eq!((manifest.totals.samples, manifest.dataset.len(), manifest.complete), (15, 2, true));
+}
