@@ -23,6 +23,7 @@ mod init;
 pub mod plan;
 mod storage;
 
+pub(crate) use init::fresh;
 pub use init::{Init, StudentWeights};
 pub use plan::{Plan, SampleTurns, Source};
 
