@@ -110,6 +110,14 @@ pub struct LossConfig {
     pub score_boundary: bool,
 }
 
+/// What memory is saved on, at a cost in time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// Decoder blocks keep their input alone and run again in the backward pass: the same gradients, a third more time.
+    pub recompute: bool,
+}
+
 /// Evaluation during training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,6 +172,8 @@ pub struct RunConfig {
     pub multilevel_ot: MultilevelOtConfig,
     /// Method alm.
     pub alm: AlmConfig,
+    /// Memory.
+    pub memory: MemoryConfig,
     /// Evaluation during training.
     pub eval: EvalConfig,
     /// Checkpoints.
@@ -214,6 +224,7 @@ impl Default for RunConfig {
             kd: KdConfig::default(),
             multilevel_ot: MultilevelOtConfig::default(),
             alm: AlmConfig::default(),
+            memory: MemoryConfig { recompute: false },
             eval: EvalConfig { every: 100, holdout: 16 },
             checkpoint: CheckpointConfig { every: 200, keep: 2, stop_after_steps: 0 },
             align: StageConfig::align(),

@@ -17,6 +17,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use shared::cache::CacheReader;
 use shared::ids::Fingerprint;
+use shared::models::layers::Recomputed;
 use shared::models::{self, Model, Processor};
 
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
@@ -263,7 +264,11 @@ impl Run<'_> {
     fn trainer(&self, planned: Planned) -> Result<Trainer> {
         let stage = Stage::new(self.config, planned.name);
         let keys = self.config.stage(planned.name).clone();
-        let model = student::open(&self.base, &stage, &self.device)?;
+        let recomputed = Recomputed::default();
+        let mut model = student::open(&self.base, &stage, &self.device)?;
+        if self.config.memory.recompute {
+            model.body.recompute(recomputed.clone());
+        }
         let mut params = student::params(&model);
         let teacher = match (&self.cache, stage.recalibrator) {
             (_, RecalibratorRole::Absent) => None,
@@ -278,7 +283,10 @@ impl Run<'_> {
                     seed: self.config.seed,
                     student: &self.base,
                 };
-                let side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
+                let mut side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
+                if self.config.memory.recompute {
+                    side.recalibrator.recompute(recomputed.clone());
+                }
                 params.extend(side.params());
                 Some(side)
             }
@@ -291,7 +299,7 @@ impl Run<'_> {
         let optimizer = AdamW::new((&keys).into(), params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
         let loss = self.config.loss.clone();
-        Ok(Trainer { stage, schedule, loss, model, teacher, method, optimizer, keys })
+        Ok(Trainer { stage, schedule, loss, model, teacher, method, recomputed, optimizer, keys })
     }
 
     /// The method without a Recalibrator, if this stage has one.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 use shared::models::Model;
+use shared::models::layers::Recomputed;
 
 use super::metrics::{EvalRow, Terms};
 use super::optim::{AdamW, Gradients};
@@ -32,6 +33,8 @@ pub struct Trainer {
     pub teacher: Option<TeacherSide>,
     /// A method without a Recalibrator and the teacher's head, where the stage has them.
     pub method: Option<MethodSide>,
+    /// Where recomputed blocks leave their weights' gradients.
+    pub recomputed: Recomputed,
     /// The optimizer over all that trains.
     pub optimizer: AdamW,
     /// The learning rate.
@@ -88,7 +91,7 @@ impl Trainer {
             let (loss, terms) = self.forward(microbatch, &counts, QuestionFeatures::AsIs)?;
             sums.add(&terms);
             if let Some(loss) = loss {
-                gradients.add(self.optimizer.params(), loss.backward()?)?;
+                gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed)?;
             }
         }
         let grad_norm = gradients.norm()?;
@@ -235,7 +238,7 @@ impl Trainer {
                 let (loss, sums) = self.forward(microbatch, &self.counts(&alone), QuestionFeatures::AsIs)?;
                 is_finite &= sums.is_finite();
                 if let Some(loss) = loss {
-                    gradients.add(self.optimizer.params(), loss.backward()?)?;
+                    gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed)?;
                 }
             }
             if !is_finite || !gradients.norm()?.is_finite() {

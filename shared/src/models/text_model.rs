@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::layers::{DecoderLayer, KvLayer, RmsNorm, Rope};
+use super::layers::{DecoderLayer, KvLayer, Recomputed, RmsNorm, Rope, recomputed};
 use super::weights::{WeightSource, under};
 use super::{DecoderConfig, PackedBatch};
 
@@ -26,6 +26,7 @@ pub(super) struct TextModel {
     embedding: Tensor,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
+    recompute: Option<Recomputed>,
 }
 
 impl TextModel {
@@ -37,7 +38,12 @@ impl TextModel {
             .map(|layer| DecoderLayer::new(config, &mut under(source, &format!("{prefix}.layers.{layer}"))))
             .collect::<Result<_>>()?;
         let norm = RmsNorm::new(source.get(&format!("{prefix}.norm.weight"), &[width])?, config.rms_norm_eps);
-        Ok(Self { embedding, layers, norm })
+        Ok(Self { embedding, layers, norm, recompute: None })
+    }
+
+    /// From now on blocks keep their input alone and run again in the backward pass.
+    pub(super) fn recompute(&mut self, gradients: Recomputed) {
+        self.recompute = Some(gradients);
     }
 
     /// (V, D).
@@ -90,7 +96,10 @@ impl TextModel {
         let mut x = embeds.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             let kept = cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
-            x = layer.forward(&x, rope, &batch.cu_seqlens, kept)?;
+            x = match (&self.recompute, kept) {
+                (Some(gradients), None) => recomputed(layer, &x, rope, &batch.cu_seqlens, gradients)?,
+                (_, kept) => layer.forward(&x, rope, &batch.cu_seqlens, kept)?,
+            };
         }
         self.norm.forward(&x)
     }

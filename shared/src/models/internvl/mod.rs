@@ -4,7 +4,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::fields::Activation;
-use super::layers::{LayerNorm, Linear, Rope};
+use super::layers::{LayerNorm, Linear, Recomputed, Rope};
 use super::params::ModelPart;
 use super::registry::Family;
 use super::text_model::{KvCache, TextModel};
@@ -113,6 +113,10 @@ impl VlmBody for InternVl {
 
     fn embedding(&self) -> &Tensor {
         self.text.embedding()
+    }
+
+    fn recompute(&mut self, gradients: Recomputed) {
+        self.text.recompute(gradients);
     }
 
     fn embed(&self, batch: &PackedBatch) -> Result<Tensor> {

@@ -17,6 +17,7 @@ mod attention;
 mod decoder;
 mod linear;
 mod norm;
+mod recompute;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use attention::{Segments, attention};
 pub use decoder::{DecoderLayer, KvLayer};
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
+pub use recompute::{Recomputed, recomputed};
 pub use rope::Rope;
 
 /// Whether the CPU kernels serve these operands: the one place that decides. Everything else (a GPU, half precision,

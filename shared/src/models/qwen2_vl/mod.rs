@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::layers::Rope;
+use super::layers::{Recomputed, Rope};
 use super::params::ModelPart;
 use super::registry::Family;
 use super::text_model::{KvCache, TextModel};
@@ -58,6 +58,10 @@ impl VlmBody for Qwen2Vl {
 
     fn embedding(&self) -> &Tensor {
         self.text.embedding()
+    }
+
+    fn recompute(&mut self, gradients: Recomputed) {
+        self.text.recompute(gradients);
     }
 
     fn embed(&self, batch: &PackedBatch) -> Result<Tensor> {
