@@ -14,8 +14,10 @@ use toml::Table;
 
 use crate::cli::{CommonArgs, UsageError};
 
+mod methods;
 mod stage;
 
+pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
 pub use stage::StageConfig;
 
 /// The three stages of the method.
@@ -40,16 +42,6 @@ impl StageName {
             Self::Finetune => "finetune",
         }
     }
-}
-
-/// What a student learns from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The three stages, through a Recalibrator.
-    Genrecal,
-    /// Cross entropy on the answers of exactly the cache's samples: the control.
-    Sft,
 }
 
 /// Where samples come from and how they are read ahead.
@@ -110,10 +102,20 @@ pub struct LossConfig {
     pub kl: f64,
     /// Weight of the student's own cross entropy.
     pub ce_student: f64,
-    /// Temperature of the divergence.
+    /// Weight of the loss of a method other than genrecal and sft.
+    pub method: f64,
+    /// Temperature of the divergence, and of the softmaxes of methods kd, uld, multilevel_ot and dskd.
     pub temperature: f64,
     /// Score the first answer token, predicted at the last question position.
     pub score_boundary: bool,
+}
+
+/// What memory is saved on, at a cost in time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// Decoder blocks keep their input alone and run again in the backward pass: the same gradients, a third more time.
+    pub recompute: bool,
 }
 
 /// Evaluation during training.
@@ -164,6 +166,14 @@ pub struct RunConfig {
     pub recalibrator: RecalibratorConfig,
     /// The losses.
     pub loss: LossConfig,
+    /// Method kd.
+    pub kd: KdConfig,
+    /// Method multilevel_ot.
+    pub multilevel_ot: MultilevelOtConfig,
+    /// Method alm.
+    pub alm: AlmConfig,
+    /// Memory.
+    pub memory: MemoryConfig,
     /// Evaluation during training.
     pub eval: EvalConfig,
     /// Checkpoints.
@@ -207,9 +217,14 @@ impl Default for RunConfig {
                 ce_teacher: 1.0,
                 kl: 1.0,
                 ce_student: 1.0,
+                method: 1.0,
                 temperature: 1.0,
                 score_boundary: true,
             },
+            kd: KdConfig::default(),
+            multilevel_ot: MultilevelOtConfig::default(),
+            alm: AlmConfig::default(),
+            memory: MemoryConfig { recompute: false },
             eval: EvalConfig { every: 100, holdout: 16 },
             checkpoint: CheckpointConfig { every: 200, keep: 2, stop_after_steps: 0 },
             align: StageConfig::align(),
@@ -223,11 +238,7 @@ impl RunConfig {
     /// The stages this run goes through, in order.
     #[must_use]
     pub fn stages(&self) -> Vec<StageName> {
-        match (&self.stages, self.method) {
-            (Some(stages), _) => stages.clone(),
-            (None, Method::Genrecal) => vec![StageName::Align, StageName::Distill, StageName::Finetune],
-            (None, Method::Sft) => vec![StageName::Finetune],
-        }
+        self.stages.clone().unwrap_or_else(|| self.method.stages().to_vec())
     }
 
     /// The keys of a stage.
@@ -256,10 +267,8 @@ impl RunConfig {
         if stages.is_empty() || !stages.is_sorted_by(|a, b| a < b) {
             return usage("`stages` must name each stage at most once, in the order align,distill,finetune");
         }
-        if self.method == Method::Sft && stages != [StageName::Finetune] {
-            return usage("method sft has the one stage finetune\nhint: leave --stages away");
-        }
-        let teacher = stages.iter().find(|stage| **stage != StageName::Finetune);
+        self.validate_method()?;
+        let teacher = stages.iter().find(|stage| self.method.reads_features(**stage));
         match (&self.cache, teacher) {
             (None, Some(stage)) => {
                 return usage(&format!(

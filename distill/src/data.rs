@@ -5,6 +5,7 @@
 //!                       sampler (order) ^
 //! ```
 
+pub mod align;
 pub mod batch;
 pub mod index;
 pub mod loader;

@@ -9,6 +9,7 @@ pub mod data;
 pub mod eval;
 pub mod export;
 pub mod losses;
+pub mod methods;
 pub mod recalibrator;
 pub mod report;
 pub mod stage;

@@ -3,7 +3,9 @@
 The programs run as a user runs them: a teacher's features are extracted, then steps of align, distill and finetune are
 made with a learning rate so small that no weight moves. The metrics then hold the losses, and AdamW's first moment,
 which is (1 - beta1) times the gradient, holds the gradients. PyTorch does the same from the paper's formulas with
-transformers' models: losses must agree within 1e-5 of their size, gradients within 1e-4 of theirs.
+transformers' models: losses must agree within 1e-5 of their size, gradients within 1e-4 of theirs. A second run makes
+three real updates in each stage, one after the other, which PyTorch makes too with its own AdamW and clipping: the losses
+and the gradient's norm of all nine steps must agree.
 
   python tests/peers/twin_step.py --teacher DIR --student DIR --data FILE --image-root DIR [--build debug] [--write golden.json]
 """
@@ -25,6 +27,12 @@ TERMS = ["loss", "ce_teacher", "kl", "ce_regularisation", "kl_regularisation", "
 RUN_KEYS = [f"{stage}.{key}" for stage in STAGES
             for key in ("steps=2", "lr=1e-30", "lr_end=1e-30", "warmup=0.0", "clip=0.0", "batch_size=1000")]
 RUN_KEYS += ["finetune.train=['vision','projector','body','head']", "eval.holdout=0", "checkpoint.every=1", "checkpoint.keep=9"]
+# The second run: three updates a stage, with decay on matrices and a norm that is cut.
+RATE, DECAY, CLIP, NUM_UPDATES = 1e-3, 0.1, 1.0, 3
+UPDATE_KEYS = [f"{stage}.{key}" for stage in STAGES
+               for key in (f"steps={NUM_UPDATES}", f"lr={RATE}", f"lr_end={RATE}", "warmup=0.0", f"clip={CLIP}",
+                           f"weight_decay={DECAY}", "batch_size=1000")]
+UPDATE_KEYS += ["finetune.train=['vision','projector','body','head']", "eval.holdout=0", "eval.every=1000"]
 # Two steps a stage, because a stage's last step leaves no checkpoint; the first of each is compared.
 STEPS = dict(zip(STAGES, (1, 3, 5)))
 
@@ -185,9 +193,36 @@ def compare(stage, step, run, samples, student, rec_weights, head):
         allowed = 1e-4 * weight.grad.norm().item() + 1e-6 * norm
         assert error <= allowed, f"{stage}: gradient of {name} differs by {error:.2e}, allowed {allowed:.2e}"
         worst = max(worst, error / (weight.grad.norm().item() + 1e-2 * norm))
-        norms[name] = weight.grad.norm().item()
+        # A norm and a projection: a test without these tensors compares both.
+        flat = weight.grad.double().flatten()
+        norms[name] = [flat.norm().item(), (flat * torch.arange(len(flat)).double().cos()).sum().item()]
     print(f"{stage:9} {len(ours)} gradients agree, worst {worst:.1e} of its size; norm {norm:.6f}\n")
-    return {**wanted, "grad_norm": torch.tensor(list(norms.values())).double().norm().item(), "gradient_norms": norms}
+    return {**wanted, "grad_norm": torch.tensor([norm for norm, _ in norms.values()]).double().norm().item(), "gradients": norms}
+
+
+def updates(run, samples, student, rec_weights, head):
+    """Three updates of each stage, beside those of a run; returns the losses and norms of PyTorch's."""
+    rows = map(json.loads, pathlib.Path(run, "metrics.jsonl").read_text().splitlines())
+    rec = Recalibrator(rec_weights, student.model.config.get_text_config())
+    body = list(student.model.model.language_model.parameters())
+    trained = dict(zip(STAGES, (list(rec_weights.values()), body + list(rec_weights.values()), list(student.model.parameters()))))
+    golden = []
+    for stage in STAGES:
+        groups = [{"params": [w for w in trained[stage] if (w.dim() > 1) == is_matrix], "weight_decay": decay}
+                  for is_matrix, decay in ((True, DECAY), (False, 0.0))]
+        optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(BETA1, 0.95), eps=1e-8)
+        for _ in range(NUM_UPDATES):
+            for weight in [*student.model.parameters(), *rec_weights.values()]:
+                weight.grad = None
+            wanted = torch_step(stage, samples, student, rec, head)
+            wanted["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained[stage], CLIP).item()
+            optimizer.step()
+            metrics = next(rows)
+            worst = max(abs(metrics[name] - value) / abs(value) for name, value in wanted.items())
+            print(f"{stage:9} step {metrics['step']}  loss {wanted['loss']:.7f}  worst error {worst:.1e}")
+            assert metrics["stage"] == stage and worst < 5e-5, f"step {metrics['step']}"
+            golden.append({"stage": stage, **wanted})
+    return golden
 
 
 def main():
@@ -212,6 +247,9 @@ def main():
         rec_weights = {name.removeprefix("recalibrator."): weight.requires_grad_()
                        for name, weight in weights.items() if name.startswith("recalibrator.")}
         golden = {stage: compare(stage, STEPS[stage], run, samples, student, rec_weights, head) for stage in STAGES}
+        sets = [part for key in UPDATE_KEYS for part in ("--set", key)]
+        program("distill", args.build, "run", "--cache", cache, "--student", args.student, "--out", f"{folder}/updates", *sets)
+        golden["updates"] = updates(f"{folder}/updates", samples, student, rec_weights, head)
     print(f"{len(samples)} samples: three stages agree")
     if args.write:
         pathlib.Path(args.write).write_text(json.dumps(golden, indent=1) + "\n")

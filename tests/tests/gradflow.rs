@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
+use e2e::distilled::is_same;
 use e2e::reference::{image_token, samples};
+use shared::models::layers::Recomputed;
 use shared::models::{LoadOptions, Model, ModelPart, PackedBatch, TrainableParts, expected_weights, load};
 
 const CHECKPOINTS: &[&str] = &[
@@ -113,6 +115,32 @@ fn is_zero_by_symmetry(name: &str, key: &str) -> bool {
     let norms = ["qwen", "internvl_llama"];
     let is_vision = key.contains("vision_tower.") || key.contains("vision_model.");
     is_vision && key.ends_with(".k_proj.bias") && !norms.iter().any(|family| name.contains(family))
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_gradients() {
+    use ModelPart::{Body, Projector};
+    for name in CHECKPOINTS {
+        for parts in [&ModelPart::ALL[..], &[Body], &[Projector]] {
+            let plain = trainable(name, parts);
+            let expected = backward(name, &plain);
+            let mut model = trainable(name, parts);
+            let recomputed = Recomputed::default();
+            model.body.recompute(recomputed.clone());
+            let gradients = backward(name, &model);
+            for (key, param) in model.params.iter() {
+                let weight = param.var.as_tensor();
+                let got = match (gradients.get(weight), recomputed.take(weight)) {
+                    (Some(a), Some(b)) => (a + b).unwrap(),
+                    (a, b) => {
+                        a.cloned().or(b).unwrap_or_else(|| panic!("{name} {parts:?}: none for `{key}`"))
+                    }
+                };
+                let expected = expected.get(&plain.params.get(key).unwrap().var).unwrap();
+                assert!(is_same(&got, expected).unwrap(), "{name} {parts:?}: `{key}` differs");
+            }
+        }
+    }
 }
 
 #[test]

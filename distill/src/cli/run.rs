@@ -19,10 +19,13 @@ use crate::train::stage_loop::INTERRUPTED;
   distill run --cache CACHE --student DIR --out RUN --data train.jsonl --image-root images
   distill run --cache CACHE --student DIR --out RUN --stages align,distill --set distill.lr=5e-5
   distill run --method sft --cache CACHE --student DIR --out RUN
+  distill run --method kd --set kd.divergence=reverse --cache CACHE --student DIR --out RUN
   distill run --stages finetune --data train.jsonl --image-root images --student DIR --out RUN
 
 The same command again continues where it stopped, and does nothing when the run is done.
-Every key and its default is in RUN/config.toml; --set KEY=VALUE overrides one.")]
+Every key and its default is in RUN/config.toml; --set KEY=VALUE overrides one.
+Methods other than genrecal and sft put their loss in the Recalibrator's place in stage distill, then finetune: with
+equal keys they update the student as often, on the same samples in the same order.")]
 pub struct RunArgs {
     /// The teacher's feature cache, made by `extract run`. Not needed for stage finetune alone.
     #[arg(long, value_name = "CACHE")]
@@ -36,7 +39,7 @@ pub struct RunArgs {
     /// The stages to run, in order.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub stages: Option<Vec<StageName>>,
-    /// The method: genrecal, or sft on exactly the cache's samples.
+    /// What the student learns from.
     #[arg(long, value_enum)]
     pub method: Option<Method>,
     /// Where messages and images come from when the cache does not embed them. May be repeated.
@@ -121,6 +124,7 @@ fn describe(summary: &Summary) -> String {
             ("divergence from the teacher", row.eval.eval_kl),
             ("both with shuffled questions", row.eval.control_shuffled),
             ("both with zeroed questions", row.eval.control_zeroed),
+            ("the method's loss", row.eval.eval_method),
             ("the student's cross entropy", row.eval.eval_ce_student),
         ];
         let terms = terms.iter().filter_map(|(name, value)| Some(format!("{name} {:.4}", (*value)?)));

@@ -11,8 +11,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
 use shared::models::{Encoded, PackedBatch};
 
+use super::align::Piece;
 use super::source::{Sample, TeacherSample};
 use crate::recalibrator::{Plan, SampleTurns, Source};
 
@@ -23,6 +25,8 @@ pub struct BatchOptions {
     pub alignment: bool,
     /// The teacher-only sequences of A2, for samples whose features are complete.
     pub regularisation: bool,
+    /// The answers of both models side by side, for a method without a Recalibrator.
+    pub answers: bool,
     /// Score the first answer token in the joint sequences.
     pub score_boundary: bool,
     /// Tokens of one microbatch, student's and teacher's together.
@@ -40,7 +44,28 @@ pub struct Scored {
     pub targets: Vec<u32>,
 }
 
-/// The teacher's features of a microbatch and what the Recalibrator makes of them.
+/// One answer as both models have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerPair {
+    /// Which sample of the microbatch.
+    pub sample: usize,
+    /// Its tokens among the student's scored ones.
+    pub student: Range<usize>,
+    /// Its tokens among the teacher's scored ones.
+    pub teacher: Range<usize>,
+    /// The pieces of text that both cut alike, counted within the answer.
+    pub pieces: Vec<Piece>,
+}
+
+impl AnswerPair {
+    /// Tokens of the shorter side.
+    #[must_use]
+    pub fn num_side_by_side(&self) -> usize {
+        self.student.len().min(self.teacher.len())
+    }
+}
+
+/// The teacher's features of a microbatch and what is made of them.
 #[derive(Clone, Debug, Default)]
 pub struct TeacherRows {
     /// (rows, width): each sample's, packed.
@@ -55,6 +80,10 @@ pub struct TeacherRows {
     pub regularisation: Plan,
     /// The leakage control: for each row of the student's features, the row of another sample that takes its place.
     pub shuffled: Vec<u32>,
+    /// Rows that predict answer tokens, and those tokens, for a method without a Recalibrator.
+    pub scored: Scored,
+    /// The answers side by side with the student's.
+    pub answers: Vec<AnswerPair>,
 }
 
 /// One forward and backward pass.
@@ -103,8 +132,14 @@ pub fn microbatches(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<V
     groups.into_iter().map(|group| build(&samples[group], options)).collect()
 }
 
+impl BatchOptions {
+    fn needs_teacher(&self) -> bool {
+        self.alignment || self.answers
+    }
+}
+
 fn cost(sample: &Sample, options: &BatchOptions) -> usize {
-    let teacher = sample.teacher.as_ref().filter(|_| options.alignment);
+    let teacher = sample.teacher.as_ref().filter(|_| options.needs_teacher());
     sample.student.prompt.input_ids.len() + teacher.map_or(0, |teacher| teacher.positions.len())
 }
 
@@ -119,7 +154,7 @@ fn build(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<Microbatch> 
             student_scored.targets.extend_from_slice(&ids[answer]);
         }
     }
-    let teacher = match options.alignment {
+    let teacher = match options.needs_teacher() {
         true => Some(TeacherRows::build(samples, &student, options)?),
         false => None,
     };
@@ -143,9 +178,13 @@ impl TeacherRows {
     fn build(samples: &[Arc<Sample>], student: &PackedBatch, options: &BatchOptions) -> Result<Self> {
         let mut rows = Self::default();
         let (mut joint, mut teacher_only) = (Vec::new(), Vec::new());
-        for (sample, bounds) in samples.iter().zip(student.cu_seqlens.windows(2)) {
+        for (index, (sample, bounds)) in samples.iter().zip(student.cu_seqlens.windows(2)).enumerate() {
             let teacher = sample.teacher.as_ref().context("a sample without teacher features")?;
             let answer_rows = rows.append(teacher)?;
+            if options.answers {
+                rows.pair(index, sample, teacher, &answer_rows);
+                continue;
+            }
             let end = rows.tokens.len();
             let answer_positions: Vec<u32> =
                 teacher.answers.iter().map(|answer| answer.start as u32).collect();
@@ -165,10 +204,21 @@ impl TeacherRows {
                 answer_positions,
             });
         }
+        if options.answers {
+            return Ok(rows);
+        }
         rows.alignment = Plan::new(&joint, Source::Student, options.score_boundary);
         rows.regularisation = Plan::new(&teacher_only, Source::Teacher, options.score_boundary);
         rows.shuffled = shuffled(samples, student);
         Ok(rows)
+    }
+
+    /// The features, (rows, width).
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn tensor(&self, device: &Device, dtype: DType) -> candle_core::Result<Tensor> {
+        Tensor::from_slice(&self.features, (self.tokens.len(), self.width), device)?.to_dtype(dtype)
     }
 
     /// Packs a sample's features; returns the rows of its answers.
@@ -185,6 +235,24 @@ impl TeacherRows {
             Ok(first + row..first + row + answer.len())
         });
         rows.collect()
+    }
+
+    /// Adds a sample's answers, each beside the student's.
+    fn pair(&mut self, index: usize, sample: &Sample, teacher: &TeacherSample, rows: &[Range<usize>]) {
+        let mut ours = self.answers.last().map_or(0, |answer| answer.student.end);
+        for ((answer, rows), pieces) in answers(&sample.student).zip(rows).zip(&teacher.pieces) {
+            let start = self.scored.rows.len();
+            // The row before each token predicts it.
+            self.scored.rows.extend(rows.clone().map(|row| row as u32 - 1));
+            self.scored.targets.extend_from_slice(&self.tokens[rows.clone()]);
+            self.answers.push(AnswerPair {
+                sample: index,
+                student: ours..ours + answer.len(),
+                teacher: start..start + rows.len(),
+                pieces: pieces.clone(),
+            });
+            ours += answer.len();
+        }
     }
 
     /// The teacher's tokens that a plan's scored rows predict.

@@ -11,8 +11,10 @@ use shared::ids::{Digest, SampleKey};
 use shared::image::decode;
 use shared::models::{Encoded, Processor};
 
+use super::align::{CutText, Piece, pieces};
 use super::index::{Conversation, Index, Skipped};
-use crate::config::RunConfig;
+use crate::config::{Method, RunConfig};
+use crate::methods;
 
 /// What a stage takes of the teacher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +45,8 @@ pub struct TeacherSample {
     pub input_ids: Vec<u32>,
     /// The answers' tokens, turn by turn.
     pub answers: Vec<Range<usize>>,
+    /// For each answer, the pieces of text that both tokenizers cut alike.
+    pub pieces: Vec<Vec<Piece>>,
     /// Tokens whose features are here, ascending.
     pub positions: Vec<u32>,
     /// Values per feature.
@@ -81,6 +85,7 @@ pub struct Source {
     processor: Processor,
     cache: Option<Arc<CacheReader>>,
     max_length: usize,
+    method: Method,
     /// Rows that never became a sample.
     pub skipped: Vec<Skipped>,
     kept: Mutex<Kept>,
@@ -131,6 +136,7 @@ impl Source {
             processor,
             cache,
             max_length: config.data.max_length,
+            method: config.method,
             skipped: index.skipped,
             kept: Mutex::new(Kept { samples: HashMap::new(), num_bytes: 0, max_bytes }),
         })
@@ -140,6 +146,12 @@ impl Source {
     #[must_use]
     pub fn num_train(&self) -> usize {
         self.entries.len() - self.holdout
+    }
+
+    /// What encodes samples for the student.
+    #[must_use]
+    pub fn processor(&self) -> &Processor {
+        &self.processor
     }
 
     /// Samples held out for evaluation.
@@ -213,12 +225,16 @@ impl Source {
         }
         let teacher = match (need, meta) {
             (TeacherNeed::Nothing, _) | (_, None) => None,
-            (_, Some((cache, row, meta))) => Some(teacher_sample(cache, row, &meta, need)?),
+            (_, Some((cache, row, meta))) => Some(teacher_sample(cache, row, &meta, need, &student)?),
         };
         if let Some(teacher) = teacher.as_ref().filter(|teacher| teacher.answers.len() != num_answers) {
             bail!("{num_answers} answers for the student, {} for the teacher", teacher.answers.len());
         }
-        Ok(Sample { key: entry.key, student, teacher })
+        let sample = Sample { key: entry.key, student, teacher };
+        match methods::refuses(self.method, &sample) {
+            Some(reason) => bail!(reason),
+            None => Ok(sample),
+        }
     }
 }
 
@@ -259,6 +275,7 @@ fn teacher_sample(
     row: usize,
     meta: &SampleMeta,
     need: TeacherNeed,
+    student: &Encoded,
 ) -> Result<TeacherSample> {
     let answered = meta.turns.iter().filter(|turn| turn.num_answer_tokens > 0);
     let answers: Vec<Range<usize>> = answered
@@ -282,6 +299,7 @@ fn teacher_sample(
     let (positions, rows): (Vec<u32>, Vec<&[f32]>) = rows.unzip();
     let sample = TeacherSample {
         input_ids: meta.input_ids.clone(),
+        pieces: common_pieces(student, meta, &answers),
         answers,
         positions,
         width,
@@ -294,6 +312,18 @@ fn teacher_sample(
         })?;
     }
     Ok(sample)
+}
+
+/// The pieces of each answer that both models have.
+fn common_pieces(student: &Encoded, meta: &SampleMeta, answers: &[Range<usize>]) -> Vec<Vec<Piece>> {
+    let prompt = &student.prompt;
+    let ours = prompt.turns.iter().filter_map(|turn| turn.answer.clone());
+    let cut = |(ours, theirs): (Range<usize>, &Range<usize>)| {
+        let student = CutText { text: &prompt.text, offsets: prompt.offsets.get(ours).unwrap_or_default() };
+        let offsets = meta.offsets.get(theirs.clone()).unwrap_or_default();
+        pieces(student, CutText { text: &meta.text, offsets })
+    };
+    ours.zip(answers).map(cut).collect()
 }
 
 impl Kept {

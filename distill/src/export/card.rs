@@ -29,11 +29,14 @@ pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
 }
 
 fn sentence(config: &RunConfig, moment: Moment) -> String {
-    let how = match (config.method, &config.cache) {
+    let how: String = match (config.method, &config.cache) {
         (Method::Genrecal, Some(_)) => {
-            "Distilled from a teacher's features through a Recalibrator (GenRecal, arXiv 2506.15681)"
+            "Distilled from a teacher's features through a Recalibrator (GenRecal, arXiv 2506.15681)".into()
         }
-        _ => "Trained on reference answers",
+        (method, Some(_)) if method != Method::Sft => {
+            format!("Distilled from a teacher's cached features by the method {}", method.as_str())
+        }
+        _ => "Trained on reference answers".into(),
     };
     match moment {
         Moment::End => format!("{how}."),

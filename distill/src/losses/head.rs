@@ -11,10 +11,9 @@
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-mod rows;
+use super::chunks::{HeadGradients, Wants, attach, chunk_rows, chunks, logits as logits_of};
 
-/// Bytes of one chunk's logits; there are two such buffers with a teacher.
-const CHUNK_BYTES: usize = 64 << 20;
+mod rows;
 
 /// Weights of the two terms.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,31 +78,14 @@ pub fn head_loss(
         teacher: teacher.map(|t| t.detach().to_dtype(features.dtype())?.contiguous()).transpose()?,
         targets,
         options: *options,
-        wants: Wants { features: features.track_op(), head: head.track_op() },
-        chunk: (CHUNK_BYTES / (4 * vocab.max(1))).max(1),
+        wants: Wants::of(features, head),
+        // There are two buffers of this size with a teacher.
+        chunk: chunk_rows(vocab),
     };
     let sums = problem.solve()?;
     let value = options.ce_weight * sums.ce + options.kl_weight * sums.kl;
-    let mut loss = Tensor::new(value as f32, features.device())?;
-    for (input, gradient) in [(features, &sums.features), (head, &sums.head)] {
-        if let Some(gradient) = gradient {
-            loss = (loss + carrier(input, gradient)?)?;
-        }
-    }
+    let loss = attach(value, [(features, &sums.features), (head, &sums.head)])?;
     Ok(HeadLossOutput { loss, ce: sums.ce, kl: sums.kl })
-}
-
-/// A scalar 0 whose gradient with respect to `input` is `gradient`.
-fn carrier(input: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    let product = input.to_dtype(DType::F32)?.mul(gradient)?.sum_all()?;
-    &product - product.detach()
-}
-
-/// Which gradients someone will ask for.
-#[derive(Clone, Copy)]
-struct Wants {
-    features: bool,
-    head: bool,
 }
 
 /// One call, without gradient tracking.
@@ -139,25 +121,16 @@ impl Problem<'_> {
 
     /// The chunks as candle operations, for a GPU and for other types.
     fn solve_composite(&self) -> Result<Sums> {
-        let (tokens, mut ce, mut kl) = (self.targets.len(), 0.0, 0.0);
-        let (mut features, mut head) = (Vec::new(), None::<Tensor>);
-        for start in (0..tokens).step_by(self.chunk) {
-            let n = self.chunk.min(tokens - start);
-            let x = self.features.narrow(0, start, n)?;
-            let logits = x.matmul(&self.head.t()?)?.to_dtype(DType::F32)?;
-            let (sums, gradient) = self.chunk_composite(&logits, start)?;
+        let (mut ce, mut kl) = (0.0, 0.0);
+        let mut gradients = HeadGradients::new(self.wants);
+        for rows in chunks(self.targets.len(), self.chunk) {
+            let x = self.features.narrow(0, rows.start, rows.len())?;
+            let (sums, gradient) = self.chunk_composite(&logits_of(&x, &self.head)?, rows.start)?;
             ce += sums.0;
             kl += sums.1;
-            let gradient = gradient.to_dtype(self.head.dtype())?;
-            if self.wants.features {
-                features.push(gradient.matmul(&self.head)?.to_dtype(DType::F32)?);
-            }
-            if self.wants.head {
-                let part = gradient.t()?.matmul(&x)?.to_dtype(DType::F32)?;
-                head = Some(head.map_or_else(|| Ok(part.clone()), |head| head + &part)?);
-            }
+            gradients.push(&gradient, &x, &self.head)?;
         }
-        let features = (!features.is_empty()).then(|| Tensor::cat(&features, 0)).transpose()?;
+        let (features, head) = gradients.finish()?;
         Ok(Sums { ce, kl, features, head })
     }
 
@@ -173,7 +146,7 @@ impl Problem<'_> {
         let mut gradient = ((log_q.exp()? - hit)? * options.ce_weight)?;
         let Some(teacher) = &self.teacher else { return Ok(((ce, 0.0), gradient)) };
         let t = options.temperature;
-        let teacher = teacher.narrow(0, start, n)?.matmul(&self.head.t()?)?.to_dtype(DType::F32)?;
+        let teacher = logits_of(&teacher.narrow(0, start, n)?, &self.head)?;
         let log_p = candle_nn::ops::log_softmax(&(teacher / t)?, D::Minus1)?;
         let log_q = candle_nn::ops::log_softmax(&(logits / t)?, D::Minus1)?;
         let p = log_p.exp()?;

@@ -1,12 +1,16 @@
-//! Losses on features: one file each.
+//! Losses on features, never holding (tokens x vocabulary): what [`crate::methods`] and the stages are made of.
 //!
-//! | loss | file | formula, summed over scored tokens |
+//! | file | what | formula, summed over scored tokens |
 //! |---|---|---|
-//! | cross entropy and forward divergence through a head | [`head`] | -log q\[target\]; KL(p \|\| q) |
+//! | [`head`] | cross entropy and forward divergence through one head, in one pass | -log q\[target\]; KL(p \|\| q) |
+//! | [`chunks`] | any score of whole rows of logits | the caller's |
+//! | [`log_probs`] | any score of a few chosen tokens a row | the caller's |
 //!
 //! q = softmax(W r) of the features r that learn, p = softmax(W z) of the teacher's. Every loss returns sums, so that
 //! a step adds its microbatches and divides once by the number of tokens.
 
+pub mod chunks;
 pub mod head;
+pub mod log_probs;
 
 pub use head::{HeadLossOptions, HeadLossOutput, head_loss};

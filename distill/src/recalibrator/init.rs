@@ -59,7 +59,14 @@ fn is_block_norm(name: &str) -> bool {
 }
 
 /// Norm weights 1, biases 0, all else normal; each parameter draws from a stream of its own.
-fn fresh(name: &str, shape: &[usize], std: f64, seed: u64, stream: u64, device: &Device) -> Result<Tensor> {
+pub(crate) fn fresh(
+    name: &str,
+    shape: &[usize],
+    std: f64,
+    seed: u64,
+    stream: u64,
+    device: &Device,
+) -> Result<Tensor> {
     let count = shape.iter().product();
     let values = if name.ends_with(".bias") {
         vec![0f32; count]

@@ -17,12 +17,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use shared::models::DecoderConfig;
-use shared::models::layers::{DecoderLayer, LayerNorm, Linear, Rope};
+use shared::models::layers::{DecoderLayer, LayerNorm, Linear, Recomputed, Rope, recomputed};
 
 mod init;
 pub mod plan;
 mod storage;
 
+pub(crate) use init::fresh;
 pub use init::{Init, StudentWeights};
 pub use plan::{Plan, SampleTurns, Source};
 
@@ -113,6 +114,7 @@ pub struct Recalibrator {
     layers: Layers,
     vars: BTreeMap<String, Var>,
     device: Device,
+    recompute: Option<Recomputed>,
 }
 
 impl Recalibrator {
@@ -135,6 +137,12 @@ impl Recalibrator {
         Ok(Recalibrator { layers, ..self.clone() })
     }
 
+    /// From now on blocks keep their input alone and run again in the backward pass, which leaves their weights'
+    /// gradients in `gradients`.
+    pub fn recompute(&mut self, gradients: Recomputed) {
+        self.recompute = Some(gradients);
+    }
+
     /// A Recalibrator over given parameters.
     fn from_vars(
         spec: &RecalibratorSpec,
@@ -146,7 +154,7 @@ impl Recalibrator {
             Some(var) => bail!("recalibrator parameter `{name}`: expected {shape:?}, got {:?}", var.dims()),
             None => bail!("recalibrator parameter `{name}` is missing"),
         })?;
-        Ok(Recalibrator { spec: spec.clone(), layers, vars, device: device.clone() })
+        Ok(Recalibrator { spec: spec.clone(), layers, vars, device: device.clone(), recompute: None })
     }
 
     /// Features of the scored rows, (scored, d_l), in the order of `plan.scored`; the teacher's head follows.
@@ -163,7 +171,10 @@ impl Recalibrator {
         let rope = Rope::new(&positions, decoder.head_dim, decoder.rope_theta, &self.device)?;
         let mut x = x;
         for block in &self.layers.blocks {
-            x = block.forward(&x, &rope, &plan.cu_seqlens, None)?;
+            x = match &self.recompute {
+                Some(gradients) => recomputed(block, &x, &rope, None, &plan.cu_seqlens, gradients)?,
+                None => block.forward(&x, &rope, &plan.cu_seqlens, None)?,
+            };
         }
         // Only scored rows go on: the projection to the teacher's width is the widest product here.
         let scored = Tensor::new(plan.scored.as_slice(), &self.device)?;

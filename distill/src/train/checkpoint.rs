@@ -18,7 +18,7 @@ use super::optim::AdamW;
 use crate::config::StageName;
 
 /// Counted up when a checkpoint of older code can no longer be continued bit for bit.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const STATE: &str = "state.json";
 const WEIGHTS: &str = "weights.safetensors";

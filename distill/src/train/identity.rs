@@ -15,7 +15,7 @@ use crate::config::RunConfig;
 const FILE_NAME: &str = "run.json";
 
 /// Keys that say where things lie or how fast they are read, not what is computed.
-const IRRELEVANT: [&str; 11] = [
+const IRRELEVANT: [&str; 12] = [
     "out",
     "cache",
     "student",
@@ -27,6 +27,7 @@ const IRRELEVANT: [&str; 11] = [
     "data.workers",
     "checkpoint",
     "data.max_bad",
+    "memory.recompute",
 ];
 
 /// The identity of a run, but for its samples.

@@ -1,5 +1,6 @@
 //! One line a step in `metrics.jsonl`, and the same scalars for TensorBoard.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::config::StageName;
 pub const FILE_NAME: &str = "metrics.jsonl";
 
 /// Per-token means of the loss terms, in nats; absent where the stage has no such term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     /// Cross entropy of the teacher's answer through the Recalibrator and the teacher's head.
     pub ce_teacher: Option<f64>,
@@ -26,6 +27,12 @@ pub struct Terms {
     pub kl_regularisation: Option<f64>,
     /// Cross entropy of the student's answer through its own head.
     pub ce_student: Option<f64>,
+    /// The loss of a method without a Recalibrator, per unit of its own (a token, a piece of text).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<f64>,
+    /// That loss's terms by name, such as `kd`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub method_terms: BTreeMap<String, f64>,
 }
 
 /// One step.
@@ -65,6 +72,9 @@ pub struct EvalRow {
     pub eval_kl: Option<f64>,
     /// The student's own cross entropy.
     pub eval_ce_student: Option<f64>,
+    /// The loss of a method without a Recalibrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_method: Option<f64>,
     /// `control_shuffled_ce + control_shuffled_kl`.
     pub control_shuffled: Option<f64>,
     /// Cross entropy with exchanged question features.
@@ -124,8 +134,10 @@ impl MetricsWriter {
         self.file.write_all(line.as_bytes()).context("cannot write metrics.jsonl")?;
         self.num_bytes += line.len() as u64;
         let fields = value.as_object().into_iter().flatten();
+        let terms = value["method_terms"].as_object().into_iter().flatten();
         let tagged: Vec<(String, f64)> = fields
             .filter(|(name, _)| *name != "step")
+            .chain(terms)
             .filter_map(|(name, value)| Some((format!("{}/{name}", row.stage.as_str()), value.as_f64()?)))
             .collect();
         let scalars: Vec<(&str, f64)> = tagged.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();

@@ -7,6 +7,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
+use shared::models::layers::Recomputed;
 use std::sync::Mutex;
 
 use crate::config::StageConfig;
@@ -54,13 +55,18 @@ impl Gradients {
         Self(vec![None; num_params])
     }
 
-    /// Adds what one backward pass left for these parameters.
+    /// Adds what one backward pass left for these parameters, in its store and in recomputed blocks.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn add(&mut self, params: &[Param], mut store: GradStore) -> Result<()> {
+    pub fn add(&mut self, params: &[Param], mut store: GradStore, recomputed: &Recomputed) -> Result<()> {
         for (sum, param) in self.0.iter_mut().zip(params) {
-            let Some(grad) = store.remove(param.var.as_tensor()) else { continue };
+            let weight = param.var.as_tensor();
+            let grad = match (store.remove(weight), recomputed.take(weight)) {
+                (Some(a), Some(b)) => (a + b)?,
+                (Some(grad), None) | (None, Some(grad)) => grad,
+                (None, None) => continue,
+            };
             let grad = grad.to_dtype(DType::F32)?.contiguous()?;
             *sum = Some(match sum.take() {
                 None => grad,

@@ -17,7 +17,8 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use shared::cache::CacheReader;
 use shared::ids::Fingerprint;
-use shared::models::{self, Processor};
+use shared::models::layers::Recomputed;
+use shared::models::{self, Model, Processor};
 
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
 use super::identity::{claim, identity};
@@ -26,10 +27,11 @@ use super::optim::AdamW;
 use super::progress::LINE_EVERY;
 use super::schedule::Schedule;
 use super::stage_loop::{Ended, StageLoop, append_skipped};
-use super::step::Trainer;
-use super::teacher::{Start, TeacherSide, require_all_tokens};
+use super::step::{MethodSide, Trainer};
+use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
 use crate::config::{RunConfig, StageName};
 use crate::data::source::Source;
+use crate::methods;
 use crate::stage::{RecalibratorRole, Stage};
 use crate::student;
 
@@ -65,7 +67,6 @@ pub struct Summary {
 #[derive(Clone, Copy, Debug)]
 struct Planned {
     name: StageName,
-    place: usize,
     first_step: usize,
     num_steps: usize,
 }
@@ -125,11 +126,11 @@ fn with_samples(mut identity: Fingerprint, source: &Source) -> Fingerprint {
 
 fn plan(config: &RunConfig, num_samples: usize) -> Vec<Planned> {
     let mut first_step = 0;
-    let stages = config.stages().into_iter().enumerate();
+    let stages = config.stages().into_iter();
     stages
-        .map(|(place, name)| {
+        .map(|name| {
             let num_steps = config.stage(name).num_steps(num_samples);
-            let planned = Planned { name, place, first_step, num_steps };
+            let planned = Planned { name, first_step, num_steps };
             first_step += num_steps;
             planned
         })
@@ -229,7 +230,6 @@ impl Run<'_> {
             trainer,
             first_step: planned.first_step,
             num_steps: planned.num_steps,
-            place: planned.place,
         };
         let (ended, offsets) = stage_loop.run(checkpoint, self.offsets, checkpoints)?;
         if let Ended::Stopped(reason) = ended {
@@ -264,7 +264,11 @@ impl Run<'_> {
     fn trainer(&self, planned: Planned) -> Result<Trainer> {
         let stage = Stage::new(self.config, planned.name);
         let keys = self.config.stage(planned.name).clone();
-        let model = student::open(&self.base, &stage, &self.device)?;
+        let recomputed = Recomputed::default();
+        let mut model = student::open(&self.base, &stage, &self.device)?;
+        if self.config.memory.recompute {
+            model.body.recompute(recomputed.clone());
+        }
         let mut params = student::params(&model);
         let teacher = match (&self.cache, stage.recalibrator) {
             (_, RecalibratorRole::Absent) => None,
@@ -279,17 +283,32 @@ impl Run<'_> {
                     seed: self.config.seed,
                     student: &self.base,
                 };
-                let side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
+                let mut side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
+                if self.config.memory.recompute {
+                    side.recalibrator.recompute(recomputed.clone());
+                }
                 params.extend(side.params());
                 Some(side)
             }
         };
+        let method = self.method_side(&stage, &model)?;
+        params.extend(method.iter().flat_map(|side| side.method.params()));
         if params.is_empty() {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
         let optimizer = AdamW::new((&keys).into(), params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
-        Ok(Trainer { stage, schedule, loss: self.config.loss.clone(), model, teacher, optimizer, keys })
+        let loss = self.config.loss.clone();
+        Ok(Trainer { stage, schedule, loss, model, teacher, method, recomputed, optimizer, keys })
+    }
+
+    /// The method without a Recalibrator, if this stage has one.
+    fn method_side(&self, stage: &Stage, model: &Model) -> Result<Option<MethodSide>> {
+        let Some(cache) = self.cache.as_ref().filter(|_| stage.method) else { return Ok(None) };
+        let Some(method) = methods::open(self.config, model, cache.width())? else { return Ok(None) };
+        let head = teacher_head(cache, &model.device, model.dtype)?;
+        methods::check(self.config.method, method.as_ref(), cache, &self.source)?;
+        Ok(Some(MethodSide { method, head }))
     }
 
     /// Writes the result and the summary.

@@ -35,8 +35,6 @@ pub struct StageLoop<'a> {
     pub first_step: usize,
     /// Steps of this stage.
     pub num_steps: usize,
-    /// Its place among the run's stages: part of the sample order's seed.
-    pub place: usize,
 }
 
 /// How a stage's loop ended.
@@ -110,14 +108,14 @@ impl StageLoop<'_> {
     fn need(&self) -> TeacherNeed {
         match &self.trainer.stage {
             stage if stage.regularisation => TeacherNeed::All,
-            stage if stage.alignment => TeacherNeed::Answers,
+            stage if stage.alignment || stage.method => TeacherNeed::Answers,
             _ => TeacherNeed::Nothing,
         }
     }
 
-    /// The order differs from stage to stage.
+    /// The order differs from stage to stage, and is the same for a stage of every method: runs compare.
     fn sampler(&self) -> Sampler {
-        let seed = self.config.seed.wrapping_add((self.place as u64) << 32);
+        let seed = self.config.seed.wrapping_add((self.trainer.stage.name as u64) << 32);
         Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size)
     }
 
@@ -146,7 +144,7 @@ impl StageLoop<'_> {
             stage: self.trainer.stage.name,
             step: self.first_step + done,
             loss: report.loss,
-            terms: report.terms,
+            terms: report.terms.clone(),
             eval,
             lr: report.lr,
             grad_norm: report.grad_norm,

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use shared::models::Model;
+use shared::models::layers::Recomputed;
 
 use super::metrics::{EvalRow, Terms};
 use super::optim::{AdamW, Gradients};
 use super::schedule::Schedule;
 use super::teacher::{QuestionFeatures, TeacherSide};
-use super::terms::{Counts, TermSums, add_losses};
+use super::terms::{Counts, MethodSums, TermSums, add_losses};
 use crate::config::{LossConfig, StageConfig};
-use crate::data::batch::{BatchOptions, Microbatch, microbatches};
+use crate::data::batch::{BatchOptions, Microbatch, Scored, TeacherRows, microbatches};
 use crate::data::source::Sample;
 use crate::losses::{HeadLossOptions, head_loss};
+use crate::methods::{Distillation, View, Views};
 use crate::stage::Stage;
 
 /// Everything a stage's steps need.
@@ -29,14 +31,26 @@ pub struct Trainer {
     pub model: Model,
     /// Recalibrator and teacher's head, where the stage has them.
     pub teacher: Option<TeacherSide>,
+    /// A method without a Recalibrator and the teacher's head, where the stage has them.
+    pub method: Option<MethodSide>,
+    /// Where recomputed blocks leave their weights' gradients.
+    pub recomputed: Recomputed,
     /// The optimizer over all that trains.
     pub optimizer: AdamW,
     /// The learning rate.
     pub schedule: Schedule,
 }
 
+/// A method without a Recalibrator.
+pub struct MethodSide {
+    /// Its loss.
+    pub method: Box<dyn Distillation>,
+    /// The teacher's head (V, D), frozen.
+    pub head: Tensor,
+}
+
 /// What a step tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StepReport {
     /// What was minimised.
     pub loss: f64,
@@ -57,6 +71,7 @@ impl Trainer {
         BatchOptions {
             alignment: self.stage.alignment,
             regularisation: self.stage.regularisation,
+            answers: self.stage.method,
             score_boundary: self.loss.score_boundary,
             max_tokens: self.keys.microbatch_tokens,
             min_samples: 1,
@@ -69,14 +84,14 @@ impl Trainer {
     /// When the update would not be finite (then nothing has changed), or the device fails.
     pub fn step(&mut self, index: usize, samples: &[Arc<Sample>]) -> Result<StepReport> {
         let microbatches = microbatches(samples, &self.batch_options())?;
-        let counts = Counts::of(&microbatches);
+        let counts = self.counts(&microbatches);
         let mut sums = TermSums::default();
         let mut gradients = Gradients::none(self.optimizer.params().len());
         for microbatch in &microbatches {
             let (loss, terms) = self.forward(microbatch, &counts, QuestionFeatures::AsIs)?;
             sums.add(&terms);
             if let Some(loss) = loss {
-                gradients.add(self.optimizer.params(), loss.backward()?)?;
+                gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed)?;
             }
         }
         let grad_norm = gradients.norm()?;
@@ -114,12 +129,46 @@ impl Trainer {
                 sums.regularisation = Some(pair);
             }
         }
+        if let (Some(side), Some(rows)) = (&self.method, &microbatch.teacher) {
+            let (loss, method) = self.method_loss(side, &features, microbatch, rows)?;
+            total = add_losses(total, (loss * (self.loss.method / counts.method.max(1) as f64))?)?;
+            sums.method = Some(method);
+        }
         if self.stage.student_ce {
             let (loss, ce) = self.student_ce(&features, microbatch)?;
             total = add_losses(total, (loss / counts.student.max(1) as f64)?)?;
             sums.student = Some(ce);
         }
         Ok((total, sums))
+    }
+
+    fn counts(&self, microbatches: &[Microbatch]) -> Counts {
+        Counts::of(microbatches, self.method.as_ref().map(|side| side.method.as_ref()))
+    }
+
+    /// The method's loss, summed.
+    fn method_loss(
+        &self,
+        side: &MethodSide,
+        features: &Tensor,
+        microbatch: &Microbatch,
+        rows: &TeacherRows,
+    ) -> Result<(Tensor, MethodSums)> {
+        let teacher = rows.tensor(side.head.device(), side.head.dtype())?;
+        let views = Views {
+            student: view(
+                features,
+                &self.model.head.weight,
+                &microbatch.student_scored,
+                &microbatch.student.input_ids,
+            )?,
+            embedding: self.model.body.embedding(),
+            teacher: view(&teacher, &side.head, &rows.scored, &rows.tokens)?,
+            answers: &rows.answers,
+        };
+        let output = side.method.loss(&views)?;
+        let value = f64::from(output.loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        Ok((output.loss, MethodSums { loss: value, terms: output.terms.into_iter().collect() }))
     }
 
     /// CE(head_s(za_s), gt_s), summed.
@@ -147,7 +196,7 @@ impl Trainer {
     pub fn evaluate(&self, samples: &[Arc<Sample>]) -> Result<EvalRow> {
         let options = BatchOptions { regularisation: false, min_samples: 2, ..self.batch_options() };
         let microbatches = microbatches(samples, &options)?;
-        let counts = Counts::of(&microbatches);
+        let counts = self.counts(&microbatches);
         let run = |questions| -> Result<Terms> {
             let mut sums = TermSums::default();
             for microbatch in &microbatches {
@@ -160,6 +209,7 @@ impl Trainer {
             eval_ce_teacher: as_is.ce_teacher,
             eval_kl: as_is.kl,
             eval_ce_student: as_is.ce_student,
+            eval_method: as_is.method,
             ..EvalRow::default()
         };
         // One sample alone has no other to take questions from.
@@ -185,10 +235,10 @@ impl Trainer {
             let mut gradients = Gradients::none(self.optimizer.params().len());
             let mut is_finite = true;
             for microbatch in &alone {
-                let (loss, sums) = self.forward(microbatch, &Counts::of(&alone), QuestionFeatures::AsIs)?;
+                let (loss, sums) = self.forward(microbatch, &self.counts(&alone), QuestionFeatures::AsIs)?;
                 is_finite &= sums.is_finite();
                 if let Some(loss) = loss {
-                    gradients.add(self.optimizer.params(), loss.backward()?)?;
+                    gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed)?;
                 }
             }
             if !is_finite || !gradients.norm()?.is_finite() {
@@ -205,6 +255,17 @@ impl Trainer {
             self.stage.name.as_str()
         ))
     }
+}
+
+/// One model's answer tokens, of all its packed `features` and `tokens`.
+fn view<'a>(features: &Tensor, head: &'a Tensor, scored: &Scored, tokens: &[u32]) -> Result<View<'a>> {
+    let rows = Tensor::new(scored.rows.as_slice(), features.device())?;
+    Ok(View {
+        features: features.index_select(&rows, 0)?,
+        head,
+        targets: scored.targets.clone(),
+        inputs: scored.rows.iter().map(|&row| tokens[row as usize]).collect(),
+    })
 }
 
 /// What gradients are multiplied by so that their norm is at most `clip` (0 or less: unchanged); the small constant

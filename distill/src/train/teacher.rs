@@ -131,8 +131,7 @@ impl TeacherSide {
         weights: &HeadLossOptions,
     ) -> Result<(Tensor, PairSums)> {
         let device = self.head.device();
-        let shape = (rows.tokens.len(), rows.width);
-        let teacher = Tensor::from_slice(&rows.features, shape, device)?.to_dtype(self.head.dtype())?;
+        let teacher = rows.tensor(device, self.head.dtype())?;
         let r = self.recalibrator.forward(student, &teacher, plan)?;
         let teacher = teacher.index_select(&Tensor::new(plan.teacher_rows.as_slice(), device)?, 0)?;
         let output = head_loss(&r, &self.head, &rows.targets(plan), Some(&teacher), weights)?;
@@ -161,7 +160,10 @@ fn copy_of_student(spec: &RecalibratorSpec, start: &Start, model: &Model) -> Res
 }
 
 /// The teacher's head (V, D) from the cache, in the compute type.
-fn teacher_head(cache: &CacheReader, device: &Device, dtype: DType) -> Result<Tensor> {
+///
+/// # Errors
+/// When it is missing or does not fit the features.
+pub fn teacher_head(cache: &CacheReader, device: &Device, dtype: DType) -> Result<Tensor> {
     let tensors = cache.head().tensors()?;
     let head = tensors.tensor(HEAD).with_context(|| format!("the cache's head has no `{HEAD}`"))?;
     let stored = match head.dtype() {

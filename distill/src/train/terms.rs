@@ -1,10 +1,13 @@
 //! The losses of one microbatch, as sums over its scored tokens, and how a step turns sums into means.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor};
 
 use super::metrics::Terms;
 use crate::config::LossConfig;
 use crate::data::batch::Microbatch;
+use crate::methods::Distillation;
 
 /// Scored tokens of a whole step: what the summed losses are divided by, once.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -15,18 +18,21 @@ pub struct Counts {
     pub regularisation: usize,
     /// Student tokens scored by its own head.
     pub student: usize,
+    /// Units of the method's loss.
+    pub method: usize,
 }
 
 impl Counts {
     /// Adds up a step's microbatches.
     #[must_use]
-    pub fn of(microbatches: &[Microbatch]) -> Self {
+    pub fn of(microbatches: &[Microbatch], method: Option<&dyn Distillation>) -> Self {
         let mut counts = Self::default();
         for microbatch in microbatches {
             counts.student += microbatch.student_scored.targets.len();
             if let Some(teacher) = &microbatch.teacher {
                 counts.teacher += teacher.alignment.num_scored();
                 counts.regularisation += teacher.regularisation.num_scored();
+                counts.method += method.map_or(0, |method| method.num_units(&teacher.answers));
             }
         }
         counts
@@ -50,8 +56,17 @@ impl PairSums {
     }
 }
 
+/// A method's sums: the whole, and its terms by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MethodSums {
+    /// The weighted sum of the terms.
+    pub loss: f64,
+    /// Each term.
+    pub terms: BTreeMap<&'static str, f64>,
+}
+
 /// Sums of each term over the microbatches of a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TermSums {
     /// A1.
     pub alignment: Option<PairSums>,
@@ -59,6 +74,8 @@ pub struct TermSums {
     pub regularisation: Option<PairSums>,
     /// The student's own cross entropy.
     pub student: Option<f64>,
+    /// The method's loss.
+    pub method: Option<MethodSums>,
 }
 
 impl TermSums {
@@ -74,6 +91,13 @@ impl TermSums {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
         };
+        if let Some(other) = &other.method {
+            let sums = self.method.get_or_insert_default();
+            sums.loss += other.loss;
+            for (name, value) in &other.terms {
+                *sums.terms.entry(name).or_default() += value;
+            }
+        }
     }
 
     /// Per-token means, and the weighted loss that they make.
@@ -82,15 +106,21 @@ impl TermSums {
         let alignment = self.alignment.map(|sums| sums.mean(counts.teacher));
         let regularisation = self.regularisation.map(|sums| sums.mean(counts.regularisation));
         let ce_student = self.student.map(|sum| sum / counts.student.max(1) as f64);
+        let per_unit = |sum: f64| sum / counts.method.max(1) as f64;
+        let method = self.method.as_ref().map(|sums| per_unit(sums.loss));
+        let method_terms = self.method.iter().flat_map(|sums| &sums.terms);
         let pairs = [alignment, regularisation].into_iter().flatten();
         let loss = pairs.map(|(ce, kl)| weights.ce_teacher * ce + weights.kl * kl).sum::<f64>()
-            + ce_student.map_or(0.0, |ce| weights.ce_student * ce);
+            + ce_student.map_or(0.0, |ce| weights.ce_student * ce)
+            + method.map_or(0.0, |loss| weights.method * loss);
         let terms = Terms {
             ce_teacher: alignment.map(|pair| pair.0),
             kl: alignment.map(|pair| pair.1),
             ce_regularisation: regularisation.map(|pair| pair.0),
             kl_regularisation: regularisation.map(|pair| pair.1),
             ce_student,
+            method,
+            method_terms: method_terms.map(|(name, sum)| ((*name).to_owned(), per_unit(*sum))).collect(),
         };
         (loss, terms)
     }
@@ -99,7 +129,8 @@ impl TermSums {
     #[must_use]
     pub fn is_finite(&self) -> bool {
         let pairs = [self.alignment, self.regularisation].into_iter().flatten();
-        pairs.flat_map(|pair| [pair.ce, pair.kl]).chain(self.student).all(f64::is_finite)
+        let method = self.method.as_ref().map(|sums| sums.loss);
+        pairs.flat_map(|pair| [pair.ce, pair.kl]).chain(self.student).chain(method).all(f64::is_finite)
     }
 }
 

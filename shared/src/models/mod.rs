@@ -13,7 +13,7 @@
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
-use layers::RmsNorm;
+use layers::{Recomputed, RmsNorm};
 
 mod anyres;
 mod batch;
@@ -129,6 +129,10 @@ pub trait VlmBody: Send + Sync {
 
     /// The input embedding, (V, D).
     fn embedding(&self) -> &Tensor;
+
+    /// From now on the decoder's blocks keep their input alone in a forward pass and run again in the backward, which
+    /// leaves their weights' gradients in `gradients`.
+    fn recompute(&mut self, gradients: Recomputed);
 
     /// Token embeddings with image features in their rows: vision encoder and projector.
     ///

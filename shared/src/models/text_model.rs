@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::layers::{DecoderLayer, KvLayer, RmsNorm, Rope, Sight};
+use super::layers::{DecoderLayer, KvLayer, Recomputed, RmsNorm, Rope, Sight, recomputed};
 use super::weights::{WeightSource, under};
 use super::{DecoderConfig, PackedBatch};
 
@@ -53,6 +53,7 @@ pub(super) struct TextModel {
     scale: Option<f64>,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
+    recompute: Option<Recomputed>,
 }
 
 /// How one block sees the tokens.
@@ -74,7 +75,12 @@ impl TextModel {
             .collect::<Result<_>>()?;
         let norm = config.rms_norm(source.get(&format!("{prefix}.norm.weight"), &[width])?);
         let scale = config.gemma.map(|_| (width as f64).sqrt());
-        Ok(Self { embedding, scale, layers, norm })
+        Ok(Self { embedding, scale, layers, norm, recompute: None })
+    }
+
+    /// From now on blocks keep their input alone and run again in the backward pass.
+    pub(super) fn recompute(&mut self, gradients: Recomputed) {
+        self.recompute = Some(gradients);
     }
 
     /// (V, D).
@@ -149,7 +155,10 @@ impl TextModel {
         for (i, layer) in self.layers.iter().enumerate() {
             let kept = cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
             let View { rope, sights } = view(i);
-            x = layer.forward_within(&x, rope, sights, &batch.cu_seqlens, kept)?;
+            x = match (&self.recompute, kept) {
+                (Some(gradients), None) => recomputed(layer, &x, rope, sights, &batch.cu_seqlens, gradients)?,
+                (_, kept) => layer.forward_within(&x, rope, sights, &batch.cu_seqlens, kept)?,
+            };
             if let Some(again) = embeds.deepstack.get(i) {
                 x = x.index_add(&image_rows, again, 0)?;
             }

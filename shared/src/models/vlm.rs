@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::layers::Recomputed;
 use super::pattern::Pattern;
 use super::registry::FamilyConfig;
 use super::rotary::Rotary;
@@ -115,6 +116,10 @@ impl VlmBody for Vlm {
 
     fn embedding(&self) -> &Tensor {
         self.text.embedding()
+    }
+
+    fn recompute(&mut self, gradients: Recomputed) {
+        self.text.recompute(gradients);
     }
 
     fn embed(&self, batch: &PackedBatch) -> Result<Embeds> {

@@ -44,12 +44,20 @@ fn sample(number: u32, turns: &[(usize, usize)], complete: bool) -> Arc<Sample> 
     };
     let features = positions.iter().map(|&position| position as f32).collect();
     let input_ids = ids(1000 * number, teacher_at);
-    let teacher = Some(TeacherSample { input_ids, answers, positions, width: 1, features });
+    let pieces = vec![Vec::new(); answers.len()];
+    let teacher = Some(TeacherSample { input_ids, answers, pieces, positions, width: 1, features });
     Arc::new(Sample { key: SampleKey::from_bytes([number as u8; 16]), student, teacher })
 }
 
 fn options(max_tokens: usize) -> BatchOptions {
-    BatchOptions { alignment: true, regularisation: true, score_boundary: true, max_tokens, min_samples: 1 }
+    BatchOptions {
+        alignment: true,
+        regularisation: true,
+        answers: false,
+        score_boundary: true,
+        max_tokens,
+        min_samples: 1,
+    }
 }
 
 #[test]
@@ -102,4 +110,20 @@ fn microbatches_are_cut_by_tokens_in_order() {
     let pairs = BatchOptions { min_samples: 2, ..options(1) };
     let cut = microbatches(&samples[..3], &pairs).unwrap();
     assert_eq!(cut.iter().map(|batch| batch.keys.len()).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn answers_stand_side_by_side() {
+    let samples = [sample(1, &[(3, 2)], false), sample(2, &[(2, 1), (1, 2)], true)];
+    let options = BatchOptions { alignment: false, regularisation: false, answers: true, ..options(1000) };
+    let batch = microbatches(&samples, &options).unwrap().remove(0);
+    let teacher = batch.teacher.unwrap();
+    // Teacher rows: 4 5 6 (from the one before the answer) of the first sample; 0..8 of the second, answers at 3 and 6..8.
+    assert_eq!(teacher.scored.rows, [0, 1, 5, 8, 9]);
+    let tokens: Vec<u32> = teacher.scored.targets.clone();
+    assert_eq!(tokens, [1004, 1005, 2003, 2006, 2007]);
+    let pairs: Vec<_> =
+        teacher.answers.iter().map(|a| (a.sample, a.student.clone(), a.teacher.clone())).collect();
+    assert_eq!(pairs, [(0, 0..2, 0..2), (1, 2..3, 2..3), (1, 3..5, 3..5)]);
+    assert_eq!(batch.student_scored.targets.len(), 5);
 }

@@ -4,7 +4,8 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{HeadLossOptions, Problem, Wants, head_loss};
+use super::{HeadLossOptions, Problem, head_loss};
+use crate::losses::chunks::Wants;
 
 fn noise(seed: u64, shape: (usize, usize)) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

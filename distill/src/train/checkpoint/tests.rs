@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use candle_core::Var;
+use shared::models::layers::Recomputed;
 
 use super::*;
 use crate::config::RunConfig;
@@ -17,7 +18,7 @@ fn step(adam: &mut AdamW) {
     let var = adam.params()[0].var.clone();
     let mut gradients = Gradients::none(1);
     let loss = var.sqr().unwrap().sum_all().unwrap();
-    gradients.add(adam.params(), loss.backward().unwrap()).unwrap();
+    gradients.add(adam.params(), loss.backward().unwrap(), &Recomputed::default()).unwrap();
     adam.step(&gradients, 0.1, 1.0).unwrap();
 }
 

@@ -81,7 +81,7 @@ fn gradients_sum_and_their_norm_covers_all() {
     for _ in 0..2 {
         // d/dw of sum(3 w) is 3 for each of the three values; nothing reaches the vector.
         let loss = (params[0].var.as_tensor() * 3.0).unwrap().sum_all().unwrap();
-        sum.add(&params, loss.backward().unwrap()).unwrap();
+        sum.add(&params, loss.backward().unwrap(), &Recomputed::default()).unwrap();
     }
     assert!((sum.norm().unwrap() - (3.0f64 * 36.0).sqrt()).abs() < 1e-12);
     assert!(sum.get(1).is_none());

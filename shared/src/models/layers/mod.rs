@@ -19,6 +19,7 @@ mod encoder;
 mod linear;
 mod norm;
 mod qkv;
+mod recompute;
 mod rope;
 mod shuffle;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use encoder::{EncoderLayer, Mlp};
 pub use linear::Linear;
 pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use qkv::{Heads, Qkv};
+pub use recompute::{Recomputed, recomputed};
 pub use rope::{Rope, frequencies};
 pub use shuffle::pixel_shuffle;
 

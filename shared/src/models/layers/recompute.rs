@@ -1,0 +1,132 @@
+//! Activation checkpointing: a decoder block that keeps its input alone and runs again in the backward pass.
+//!
+//! A block's forward pass makes dozens of tensors that its gradient needs. Here they are dropped at once; when the
+//! gradient of the block's output arrives, the block is run once more from its input, and the gradients of that small
+//! graph are exactly those of the whole one. The cost is one more forward pass of the blocks.
+//!
+//! candle hands a custom operation's gradients back for its inputs only. The weights' gradients therefore go to a
+//! [`Recomputed`], where the caller of `backward` collects them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, TensorId, Var, bail,
+};
+
+use super::{DecoderLayer, Rope, Sight};
+
+/// Gradients of weights that recomputed blocks have found since they were last taken.
+#[derive(Clone, Debug, Default)]
+pub struct Recomputed(Arc<Mutex<HashMap<TensorId, Tensor>>>);
+
+impl Recomputed {
+    /// Takes a weight's gradient, summed over all blocks and samples that used it.
+    #[must_use]
+    pub fn take(&self, weight: &Tensor) -> Option<Tensor> {
+        self.lock().remove(&weight.id())
+    }
+
+    fn add(&self, id: TensorId, gradient: Tensor) -> Result<()> {
+        let mut gradients = self.lock();
+        let sum = match gradients.remove(&id) {
+            Some(sum) => (sum + gradient)?,
+            None => gradient,
+        };
+        gradients.insert(id, sum.detach());
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TensorId, Tensor>> {
+        // A panic while holding it leaves a valid map: take it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `layer.forward_within(x, rope, sights, cu_seqlens, None)`, keeping `x` alone.
+///
+/// # Errors
+/// Those of the block.
+pub fn recomputed(
+    layer: &DecoderLayer,
+    x: &Tensor,
+    rope: &Rope,
+    sights: Option<&[Sight]>,
+    cu_seqlens: &[usize],
+    gradients: &Recomputed,
+) -> Result<Tensor> {
+    let output = layer.forward_within(&x.detach(), rope, sights, cu_seqlens, None)?;
+    if !x.track_op() && !output.track_op() {
+        return Ok(output);
+    }
+    let block = Block {
+        layer: layer.clone(),
+        rope: rope.clone(),
+        sights: sights.map(<[Sight]>::to_vec),
+        cu_seqlens: cu_seqlens.to_vec(),
+        gradients: gradients.clone(),
+        output: Mutex::new(Some(output.detach().contiguous()?)),
+    };
+    drop(output);
+    // A frozen input would end the graph here, and the block's weights would get no gradient.
+    let x = if x.track_op() { x.clone() } else { Var::from_tensor(x)?.into_inner() };
+    x.apply_op1(block)
+}
+
+/// One use of a block: its output, made before, and what makes it again.
+struct Block {
+    layer: DecoderLayer,
+    rope: Rope,
+    sights: Option<Vec<Sight>>,
+    cu_seqlens: Vec<usize>,
+    gradients: Recomputed,
+    output: Mutex<Option<Tensor>>,
+}
+
+impl Block {
+    fn take_output(&self) -> Result<Tensor> {
+        match self.output.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(output) => Ok(output),
+            None => bail!("a recomputed block was run forward twice"),
+        }
+    }
+}
+
+impl CustomOp1 for Block {
+    fn name(&self) -> &'static str {
+        "recomputed-block"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let output = self.take_output()?;
+        match &*output.storage_and_layout().0 {
+            Storage::Cpu(storage) => Ok((storage.clone(), output.shape().clone())),
+            _ => bail!("a block's output left the CPU"),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
+        let output = self.take_output()?;
+        let (storage, layout) = output.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, output.shape().clone())),
+            _ => bail!("a block's output left the GPU"),
+        }
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, by_output: &Tensor) -> Result<Option<Tensor>> {
+        let x = Var::from_tensor(&x.detach())?;
+        let sights = self.sights.as_deref();
+        let output = self.layer.forward_within(&x, &self.rope, sights, &self.cu_seqlens, None)?;
+        let mut found = (output * by_output)?.sum_all()?.backward()?;
+        let by_input = found.remove(&x);
+        let weights: Vec<TensorId> = found.get_ids().copied().collect();
+        for id in weights {
+            if let Some(gradient) = found.get_id(id) {
+                self.gradients.add(id, gradient.clone())?;
+            }
+        }
+        Ok(by_input.map(|gradient| gradient.detach()))
+    }
+}
