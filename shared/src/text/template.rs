@@ -71,6 +71,11 @@ impl ChatTemplate {
         Self { image_text, ..self }
     }
 
+    /// The same template for messages whose content is a list of parts, which it is known to take.
+    pub fn taking_parts(self) -> Self {
+        Self { takes_text: false, ..self }
+    }
+
     /// Whether a message whose content is a list of parts comes out with its text, and not with the list's notation,
     /// with an error, or without it.
     fn takes_parts(&self) -> bool {
