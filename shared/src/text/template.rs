@@ -71,6 +71,11 @@ impl ChatTemplate {
         Self { image_text, ..self }
     }
 
+    /// The same template for messages whose content is a list of parts, which it is known to take.
+    pub fn taking_parts(self) -> Self {
+        Self { takes_text: false, ..self }
+    }
+
     /// Whether a message comes out with its text when its content is one text, and not when it is a list of parts:
     /// then there is the list's notation, an error, or nothing.
     fn wants_text(&self) -> bool {
