@@ -141,9 +141,9 @@ fn mutate_page(shard: &mut [u8], random: &mut Random) {
     let crc = crc32fast::hash(&page[body_at..]) as i32;
     let mut zigzag = ((crc << 1) ^ (crc >> 31)) as u32;
     // As many bytes as there were: the shorter form is padded with empty continuations.
-    for at in crc_at..counts_at - 1 {
-        let is_last = at + 2 == counts_at;
-        page[at] = (zigzag & 0x7f) as u8 | if is_last { 0 } else { 0x80 };
+    let last = counts_at - 2;
+    for (at, byte) in page.iter_mut().enumerate().take(last + 1).skip(crc_at) {
+        *byte = (zigzag & 0x7f) as u8 | if at == last { 0 } else { 0x80 };
         zigzag >>= 7;
     }
 }
