@@ -101,7 +101,7 @@
 //!
 //! A sample belongs to part `k mod N`, where `k` is the first 8 bytes of its key, little-endian: parts never meet, whatever was
 //! read before and however many there were then. A writer that is told to keep room on the disk commits and stops before there
-//! is less. A Parquet file in `data/` that the manifest does not name is refused. [`salvage`] writes a damaged shard again
+//! is less. A Parquet file in `data/` that the manifest does not name is refused. [`salvage()`] writes a damaged shard again
 //! with the rows that are sound, under its own name and in one commit; the others are extracted again by the next run.
 //!
 //! # Reading
