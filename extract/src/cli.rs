@@ -135,7 +135,7 @@ pub struct RunArgs {
     /// Keep all tokens' features for the first N samples by key order: what stage 1 regularises on [default: 0].
     #[arg(long, value_name = "N")]
     pub features_all_for: Option<usize>,
-    /// How features are stored: lossless, int8 (rounded, half the size) or none (uncompressed) [default: lossless].
+    /// How features are stored: lossless, int8 (rounded, about half the size) or none (uncompressed) [default: lossless].
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
     /// Type of the features [default: auto].

@@ -27,8 +27,11 @@ const FIELDS: [(&str, Field); 9] = [
     ("num_turns", |meta| Value::Number(meta.turns.len() as u64)),
 ];
 
-/// An operator and whether it holds for how a field compares with the value; longer ones come first.
-const OPERATORS: [(&str, fn(Ordering) -> bool); 6] = [
+/// Whether an operator holds for how a field compares with the value.
+type Holds = fn(Ordering) -> bool;
+
+/// The operators; longer ones come first.
+const OPERATORS: [(&str, Holds); 6] = [
     ("<=", |order| order != Ordering::Greater),
     (">=", |order| order != Ordering::Less),
     ("!=", |order| order != Ordering::Equal),
@@ -47,9 +50,9 @@ pub struct Condition {
 #[derive(Clone, Debug)]
 enum Test {
     /// Of a number.
-    Number(fn(Ordering) -> bool, u64),
+    Number(Holds, u64),
     /// Of a text.
-    Text(fn(Ordering) -> bool, String),
+    Text(Holds, String),
     /// The text occurs in the field.
     Contains(String),
 }

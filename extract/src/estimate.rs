@@ -89,9 +89,15 @@ pub fn estimate(args: &RunArgs) -> Result<Estimate> {
     let tokens_per_second = probe.tokens_per_second;
     let shard_bytes = config.settings.cache.shard_size.0;
     let size = |codec: Codec| -> Result<(&'static str, Size)> {
-        let bytes = written_bytes(&config, &files, &written, codec)?;
-        let bytes = (bytes as f64 * scale(samples) as f64 / written.len().max(1) as f64).round() as u64;
-        Ok((codec.name(), Size { bytes, files: bytes.div_ceil(shard_bytes) }))
+        let rehearsed = rehearse(&config, &files, &written, codec)?;
+        let bytes = rehearsed.bytes as f64 * scale(samples) as f64 / written.len().max(1) as f64;
+        // A shard ends with the row that fills it: only several show how large they become.
+        let shard_bytes = match rehearsed.files {
+            0 | 1 => shard_bytes as f64,
+            files => rehearsed.bytes as f64 / files as f64,
+        };
+        let size = Size { bytes: bytes.round() as u64, files: (bytes / shard_bytes).ceil() as u64 };
+        Ok((codec.name(), size))
     };
     let hours = scale(tokens) as f64 / tokens_per_second / 3600.0;
     Ok(Estimate {
@@ -213,8 +219,8 @@ impl Probe {
     }
 }
 
-/// Bytes of the shards that the writer makes of these rows.
-fn written_bytes(config: &RunConfig, files: &TeacherFiles, rows: &[Row], codec: Codec) -> Result<u64> {
+/// What the writer makes of these rows.
+fn rehearse(config: &RunConfig, files: &TeacherFiles, rows: &[Row], codec: Codec) -> Result<Size> {
     let folder = tempfile::tempdir()?;
     let identity = run::identity(config, files)?;
     // Nothing is measured through the head: a rehearsal has no use for it.
@@ -224,7 +230,8 @@ fn written_bytes(config: &RunConfig, files: &TeacherFiles, rows: &[Row], codec: 
     for some in rows.chunks(64) {
         writer.append_batch(some.to_vec())?;
     }
-    Ok(writer.finish()?.totals.bytes)
+    let manifest = writer.finish()?;
+    Ok(Size { bytes: manifest.totals.bytes, files: manifest.shards.len() as u64 })
 }
 
 impl fmt::Display for Estimate {

@@ -26,7 +26,7 @@ pub enum Inspected {
     /// A cache.
     Cache(Box<CacheFacts>),
     /// One sample.
-    Sample(SampleFacts),
+    Sample(Box<SampleFacts>),
 }
 
 /// A cache at a glance.
@@ -107,7 +107,7 @@ pub fn inspect(args: &InspectArgs) -> Result<Inspected> {
     let dir = required(settings.cache.dir, "the cache", "CACHE", "cache.dir")?;
     let reader = CacheReader::open(&dir)?;
     match &args.sample {
-        Some(key) => Ok(Inspected::Sample(sample_facts(&reader, find(&reader, key)?)?)),
+        Some(key) => Ok(Inspected::Sample(Box::new(sample_facts(&reader, find(&reader, key)?)?))),
         None => Ok(Inspected::Cache(Box::new(cache_facts(&reader)?))),
     }
 }

@@ -136,7 +136,8 @@ mod tests {
         for text in ["", "1", "3/3", "a/3", "1/0", "-1/2"] {
             assert!(text.parse::<PartChoice>().is_err(), "{text}");
         }
-        let cases: [(&str, &[(&str, &str)], &str); 4] = [
+        type Variables<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, Variables, &str); 4] = [
             ("", &[("JOB_COMPLETION_INDEX", "4")], "`--part auto/N`"),
             ("auto/2", &[], "needs a scheduler's index"),
             ("auto/2", &[("RANK", "2")], "does not name one of 2 parts"),

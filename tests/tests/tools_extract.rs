@@ -194,8 +194,8 @@ fn repair_extracts_what_is_damaged_and_nothing_else() {
     assert!(is_sound(&cache) && contents(&cache).unwrap() == expected);
     assert!(Manifest::load(&cache).unwrap().complete);
 
-    // Another teacher repairs nothing, and a damaged manifest cannot be repaired.
-    flip(&shards[0].0, 100);
+    // Another teacher repairs nothing, and a damaged manifest cannot be repaired. The shards have their names anew.
+    flip(&Manifest::load(&cache).unwrap().shards[0].entry.file, 100);
     let other = Job { teacher: fixture("internvl"), ..job };
     let mut args = words(&["repair", "--device", "cpu", "--teacher"], &[&other.teacher]);
     args.extend(words(&["--data"], &[&other.dir.path().join("rows.jsonl"), &cache]));

@@ -154,8 +154,8 @@ fn read_metadata(bytes: &Bytes) -> Checked<ParquetMetaData> {
         })
     };
     let metadata = parse(PageIndexPolicy::Skip)?;
-    let columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
-    columns.map(|column| check_index(column, bytes)).collect::<Checked<()>>()?;
+    let mut columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    columns.try_for_each(|column| check_index(column, bytes))?;
     parse(PageIndexPolicy::Required)
 }
 
