@@ -2,7 +2,7 @@
 //!
 //! Every assistant turn of a row is one question, asked with the reference answers of the turns before it.
 //! Questions are read in windows, so memory does not grow with the dataset; inside a window they are sorted by
-//! length and packed by a token budget.
+//! length and packed by a token budget. The files of some benchmarks are read too: [`benchmarks`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,17 +14,24 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use shared::dataset::{self, DatasetOptions};
+use serde_json::Value;
+use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::memory::peak_rss_bytes;
 use shared::models::{self, LoadOptions, Model, Processor, TrainableParts};
 
+mod benchmarks;
+mod bootstrap;
+mod choice;
 mod metric;
 mod question;
 mod table;
 
+pub use bootstrap::interval;
+pub use choice::choose;
 pub use metric::{Metric, normalise};
 pub use table::text_table;
 
+use benchmarks::Items;
 use question::{Asked, Question};
 
 /// Rows whose questions are encoded and sorted together.
@@ -75,7 +82,7 @@ pub struct Prediction {
     pub reference: String,
     /// The generated answer.
     pub prediction: String,
-    /// Whether the metric accepts it.
+    /// Whether the metric accepts it; false where it is graded elsewhere.
     pub correct: bool,
 }
 
@@ -114,6 +121,12 @@ pub struct Summary {
     /// All questions together.
     #[serde(flatten)]
     pub score: Score,
+    /// The 95 % interval of the accuracy by a bootstrap over the questions; absent when none was graded here.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
+    /// Answers that are graded elsewhere, in `submission.json`.
+    #[serde(default)]
+    pub submitted: usize,
     /// The same by kind of question, where the rows' ids tell kinds apart.
     pub by_type: BTreeMap<String, Score>,
     /// Tokens generated.
@@ -158,7 +171,7 @@ pub fn checkpoint_of(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// When the checkpoint or a dataset cannot be read, nothing could be asked, or `out` cannot be written.
 pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(&Progress)) -> Result<Summary> {
-    let mut rows = dataset::open(&options.sources, &options.dataset)?;
+    let mut rows = Rows::open(options)?;
     let answerer = Answerer::load(options)?;
     fs::create_dir_all(&options.out).with_context(|| format!("cannot create `{}`", options.out.display()))?;
     let mut tally = Tally::new(options)?;
@@ -166,9 +179,9 @@ pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(&Progress)) -> R
     let mut window: Vec<Vec<Question>> = Vec::new();
     let mut rows_left = options.limit.unwrap_or(usize::MAX);
     while !window.is_empty() || rows_left > 0 {
-        let row = if rows_left > 0 { rows.next().transpose()? } else { None };
+        let row = if rows_left > 0 { rows.next_row()? } else { None };
         rows_left = if row.is_some() { rows_left - 1 } else { 0 };
-        match row.map(|row| row.map_err(|bad| bad.to_string()).and_then(question::of)) {
+        match row {
             Some(Ok(questions)) => window.push(questions),
             Some(Err(reason)) => tally.set_aside(&reason, progress),
             None => {}
@@ -179,6 +192,44 @@ pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(&Progress)) -> R
         }
     }
     tally.finish(options, started.elapsed().as_secs_f64())
+}
+
+/// Where the questions come from.
+enum Rows {
+    Dataset(Box<Dataset>),
+    /// A benchmark, how many rows were read, and its bytes.
+    Benchmark(Items, u64),
+}
+
+impl Rows {
+    fn open(options: &EvalOptions) -> Result<Self> {
+        Ok(match benchmarks::open_all(&options.sources, options.dataset.image_root.as_deref())? {
+            Some(items) => Self::Benchmark(items, 0),
+            None => Self::Dataset(Box::new(dataset::open(&options.sources, &options.dataset)?)),
+        })
+    }
+
+    /// The questions of the next row, or why it has none.
+    fn next_row(&mut self) -> Result<Option<Result<Vec<Question>, String>>> {
+        Ok(match self {
+            Self::Dataset(rows) => {
+                let row = rows.next().transpose()?;
+                row.map(|row| row.map_err(|bad| bad.to_string()).and_then(question::of))
+            }
+            Self::Benchmark(items, count) => {
+                *count += 1;
+                items.next().map(|item| item.map(question::of_benchmark))
+            }
+        })
+    }
+
+    /// How much is read, of how much; a benchmark's end is not known before it comes.
+    fn progress(&self) -> (u64, u64) {
+        match self {
+            Self::Dataset(rows) => rows.progress(),
+            Self::Benchmark(_, count) => (*count, *count),
+        }
+    }
 }
 
 /// The model with what it needs to answer.
@@ -230,7 +281,8 @@ impl<'a> Answerer<'a> {
             }
         }
         for (question, answer) in asked.into_iter().zip(answers) {
-            tally.add(question.answered(answer, self.options.metric))?;
+            let is_graded = question.is_graded();
+            tally.add(question.answered(answer, self.options.metric), is_graded)?;
         }
         Ok(())
     }
@@ -259,6 +311,8 @@ struct Tally {
     tokens: usize,
     generated_tokens: usize,
     score: Score,
+    outcomes: Vec<bool>,
+    submission: serde_json::Map<String, Value>,
     by_type: BTreeMap<String, Score>,
 }
 
@@ -278,6 +332,8 @@ impl Tally {
             tokens: 0,
             generated_tokens: 0,
             score: Score::default(),
+            outcomes: Vec::new(),
+            submission: serde_json::Map::new(),
             by_type: BTreeMap::new(),
         })
     }
@@ -287,23 +343,35 @@ impl Tally {
         progress(&Progress::Quarantined(reason));
     }
 
-    fn add(&mut self, prediction: Prediction) -> Result<()> {
-        self.score.add(prediction.correct);
-        if let Some(kind) = &prediction.kind {
-            self.by_type.entry(kind.clone()).or_default().add(prediction.correct);
+    fn add(&mut self, prediction: Prediction, is_graded: bool) -> Result<()> {
+        if is_graded {
+            self.score.add(prediction.correct);
+            self.outcomes.push(prediction.correct);
+            if let Some(kind) = &prediction.kind {
+                self.by_type.entry(kind.clone()).or_default().add(prediction.correct);
+            }
+        } else {
+            let id = prediction.id.clone().unwrap_or_else(|| prediction.row.to_string());
+            self.submission.insert(id, prediction.prediction.clone().into());
         }
         let line = serde_json::to_string(&prediction)?;
         writeln!(self.file, "{line}").with_context(|| format!("cannot write `{}`", self.path.display()))
     }
 
     fn finish(mut self, options: &EvalOptions, seconds: f64) -> Result<Summary> {
-        if self.score.questions == 0 {
+        if self.score.questions == 0 && self.submission.is_empty() {
             bail!(
                 "no question could be asked: {} rows were set aside\nhint: see the reasons above",
                 self.quarantined
             );
         }
         self.file.flush().with_context(|| format!("cannot write `{}`", self.path.display()))?;
+        let submitted = self.submission.len();
+        if submitted > 0 {
+            let path = options.out.join("submission.json");
+            let text = serde_json::to_string_pretty(&self.submission)? + "\n";
+            fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+        }
         // A kind a question is no grouping but an id.
         let grouped = self.by_type.len() <= 1 + self.score.questions / 4;
         let summary = Summary {
@@ -313,6 +381,8 @@ impl Tally {
             samples: self.samples,
             quarantined: self.quarantined,
             score: self.score,
+            interval: interval(&self.outcomes),
+            submitted,
             by_type: if grouped { self.by_type } else { BTreeMap::new() },
             generated_tokens: self.generated_tokens,
             seconds,

@@ -83,7 +83,7 @@ fn digit_of(word: &str) -> &str {
 }
 
 /// The option letter an answer opens with; `alone`: only when nothing else is there.
-fn option_letter(answer: &str, alone: bool) -> Option<char> {
+pub(super) fn option_letter(answer: &str, alone: bool) -> Option<char> {
     let bare = answer.trim().trim_start_matches(['(', '[', '*']);
     let letter = bare.chars().next().filter(char::is_ascii_alphabetic)?.to_ascii_uppercase();
     let rest = &bare[1..];

@@ -4,6 +4,8 @@ use shared::dataset::{ImageSource, Message, Part, Record, Role};
 use shared::image::decode;
 use shared::models::{Encoded, Processor};
 
+use super::benchmarks::{Grading, Item, letter};
+use super::choice::choose;
 use super::{Metric, Prediction};
 
 /// One assistant turn to be answered.
@@ -14,12 +16,21 @@ pub(super) struct Question {
     images: Vec<ImageSource>,
     /// What is known before the answer; the rest is filled in.
     prediction: Prediction,
+    grading: Grading,
 }
 
 /// A question as the model takes it.
 pub(super) struct Asked {
     pub(super) encoded: Encoded,
     prediction: Prediction,
+    grading: Grading,
+}
+
+/// The question of a benchmark's row.
+pub(super) fn of_benchmark(item: Item) -> Vec<Question> {
+    let asked = question(&item.record, 0, 1);
+    let prediction = Prediction { kind: item.kind, ..asked.prediction };
+    vec![Question { prediction, grading: item.grading, ..asked }]
 }
 
 /// The questions of a row; why there are none, otherwise.
@@ -55,7 +66,7 @@ fn question(record: &Record, turn: usize, answer: usize) -> Question {
         prediction: String::new(),
         correct: false,
     };
-    Question { messages, images, prediction }
+    Question { messages, images, prediction, grading: Grading::Auto }
 }
 
 fn text_of(message: &Message) -> String {
@@ -88,7 +99,7 @@ impl Question {
         }
         let encoded = processor.encode_question(&self.messages, &images);
         let encoded = encoded.map_err(|error| format!("{place}: {error}"))?;
-        Ok(Asked { encoded, prediction: self.prediction })
+        Ok(Asked { encoded, prediction: self.prediction, grading: self.grading })
     }
 }
 
@@ -97,9 +108,25 @@ impl Asked {
         self.encoded.prompt.input_ids.len()
     }
 
+    /// Whether the answer is graded here, not elsewhere.
+    pub(super) fn is_graded(&self) -> bool {
+        self.grading != Grading::Elsewhere
+    }
+
     /// The question with its answer, scored.
     pub(super) fn answered(self, answer: String, metric: Metric) -> Prediction {
-        let correct = metric.accepts(&answer, &self.prediction.reference);
+        let reference = &self.prediction.reference;
+        let correct = match (metric, &self.grading) {
+            (_, Grading::Elsewhere) => false,
+            (Metric::Auto, Grading::Options(options)) => {
+                let chosen = choose(&answer, options).map(letter);
+                chosen.is_some_and(|chosen| reference.trim() == chosen.to_string())
+            }
+            (Metric::Auto, Grading::AnyOf(references, metric)) => {
+                references.iter().any(|reference| metric.accepts(&answer, reference))
+            }
+            (metric, _) => metric.accepts(&answer, reference),
+        };
         Prediction { prediction: answer, correct, ..self.prediction }
     }
 }

@@ -14,7 +14,15 @@ pub fn text_table(summary: &Summary) -> String {
     for (kind, score) in &summary.by_type {
         text += &line(kind, *score, width);
     }
-    text += &line("all", summary.score, width);
+    if summary.score.questions > 0 {
+        text += &line("all", summary.score, width);
+    }
+    if let Some([low, high]) = summary.interval {
+        let _ = writeln!(text, "95 % interval of the accuracy: {:.1} to {:.1} %", low * 100.0, high * 100.0);
+    }
+    if summary.submitted > 0 {
+        let _ = writeln!(text, "{} answers to be graded elsewhere are in submission.json", summary.submitted);
+    }
     if summary.quarantined > 0 {
         let _ = writeln!(text, "{} rows could not be evaluated", summary.quarantined);
     }

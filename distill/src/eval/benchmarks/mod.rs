@@ -1,0 +1,124 @@
+//! Benchmarks in the files that their authors publish, told apart by content.
+//!
+//! | benchmark | file | graded by |
+//! |---|---|---|
+//! | MMBench | TSV: base64 images, options in columns `A` to `D` and on | the option chosen |
+//! | MMMU, MMMU-Pro | Parquet: `image_1` to `image_7` or `image`, `options` as a Python list in a string | the option chosen; open questions by what the answer contains |
+//! | ChartQA | JSON: `imgname`, `query`, `label` | relaxed accuracy |
+//! | MM-Vet | JSON: questions by id | a language model elsewhere: `submission.json` |
+//! | VQA | JSON: `image`, `question`, `answer` or `answers` | equality after normalisation |
+//!
+//! `--metric` overrides how answers are graded. A row without a reference answer, as in a hidden test split, goes to
+//! `submission.json` and is not graded. MMBench's circular evaluation is not made: each row counts for itself.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use shared::dataset::{ImageSource, Message, Part, Record, Role};
+
+mod base64;
+mod json;
+mod mmbench;
+mod mmmu;
+
+use super::Metric;
+
+/// How an answer is graded when the user asks for no metric.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Grading {
+    /// As [`Metric::Auto`] says.
+    Auto,
+    /// The reference is the letter of one of these options.
+    Options(Vec<String>),
+    /// Any of these references will do.
+    AnyOf(Vec<String>, Metric),
+    /// Not here: the answer is handed in.
+    Elsewhere,
+}
+
+/// One question of a benchmark.
+pub(super) struct Item {
+    /// The question and its reference answer.
+    pub(super) record: Record,
+    /// The kind of question, for the table.
+    pub(super) kind: Option<String>,
+    /// How its answer is graded.
+    pub(super) grading: Grading,
+}
+
+/// A benchmark's questions; a row that cannot be used is its reason.
+pub(super) type Items = Box<dyn Iterator<Item = Result<Item, String>>>;
+
+/// The benchmark in a file, if it is one.
+///
+/// # Errors
+/// When the file looks like a benchmark and cannot be read.
+pub(super) fn open(source: &str, image_root: Option<&Path>) -> Result<Option<Items>> {
+    let path = Path::new(source);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let images = image_root.or(path.parent()).unwrap_or(Path::new(""));
+    let mut start = BufReader::new(File::open(path).with_context(|| format!("cannot read `{source}`"))?);
+    let head = start.fill_buf().with_context(|| format!("cannot read `{source}`"))?;
+    let first = head.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+    Ok(match (path.extension().and_then(|it| it.to_str()), first) {
+        (Some("tsv"), _) => Some(mmbench::open(source)?),
+        (_, Some(b'P')) if head.starts_with(b"PAR1") => mmmu::open(source)?,
+        (_, Some(b'[' | b'{')) if !source.ends_with(".jsonl") => json::open(source, images)?,
+        _ => None,
+    })
+}
+
+/// Opens all sources: all of them benchmarks, or none.
+///
+/// # Errors
+/// When some are and others are not, or one cannot be read.
+pub(super) fn open_all(sources: &[String], image_root: Option<&Path>) -> Result<Option<Items>> {
+    let opened = sources.iter().map(|source| open(source, image_root)).collect::<Result<Vec<_>>>()?;
+    let count = opened.iter().flatten().count();
+    if count == 0 {
+        return Ok(None);
+    }
+    if count < opened.len() {
+        bail!("benchmarks and other datasets cannot be evaluated together\nhint: one command for each");
+    }
+    Ok(Some(Box::new(opened.into_iter().flatten().flatten())))
+}
+
+/// What a row of any benchmark has.
+struct Asked {
+    source: String,
+    row: u64,
+    id: Option<String>,
+    question: Vec<Part>,
+    images: Vec<ImageSource>,
+    answer: String,
+}
+
+impl Asked {
+    fn record(self) -> Record {
+        let user = Message { role: Role::User, content: self.question };
+        let answer = Message { role: Role::Assistant, content: vec![Part::Text { text: self.answer }] };
+        Record {
+            source: self.source,
+            row: self.row,
+            id: self.id,
+            messages: vec![user, answer],
+            images: self.images,
+        }
+    }
+}
+
+/// The letter of an option by its place.
+pub(super) fn letter(place: usize) -> char {
+    char::from_u32('A' as u32 + place as u32).unwrap_or('?')
+}
+
+/// Options a line each, and what to answer with.
+fn options_text(options: &[String]) -> String {
+    let lines = options.iter().enumerate().map(|(place, option)| format!("{}. {option}\n", letter(place)));
+    format!("{}Answer with the letter of the right option.", lines.collect::<String>())
+}

@@ -1,0 +1,78 @@
+//! Which option of a multiple-choice question an answer means.
+
+use super::benchmarks::letter;
+use super::metric::{normalise, option_letter};
+
+/// The place of the option that an answer chooses, if it chooses one.
+///
+/// First come letters: one that opens the answer (`B`, `(b)`, `B. a cat`), one after the words `answer is`, or the only
+/// one in brackets. Then texts: the only option that stands in the answer as whole words, the longest where one contains
+/// another. Anything else chooses nothing, and is wrong: no option is drawn at random.
+#[must_use]
+pub fn choose(answer: &str, options: &[String]) -> Option<usize> {
+    let place = |found: char| (0..options.len()).find(|&place| letter(place) == found);
+    let after = |words: &str| {
+        let start = answer.to_ascii_lowercase().rfind(words)? + words.len();
+        option_letter(answer.get(start..)?.trim_start_matches([':', ' ']), false)
+    };
+    let opening = option_letter(answer, false).filter(|_| !opens_with_article(answer));
+    let letters = [opening, after("answer is"), after("answer:"), only_bracketed(answer)];
+    letters.into_iter().flatten().find_map(place).or_else(|| only_text(answer, options))
+}
+
+/// `A cat` is no choice of A.
+fn opens_with_article(answer: &str) -> bool {
+    let mut words = answer.split_whitespace();
+    words.next() == Some("A") && words.next().is_some()
+}
+
+/// The letter in brackets, when there is exactly one such letter.
+fn only_bracketed(answer: &str) -> Option<char> {
+    let letters: Vec<char> = answer.chars().collect();
+    let mut found =
+        letters.windows(3).filter(|it| it[0] == '(' && it[2] == ')' && it[1].is_ascii_uppercase());
+    let first = found.next()?[1];
+    found.all(|it| it[1] == first).then_some(first)
+}
+
+fn only_text(answer: &str, options: &[String]) -> Option<usize> {
+    let answer = format!(" {} ", normalise(answer));
+    let texts: Vec<String> = options.iter().map(|option| format!(" {} ", normalise(option))).collect();
+    let stands = |text: &String| !text.trim().is_empty() && answer.contains(text.as_str());
+    let standing: Vec<usize> = (0..texts.len()).filter(|&place| stands(&texts[place])).collect();
+    let longest = *standing.iter().max_by_key(|&&place| texts[place].len())?;
+    let contained = |&place: &usize| {
+        place == longest || texts[longest].contains(&texts[place]) && texts[place] != texts[longest]
+    };
+    standing.iter().all(contained).then_some(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Answers as models give them; the expected place by reading them.
+    #[test]
+    fn reads_letters_then_texts() {
+        let options = ["red", "dark red", "blue", "a cat"].map(str::to_owned);
+        let cases = [
+            ("B", Some(1)),
+            ("(c)", Some(2)),
+            ("C. blue", Some(2)),
+            ("The answer is D.", Some(3)),
+            ("Answer: B", Some(1)),
+            ("I would say (C), since it is cold", Some(2)),
+            ("It is dark red.", Some(1)),
+            ("A cat", Some(3)),
+            ("It is red or blue", None),
+            ("(A) and (B)", Some(0)),
+            ("either (A) or (B)", None),
+            ("E", None),
+            ("green", None),
+            ("", None),
+        ];
+        for (answer, expected) in cases {
+            assert_eq!(choose(answer, &options), expected, "of {answer:?}");
+        }
+    }
+}
