@@ -62,7 +62,7 @@ impl ChatTemplate {
         environment.add_template_owned(NAME, without_generation_blocks(source))?;
         let digest = Digest::of(source.as_bytes());
         let mut template = Self { environment, digest, takes_text: false, image_text: String::new() };
-        template.takes_text = !template.takes_parts();
+        template.takes_text = template.wants_text();
         Ok(template)
     }
 
@@ -71,19 +71,17 @@ impl ChatTemplate {
         Self { image_text, ..self }
     }
 
-    /// The same template for messages whose content is a list of parts, which it is known to take.
-    pub fn taking_parts(self) -> Self {
-        Self { takes_text: false, ..self }
-    }
-
-    /// Whether a message whose content is a list of parts comes out with its text, and not with the list's notation,
-    /// with an error, or without it.
-    fn takes_parts(&self) -> bool {
+    /// Whether a message comes out with its text when its content is one text, and not when it is a list of parts:
+    /// then there is the list's notation, an error, or nothing.
+    fn wants_text(&self) -> bool {
         const PROBE: &str = "probe";
+        let shows = |content: Value| {
+            let message = context! { role => Value::from_serialize(Role::User), content };
+            let rendered = self.render_any(&[message], false).unwrap_or_default();
+            rendered.contains(PROBE) && !rendered.contains("\"text\"") && !rendered.contains("'text'")
+        };
         let part = Part::Text { text: PROBE.to_owned() };
-        let probe = [Message { role: Role::User, content: vec![part] }];
-        let rendered = self.render_any(&probe, false).unwrap_or_default();
-        rendered.contains(PROBE) && !rendered.contains("\"text\"") && !rendered.contains("'text'")
+        !shows(Value::from_serialize([part])) && shows(PROBE.into())
     }
 
     /// The conversation as one text; with `add_generation_prompt`, up to where the next answer begins.
