@@ -71,18 +71,13 @@ impl ChatTemplate {
         Self { image_text, ..self }
     }
 
-    /// The same template for messages whose content is a list of parts, which it is known to take.
-    pub fn taking_parts(self) -> Self {
-        Self { takes_text: false, ..self }
-    }
-
     /// Whether a message comes out with its text when its content is one text, and not when it is a list of parts:
     /// then there is the list's notation, an error, or nothing.
     fn wants_text(&self) -> bool {
         const PROBE: &str = "probe";
         let shows = |content: Value| {
             let message = context! { role => Value::from_serialize(Role::User), content };
-            let rendered = self.render_any(&vec![message], false).unwrap_or_default();
+            let rendered = self.render_any(&[message], false).unwrap_or_default();
             rendered.contains(PROBE) && !rendered.contains("\"text\"") && !rendered.contains("'text'")
         };
         let part = Part::Text { text: PROBE.to_owned() };

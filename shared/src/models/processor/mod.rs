@@ -210,8 +210,7 @@ fn family_processor(
 /// A family's own template, for the tokenizer's special tokens.
 fn compile(dir: &Path, source: &str, tokenizer: &TextTokenizer) -> Result<ChatTemplate, ModelError> {
     let special = |name: &str| tokenizer.special(name).unwrap_or_default();
-    let template = ChatTemplate::compile(source, special("bos_token"), special("eos_token"));
-    template.map(ChatTemplate::taking_parts).map_err(|error| {
+    ChatTemplate::compile(source, special("bos_token"), special("eos_token")).map_err(|error| {
         ModelError::invalid(dir, format!("{error:#}"), "this is an error of this program, please report it")
     })
 }
