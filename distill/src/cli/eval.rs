@@ -18,8 +18,7 @@ use crate::eval::{self, EvalOptions, Metric, Progress};
 
   distill eval --model CHECKPOINT --data mmbench_dev_en.tsv
 
-Reads the datasets of `distill run`, and MMBench (TSV), MMMU and MMMU-Pro (Parquet), ChartQA, MM-Vet and plain VQA (JSON) as
-published. Writes predictions.jsonl, summary.json with the accuracy and its 95 % interval, and submission.json for
+Reads the datasets of `distill run`, and MMBench (TSV), ChartQA, MM-Vet and plain VQA (JSON) as published. Writes predictions.jsonl, summary.json with the accuracy and its 95 % interval, and submission.json for
 answers that are graded elsewhere (MM-Vet, hidden test splits). The kind of a question, for the table, is what stands before
 the number in its row's id: `count/0012`, `count-12`.")]
 pub struct EvalArgs {

@@ -29,18 +29,16 @@ pub fn logits(features: &Tensor, head: &Tensor) -> Result<Tensor> {
     features.matmul(&head.to_dtype(features.dtype())?.t()?)?.to_dtype(DType::F32)
 }
 
+/// Scores the logits (n, V) of some rows: the value, and its gradient with respect to those logits.
+pub type Score<'a> = dyn FnMut(Range<usize>, &Tensor) -> Result<(f64, Tensor)> + 'a;
+
 /// The sum of what `score` returns for each chunk of rows, as a number and as a differentiable scalar.
 ///
-/// `score` is given the rows and their logits (n, V), float32, and returns their score and its gradient with respect to
-/// those logits. `features` (N, D) and `head` (V, D) receive gradients where they track them.
+/// Logits are float32 whatever the features are. `features` (N, D) and `head` (V, D) receive gradients where they track them.
 ///
 /// # Errors
 /// When the shapes differ, and those of `score`.
-pub fn through_head(
-    features: &Tensor,
-    head: &Tensor,
-    score: &mut dyn FnMut(Range<usize>, &Tensor) -> Result<(f64, Tensor)>,
-) -> Result<(Tensor, f64)> {
+pub fn through_head(features: &Tensor, head: &Tensor, score: &mut Score) -> Result<(Tensor, f64)> {
     let (num_rows, width) = features.dims2()?;
     let (vocab, head_width) = head.dims2()?;
     if width != head_width {

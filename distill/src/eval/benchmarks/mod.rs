@@ -3,7 +3,6 @@
 //! | benchmark | file | graded by |
 //! |---|---|---|
 //! | MMBench | TSV: base64 images, options in columns `A` to `D` and on | the option chosen |
-//! | MMMU, MMMU-Pro | Parquet: `image_1` to `image_7` or `image`, `options` as a Python list in a string | the option chosen; open questions by what the answer contains |
 //! | ChartQA | JSON: `imgname`, `query`, `label` | relaxed accuracy |
 //! | MM-Vet | JSON: questions by id | a language model elsewhere: `submission.json` |
 //! | VQA | JSON: `image`, `question`, `answer` or `answers` | equality after normalisation |
@@ -21,7 +20,6 @@ use shared::dataset::{ImageSource, Message, Part, Record, Role};
 mod base64;
 mod json;
 mod mmbench;
-mod mmmu;
 
 use super::Metric;
 
@@ -66,7 +64,6 @@ pub(super) fn open(source: &str, image_root: Option<&Path>) -> Result<Option<Ite
     let first = head.iter().copied().find(|byte| !byte.is_ascii_whitespace());
     Ok(match (path.extension().and_then(|it| it.to_str()), first) {
         (Some("tsv"), _) => Some(mmbench::open(source)?),
-        (_, Some(b'P')) if head.starts_with(b"PAR1") => mmmu::open(source)?,
         (_, Some(b'[' | b'{')) if !source.ends_with(".jsonl") => json::open(source, images)?,
         _ => None,
     })
