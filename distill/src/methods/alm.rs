@@ -5,7 +5,9 @@
 //! yes-or-no event of each model, of probability P and Q (the products of its tokens' probabilities), flattened by
 //! `alm.temperature` T: a = P^(1/T), b = Q^(1/T). The loss is the sum over pieces of
 //!
-//!     a log(a / b) + (1 - a) log((1 - a) / (1 - b))
+//! ```text
+//! a log(a / b) + (1 - a) log((1 - a) / (1 - b))
+//! ```
 //!
 //! The paper's T is 100. A piece that a model is sure of has b = 1; 1 - b is held at [`LEAST`] or more.
 
