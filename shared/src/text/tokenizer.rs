@@ -81,7 +81,15 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        self.inner.decode(ids, true).map_err(|error| TextError::Tokenize(error.to_string()))
+        self.decode_with(ids, true)
+    }
+
+    /// The text of ids, with or without special tokens.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn decode_with(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
+        self.inner.decode(ids, skip_special).map_err(|error| TextError::Tokenize(error.to_string()))
     }
 
     /// The id of a token by its exact text.
