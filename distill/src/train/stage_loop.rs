@@ -12,7 +12,7 @@ use super::checkpoint::{Checkpoint, Checkpoints, FORMAT_VERSION, State};
 use super::metrics::{EvalRow, MetricsWriter, Offsets, Row, peak_rss_bytes};
 use super::progress::Progress;
 use super::step::{StepReport, Trainer};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, StageName};
 use crate::data::index::{Skipped, check_budget};
 use crate::data::loader::{Loader, read};
 use crate::data::sampler::Sampler;
@@ -113,9 +113,11 @@ impl StageLoop<'_> {
         }
     }
 
-    /// The order differs from stage to stage, and is the same for a stage of every method: runs compare.
+    /// The order differs from stage to stage, and is the same for a stage of every method: runs compare. Stages
+    /// are counted from the last.
     fn sampler(&self) -> Sampler {
-        let seed = self.config.seed.wrapping_add((self.trainer.stage.name as u64) << 32);
+        let place = StageName::Finetune as u64 - self.trainer.stage.name as u64;
+        let seed = self.config.seed.wrapping_add(place << 32);
         Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size)
     }
 
