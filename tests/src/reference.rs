@@ -20,6 +20,28 @@ use shared::image::ImageInput;
 use shared::models::{Encoded, Model, Processor};
 use shared::text::{ImageSpan, Prompt, TurnSpan};
 
+/// The fixtures with transformers' results: every family, and the variants of each that a configuration can ask for.
+pub const CHECKPOINTS: &[&str] = &[
+    "models/qwen2_vl",
+    "models/qwen2_vl_untied",
+    "models/internvl",
+    "models/internvl_llama",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "idefics3",
+    "gemma3",
+    "paligemma",
+    "internvl_chat",
+    "pixtral",
+    "mistral3",
+    "qwen2_text",
+    "qwen3_text",
+    "llama_text",
+];
+
 /// One conversation and transformers' tensors for it.
 pub struct Sample {
     /// Its name in samples.json.

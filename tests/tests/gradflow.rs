@@ -5,44 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use e2e::distilled::is_same;
-use e2e::reference::{image_token, samples};
+use e2e::reference::{CHECKPOINTS, image_token, samples};
+use e2e::rows::fixture;
 use shared::models::layers::Recomputed;
 use shared::models::{LoadOptions, Model, ModelPart, PackedBatch, TrainableParts, expected_weights, load};
-
-const CHECKPOINTS: &[&str] = &[
-    "models/qwen2_vl",
-    "models/qwen2_vl_untied",
-    "models/internvl",
-    "models/internvl_llama",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "idefics3",
-    "gemma3",
-    "paligemma",
-    "internvl_chat",
-    "pixtral",
-    "mistral3",
-    "qwen2_text",
-    "qwen3_text",
-    "llama_text",
-];
 
 #[derive(serde::Deserialize)]
 struct Expected {
     sum: f64,
     norm: f64,
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 fn trainable(name: &str, parts: &[ModelPart]) -> Model {

@@ -4,45 +4,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use e2e::parity::{TOLERANCE, compare};
-use e2e::reference::{Sample, samples, worst_error};
+use e2e::reference::{CHECKPOINTS, Sample, samples, worst_error};
+use e2e::rows::fixture;
 use shared::models::{
     Encoded, LoadOptions, Model, PackedBatch, TrainableParts, config_of, expected_weights, export_checkout,
     generate_greedy, identity, load, weights_digest,
 };
 
-/// Every family, and the variants of each that a configuration can ask for.
-const CHECKPOINTS: &[&str] = &[
-    "models/qwen2_vl",
-    "models/qwen2_vl_untied",
-    "models/internvl",
-    "models/internvl_llama",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "idefics3",
-    "gemma3",
-    "paligemma",
-    "internvl_chat",
-    "pixtral",
-    "mistral3",
-    "qwen2_text",
-    "qwen3_text",
-    "llama_text",
-];
-
 /// Those that take images.
 fn with_images() -> impl Iterator<Item = &'static str> {
     CHECKPOINTS.iter().copied().filter(|name| !name.ends_with("_text"))
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 fn options(dtype: DType) -> LoadOptions {
