@@ -2,7 +2,7 @@
 //!
 //! Every assistant turn of a row is one question, asked with the reference answers of the turns before it.
 //! Questions are read in windows, so memory does not grow with the dataset; inside a window they are sorted by
-//! length and packed by a token budget. The files of some benchmarks are read too: [`benchmarks`].
+//! length and packed by a token budget. The files of some benchmarks are read too: `eval/benchmarks`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
