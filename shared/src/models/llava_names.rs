@@ -2,6 +2,7 @@
 //! `language_model`.
 
 use super::params::ModelPart;
+use super::registry::{Family, ParseConfig, ParseProcessor};
 
 /// transformers' own naming to that of the hub's files.
 pub(super) const RENAMES: &[(&str, &str)] = &[
@@ -40,3 +41,25 @@ pub(super) const TEXT_PREFIX: &str = "language_model.model";
 pub(super) const VIT_PREFIX: &str = "vision_tower.vision_model";
 /// Where the projector's weights lie.
 pub(super) const PROJECTOR_PREFIX: &str = "multi_modal_projector";
+
+/// The registry entry of a family with a CLIP or SigLIP tower that keeps these names.
+pub(super) const fn vit_family(
+    model_type: &'static str,
+    architecture: &'static str,
+    parse: ParseConfig,
+    processor: ParseProcessor,
+) -> Family {
+    Family {
+        model_type,
+        architecture,
+        vision_type: None,
+        renames: VIT_RENAMES,
+        infixes: &[],
+        parts: PARTS,
+        ignored: IGNORED,
+        embedding: EMBEDDING,
+        head: HEAD,
+        parse,
+        processor,
+    }
+}

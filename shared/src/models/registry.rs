@@ -38,6 +38,13 @@ pub static FAMILIES: &[&Family] = &[
     &text_only::MISTRAL,
 ];
 
+/// Reads a family's config.json; the error says what it cannot do.
+pub type ParseConfig = fn(&Value) -> std::result::Result<Box<dyn FamilyConfig>, String>;
+
+/// Reads a family's processor files.
+pub(super) type ParseProcessor =
+    fn(&ProcessorFiles<'_>) -> std::result::Result<Box<dyn FamilyProcessor>, String>;
+
 /// What the registry knows of a family.
 pub struct Family {
     /// The `model_type` of its config.json.
@@ -60,9 +67,9 @@ pub struct Family {
     /// The canonical name of the head.
     pub head: &'static str,
     /// Reads config.json, which may be as sparse as the hub's.
-    pub parse: fn(&Value) -> std::result::Result<Box<dyn FamilyConfig>, String>,
+    pub parse: ParseConfig,
     /// Reads the processor's files.
-    pub(super) processor: fn(&ProcessorFiles<'_>) -> std::result::Result<Box<dyn FamilyProcessor>, String>,
+    pub(super) processor: ParseProcessor,
 }
 
 /// A family's configuration with every default resolved.

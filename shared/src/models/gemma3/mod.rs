@@ -20,19 +20,8 @@ use crate::image::ImageInput;
 mod processor;
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "gemma3",
-    architecture: "Gemma3ForConditionalGeneration",
-    vision_type: None,
-    renames: llava_names::VIT_RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse,
-    processor: processor::parse,
-};
+pub(super) static FAMILY: Family =
+    llava_names::vit_family("gemma3", "Gemma3ForConditionalGeneration", parse, processor::parse);
 
 /// Vision encoder and projector.
 #[derive(Clone, Debug, Serialize)]

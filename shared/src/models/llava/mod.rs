@@ -17,19 +17,8 @@ pub(super) use processor::patch_tokens;
 pub(super) use tower::{ProjectedTower, ProjectedVit};
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "llava",
-    architecture: "LlavaForConditionalGeneration",
-    vision_type: None,
-    renames: llava_names::VIT_RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse,
-    processor: processor::parse,
-};
+pub(super) static FAMILY: Family =
+    llava_names::vit_family("llava", "LlavaForConditionalGeneration", parse, processor::parse);
 
 /// The image token of these families, under both names it has had.
 pub(super) fn image_token_id(json: &Value, default: usize) -> Parsed<usize> {

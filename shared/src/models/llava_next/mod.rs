@@ -15,19 +15,8 @@ use super::vlm::VlmConfig;
 mod processor;
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "llava_next",
-    architecture: "LlavaNextForConditionalGeneration",
-    vision_type: None,
-    renames: llava_names::VIT_RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse,
-    processor: processor::parse,
-};
+pub(super) static FAMILY: Family =
+    llava_names::vit_family("llava_next", "LlavaNextForConditionalGeneration", parse, processor::parse);
 
 /// (height, width) of the canvases that neither file names.
 const CANVASES: [[u32; 2]; 5] = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]];

@@ -14,19 +14,12 @@ use super::vlm::VlmConfig;
 mod processor;
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "llava_onevision",
-    architecture: "LlavaOnevisionForConditionalGeneration",
-    vision_type: None,
-    renames: llava_names::VIT_RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
+pub(super) static FAMILY: Family = llava_names::vit_family(
+    "llava_onevision",
+    "LlavaOnevisionForConditionalGeneration",
     parse,
-    processor: processor::parse,
-};
+    processor::parse,
+);
 
 /// (height, width) of the canvases that neither file names: one to six tiles of 384 pixels each way.
 fn default_canvases() -> Vec<[u32; 2]> {

@@ -20,19 +20,8 @@ use crate::image::ImageInput;
 mod processor;
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "paligemma",
-    architecture: "PaliGemmaForConditionalGeneration",
-    vision_type: None,
-    renames: llava_names::VIT_RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse,
-    processor: processor::parse,
-};
+pub(super) static FAMILY: Family =
+    llava_names::vit_family("paligemma", "PaliGemmaForConditionalGeneration", parse, processor::parse);
 
 /// Reads config.json. Defaults are those of transformers 5.23's `PaliGemmaConfig` and `GemmaConfig`.
 fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
