@@ -12,20 +12,22 @@ use crate::ids::Fingerprint;
 
 /// A directory with anything but a cache in it is left alone.
 pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
-    if !dir.exists() || dir.join(MANIFEST).exists() {
+    if !dir.exists() {
         return Ok(());
     }
     let ours = |name: &str| {
         name.starts_with('.') || name == DATA || name.starts_with(HEAD) || name.ends_with(".tmp")
     };
     let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    match list(dir)?.iter().filter_map(name).find(|name| !ours(name)) {
-        Some(name) => Err(CacheError::NotACache {
+    let foreign = list(dir)?.iter().filter_map(name).find(|name| !ours(name));
+    match foreign {
+        // Looked for after the list is made: another part may be creating the cache at this moment.
+        Some(name) if !dir.join(MANIFEST).exists() => Err(CacheError::NotACache {
             path: dir.into(),
             reason: format!("it has no `{MANIFEST}` but holds `{name}`"),
             hint: "give `--out` a new or empty directory",
         }),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 
