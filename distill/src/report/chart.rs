@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::html::escape;
 
-const WIDTH: f64 = 640.0;
+pub(super) const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 300.0;
 /// Left, right, top, bottom room around the plot, for labels.
 const MARGIN: (f64, f64, f64, f64) = (62.0, 16.0, 22.0, 44.0);
@@ -228,7 +228,7 @@ fn legend(series: &[Series]) -> String {
 }
 
 /// The span of some values, never empty.
-fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), it| (low.min(it), high.max(it)));
     if low > high {
         return (0.0, 1.0);
@@ -241,7 +241,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// Round numbers (1, 2 or 5 times a power of ten apart) inside a span, about `wanted` of them.
-fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
+pub(super) fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
     let rough = (span.1 - span.0) / wanted as f64;
     let power = 10f64.powf(rough.log10().floor());
     let step =

@@ -344,7 +344,11 @@ impl Run<'_> {
     }
 }
 
-fn read_summary(out: &Path) -> Result<Option<Summary>> {
+/// What a finished run says of itself; `None` when it is not finished.
+///
+/// # Errors
+/// When the file cannot be read or is damaged.
+pub fn read_summary(out: &Path) -> Result<Option<Summary>> {
     let path = out.join(SUMMARY);
     if !path.exists() {
         return Ok(None);
