@@ -96,19 +96,20 @@ impl ParquetFile {
         rows: Range<usize>,
     ) -> Result<Vec<Vec<Cell>>> {
         let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
-        leaves.clone().try_for_each(|leaf| self.check_pages(group, leaf, &rows)).map_err(damaged)?;
+        let start = |leaf| Ok((leaf, self.check_pages(group, leaf, &rows)?));
+        let leaves = leaves.map(start).collect::<Checked<Vec<_>>>().map_err(damaged)?;
         let read = || -> ParquetResult<Vec<Vec<Cell>>> {
             let index = self.metadata.offset_index().map(|index| index[group].as_slice());
             let chunk = Arc::new(self.bytes.clone());
             let group = self.metadata.row_group(group);
             let reader = SerializedRowGroupReader::new(chunk, group, index, self.properties.clone())?;
-            read_cells(&reader, leaves, rows)
+            read_cells(&reader, &leaves, rows)
         };
         contained(read).map_err(damaged)
     }
 
-    /// The headers of the pages that hold `rows`.
-    fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<()> {
+    /// The headers of the pages that hold `rows`; returns the first row of the first of them.
+    fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<usize> {
         let pages = self.pages(group, leaf);
         let first =
             pages.partition_point(|page| page.first_row_index as usize <= rows.start).saturating_sub(1);
@@ -133,7 +134,7 @@ impl ParquetFile {
                 return Err(format!("a page of column {leaf} says {header:?} of {body} bytes"));
             }
         }
-        Ok(())
+        Ok(pages.get(first).map_or(0, |page| page.first_row_index as usize))
     }
 }
 
