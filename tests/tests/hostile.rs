@@ -19,7 +19,7 @@ use bytes::Bytes;
 use e2e::rows::{fixture, resign};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use serde_json::{Value, json};
-use shared::cache::{CacheError, CacheReader, Manifest, ReaderOptions, verify};
+use shared::cache::{Access, CacheError, CacheReader, Manifest, ReaderOptions, verify};
 use shared::ids::Digest;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -229,9 +229,9 @@ fn sign(manifest: &mut Value, name: &str, bytes: &[u8]) {
 }
 
 /// Reads all there is, going on after errors; the first of them.
-fn read_everything(dir: &Path, is_verified: bool) -> Result<(), CacheError> {
+fn read_everything(dir: &Path, is_verified: bool, access: Access) -> Result<(), CacheError> {
     let report = verify(dir, |_, _| ());
-    let reader = CacheReader::open_with(dir, ReaderOptions { verify: is_verified })?;
+    let reader = CacheReader::open_with(dir, ReaderOptions { verify: is_verified, access })?;
     let (mut wide, mut outcome) = (Vec::new(), Ok(()));
     let mut note = |result: Result<(), CacheError>| {
         if outcome.is_ok() {
@@ -258,9 +258,10 @@ fn attack(caches: &[Files], seed: u64) {
     fs::create_dir(dir.path().join("data")).unwrap();
     write_mutated(dir.path(), &caches[random.below(caches.len())], &mut random);
     let is_verified = random.below(2) == 0;
+    let access = random.pick(&[Access::Map, Access::Plain]);
     let before = HELD.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
-    let outcome = catch_unwind(AssertUnwindSafe(|| read_everything(dir.path(), is_verified)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| read_everything(dir.path(), is_verified, access)));
     let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
     assert!(peak < CAP_BYTES, "seed {seed}: {peak} bytes were allocated");
     match outcome {
