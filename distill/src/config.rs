@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shared::cache::Access;
 pub use shared::models::ModelPart as PartName;
 use shared::settings::{SettingsError, resolve_over};
 use toml::Table;
@@ -64,6 +65,8 @@ pub struct DataConfig {
     pub prefetch: usize,
     /// Threads that encode ahead; 0 for one a core.
     pub workers: usize,
+    /// How the cache's files are read: `map`, or `plain` reads for network disks.
+    pub read: Access,
 }
 
 /// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
@@ -205,6 +208,7 @@ impl Default for RunConfig {
                 cache_mib: 256,
                 prefetch: 2,
                 workers: 0,
+                read: Access::Map,
             },
             recalibrator: RecalibratorConfig {
                 depth: 2,

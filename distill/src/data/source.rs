@@ -183,6 +183,14 @@ impl Source {
         Ok(sample)
     }
 
+    /// Has the features of these samples fetched from the disk ahead of their use.
+    pub fn will_need(&self, indices: &[usize], need: TeacherNeed) {
+        let Some(cache) = self.cache.as_ref().filter(|_| need != TeacherNeed::Nothing) else { return };
+        let kept = self.kept();
+        let unread = indices.iter().filter(|&&index| !kept.samples.contains_key(&(index, need)));
+        cache.will_need(unread.filter_map(|&index| self.entries[index].row));
+    }
+
     /// Where a sample came from, for messages to the user.
     #[must_use]
     pub fn place(&self, index: usize) -> String {
