@@ -14,9 +14,11 @@ use toml::Table;
 
 use crate::cli::{CommonArgs, UsageError};
 
+mod memory;
 mod methods;
 mod stage;
 
+pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
 pub use stage::StageConfig;
 
@@ -108,14 +110,6 @@ pub struct LossConfig {
     pub temperature: f64,
     /// Score the first answer token, predicted at the last question position.
     pub score_boundary: bool,
-}
-
-/// What memory is saved on, at a cost in time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MemoryConfig {
-    /// Decoder blocks keep their input alone and run again in the backward pass: the same gradients, a third more time.
-    pub recompute: bool,
 }
 
 /// Evaluation during training.
@@ -224,7 +218,7 @@ impl Default for RunConfig {
             kd: KdConfig::default(),
             multilevel_ot: MultilevelOtConfig::default(),
             alm: AlmConfig::default(),
-            memory: MemoryConfig { recompute: false },
+            memory: MemoryConfig::default(),
             eval: EvalConfig { every: 100, holdout: 16 },
             checkpoint: CheckpointConfig { every: 200, keep: 2, stop_after_steps: 0 },
             align: StageConfig::align(),

@@ -17,7 +17,6 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use shared::cache::CacheReader;
 use shared::ids::Fingerprint;
-use shared::models::layers::Recomputed;
 use shared::models::{self, Model, Processor};
 
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
@@ -27,7 +26,7 @@ use super::optim::AdamW;
 use super::progress::LINE_EVERY;
 use super::schedule::Schedule;
 use super::stage_loop::{Ended, StageLoop, append_skipped};
-use super::step::{MethodSide, Trainer};
+use super::step::{MethodSide, RecomputedSides, Trainer};
 use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
 use crate::config::{RunConfig, StageName};
 use crate::data::source::Source;
@@ -264,10 +263,11 @@ impl Run<'_> {
     fn trainer(&self, planned: Planned) -> Result<Trainer> {
         let stage = Stage::new(self.config, planned.name);
         let keys = self.config.stage(planned.name).clone();
-        let recomputed = Recomputed::default();
+        let recomputed = RecomputedSides::default();
         let mut model = student::open(&self.base, &stage, &self.device)?;
-        if self.config.memory.recompute {
-            model.body.recompute(recomputed.clone());
+        let recompute = self.config.memory.recompute.applies(model.body.decoder(), keys.microbatch_tokens);
+        if recompute {
+            model.body.recompute(recomputed.student.clone());
         }
         let mut params = student::params(&model);
         let teacher = match (&self.cache, stage.recalibrator) {
@@ -284,8 +284,8 @@ impl Run<'_> {
                     student: &self.base,
                 };
                 let mut side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
-                if self.config.memory.recompute {
-                    side.recalibrator.recompute(recomputed.clone());
+                if recompute {
+                    side.recalibrator.recompute(recomputed.recalibrator.clone());
                 }
                 params.extend(side.params());
                 Some(side)
@@ -296,7 +296,7 @@ impl Run<'_> {
         if params.is_empty() {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
-        let optimizer = AdamW::new((&keys).into(), params)?;
+        let optimizer = AdamW::new((&keys).into(), self.config.memory.optimizer, params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
         let loss = self.config.loss.clone();
         Ok(Trainer { stage, schedule, loss, model, teacher, method, recomputed, optimizer, keys })
