@@ -20,7 +20,7 @@ mod stage;
 
 pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
-pub use stage::StageConfig;
+pub use stage::{KeepFeatures, StageConfig};
 
 /// The three stages of the method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -66,6 +66,9 @@ pub struct DataConfig {
     pub prefetch: usize,
     /// Threads that encode ahead; 0 for one a core.
     pub workers: usize,
+    /// Samples of this many steps are sorted by length and dealt anew, so that those of a step are of like length; 1
+    /// leaves them as they are drawn.
+    pub bucket_steps: usize,
 }
 
 /// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
@@ -199,6 +202,7 @@ impl Default for RunConfig {
                 cache_mib: 256,
                 prefetch: 2,
                 workers: 0,
+                bucket_steps: 1,
             },
             recalibrator: RecalibratorConfig {
                 depth: 2,
@@ -278,6 +282,9 @@ impl RunConfig {
         }
         for stage in [StageName::Align, StageName::Distill, StageName::Finetune] {
             self.stage(stage).validate(stage)?;
+        }
+        if self.data.bucket_steps == 0 {
+            return usage("`data.bucket_steps` must be at least 1");
         }
         if self.recalibrator.depth == 0 {
             return usage("`recalibrator.depth` must be at least 1");

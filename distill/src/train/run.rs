@@ -4,6 +4,7 @@
 //! RUN/config.toml, run.json       as resolved; what the run is made from
 //! RUN/checkpoints/step-N/         the newest, while a stage runs
 //! RUN/stages/<name>/              what a stage left: recalibrator.safetensors, student/ (float32)
+//! RUN/student_features/           of the frozen student, where stage align sees samples more than once
 //! RUN/student/                    the result, in the student's own type
 //! RUN/summary.json                written last: the run is done
 //! ```
@@ -27,6 +28,7 @@ use super::progress::LINE_EVERY;
 use super::schedule::Schedule;
 use super::stage_loop::{Ended, StageLoop, append_skipped};
 use super::step::{MethodSide, RecomputedSides, Trainer};
+use super::student_features::StudentFeatures;
 use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
 use crate::config::{RunConfig, StageName};
 use crate::data::source::Source;
@@ -296,10 +298,25 @@ impl Run<'_> {
         if params.is_empty() {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
+        let student_features = self.student_features(planned, &model)?;
         let optimizer = AdamW::new((&keys).into(), self.config.memory.optimizer, params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
         let loss = self.config.loss.clone();
-        Ok(Trainer { stage, schedule, loss, model, teacher, method, recomputed, optimizer, keys })
+        Ok(Trainer { stage, schedule, loss, model, teacher, method, student_features, recomputed, optimizer, keys })
+    }
+
+    /// Where a stage with a frozen student keeps its features. A student is its weights and what encodes its samples.
+    fn student_features(&self, planned: Planned, model: &Model) -> Result<Option<StudentFeatures>> {
+        let keys = self.config.stage(planned.name);
+        if !keys.keeps_features(planned.num_steps, self.source.num_train()) {
+            return Ok(None);
+        }
+        let fields = self.identity.fields.iter();
+        let of_student = fields.filter(|(field, _)| field.starts_with("student ") || *field == "device");
+        let identity = Fingerprint { fields: of_student.map(|(k, v)| (k.clone(), v.clone())).collect() };
+        let dir = self.config.out.join("student_features");
+        let width = model.body.decoder().hidden_size;
+        StudentFeatures::open(&dir, &identity, width, (&model.device, model.dtype)).map(Some)
     }
 
     /// The method without a Recalibrator, if this stage has one.

@@ -10,6 +10,7 @@ use shared::models::layers::Recomputed;
 use super::metrics::{EvalRow, Terms};
 use super::optim::{AdamW, Gradients};
 use super::schedule::Schedule;
+use super::student_features::StudentFeatures;
 use super::teacher::{QuestionFeatures, TeacherSide};
 use super::terms::{Counts, MethodSums, TermSums, add_losses};
 use crate::config::{LossConfig, StageConfig};
@@ -33,6 +34,8 @@ pub struct Trainer {
     pub teacher: Option<TeacherSide>,
     /// A method without a Recalibrator and the teacher's head, where the stage has them.
     pub method: Option<MethodSide>,
+    /// The frozen student's features from earlier passes, where the stage keeps them.
+    pub student_features: Option<StudentFeatures>,
     /// Where recomputed blocks leave their weights' gradients.
     pub recomputed: RecomputedSides,
     /// The optimizer over all that trains.
@@ -126,7 +129,11 @@ impl Trainer {
         counts: &Counts,
         questions: QuestionFeatures,
     ) -> Result<(Option<Tensor>, TermSums)> {
-        let features = self.model.body.features(&microbatch.student)?;
+        let compute = || self.model.body.features(&microbatch.student);
+        let features = match &self.student_features {
+            Some(kept) => kept.of(microbatch, compute)?,
+            None => compute()?,
+        };
         let mut sums = TermSums::default();
         let mut total = None;
         if let (Some(side), Some(rows)) = (&self.teacher, &microbatch.teacher) {
