@@ -11,7 +11,7 @@ use shared::dataset::Format;
 use crate::conditions::Condition;
 use crate::config::{DtypeChoice, Keep};
 use crate::part::PartChoice;
-use crate::units::{ByteSize, Interval, MaxBad};
+use crate::units::{ByteSize, ImageSize, Interval, MaxBad};
 
 /// Runs a teacher VLM once over a dataset and keeps its token-aligned last-layer features.
 ///
@@ -50,7 +50,7 @@ pub enum Command {
     /// Show what a cache holds: manifest, counts, quarantine; or one sample with its spans and feature statistics.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
-    /// Show the same prompt under a teacher's and a student's tokenizer side by side.
+    /// Show the same prompt and images under a teacher's and a student's processors side by side, and the methods for the pair.
     #[command(after_help = PAIR_EXAMPLES)]
     Pair(PairArgs),
     /// Print a completion script for a shell.
@@ -98,7 +98,8 @@ Examples:
 const PAIR_EXAMPLES: &str = "\
 Examples:
   extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'How many red cubes are there?'
-  extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'What is this?' --image photo.jpg";
+  extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'What is this?' --image photo.jpg
+  extract pair --teacher teachers/qwen2-vl --student students/internvl --image-size 1024x768 --image-size 4000x3000";
 
 /// What every command takes.
 #[derive(Clone, Debug, Default, Args)]
@@ -117,7 +118,7 @@ pub struct CommonArgs {
 /// Flags of `extract run`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// The teacher: a checkout laid out as on the Hugging Face hub.
+    /// The teacher: a checkout laid out as on the Hugging Face hub, or the name of one there: org/name[@revision].
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub teacher: Option<PathBuf>,
     /// The dataset: a file, a folder or a glob; may be given several times.
@@ -300,10 +301,10 @@ pub struct InspectArgs {
 /// Flags of `extract pair`.
 #[derive(Debug, Default, Args)]
 pub struct PairArgs {
-    /// The teacher's checkout.
+    /// The teacher's checkout, or its name on the hub.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub teacher: Option<PathBuf>,
-    /// The student's checkout.
+    /// The student's checkout, or its name on the hub.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub student: Option<PathBuf>,
     /// The question to compare [default: a short sentence].
@@ -312,6 +313,9 @@ pub struct PairArgs {
     /// An image that the question is about; may be given several times.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub image: Vec<PathBuf>,
+    /// A size of images to count the tokens of; may be given several times [default: five common ones].
+    #[arg(long, value_name = "WxH")]
+    pub image_size: Vec<ImageSize>,
     /// Common flags.
     #[command(flatten)]
     pub common: CommonArgs,

@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use shared::cache::{Codec, Part};
 use shared::dataset::Format;
+use shared::models::checkout;
 use shared::settings;
 
 use crate::cli::{CommonArgs, RunArgs};
@@ -237,6 +238,7 @@ impl RunConfig {
     pub fn decide(args: &RunArgs) -> Result<RunConfig> {
         let settings = Settings::load(&args.common, args.overrides())?;
         let teacher = required(settings.teacher.dir.clone(), "a teacher", "--teacher DIR", "teacher.dir")?;
+        let teacher = checkout(&teacher)?;
         let out = required(settings.cache.dir.clone(), "a cache", "--out CACHE", "cache.dir")?;
         let sources = Some(&settings.data.sources).filter(|sources| !sources.is_empty());
         required(sources, "a dataset", "--data SRC", "data.sources")?;

@@ -3,6 +3,7 @@
 //! Memory is bounded by one chunk of rows, the window of [`batch`](crate::batch) and the queue of batches, whatever the dataset's size.
 
 use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -103,7 +104,13 @@ impl Feed<'_> {
             work.extend(self.plan(row)?);
         }
         let (processor, max_length, embed) = (self.processor, self.max_length, self.embed_images);
-        let prepare = |(row, keep)| prepare(row, processor, max_length, keep, embed);
+        let tally = self.tally;
+        let prepare = |(row, keep)| {
+            let start = Instant::now();
+            let prepared = prepare(row, processor, max_length, keep, embed);
+            Tally::add_time(&tally.prepare_nanos, start);
+            prepared
+        };
         let prepared: Vec<_> = work.into_par_iter().map(prepare).collect();
         for sample in prepared {
             match sample {

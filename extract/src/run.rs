@@ -116,7 +116,6 @@ pub(crate) fn open_dataset(config: &RunConfig) -> Result<Dataset> {
 
 /// What the cache of this run is made from, but for the dataset.
 pub(crate) fn identity<'a>(config: &RunConfig, files: &'a TeacherFiles) -> Result<CacheIdentity<'a>> {
-    let name = config.teacher.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(CacheIdentity {
         fingerprint: files.fingerprint(config)?,
         dtype: files.dtype,
@@ -124,7 +123,7 @@ pub(crate) fn identity<'a>(config: &RunConfig, files: &'a TeacherFiles) -> Resul
         codec: config.settings.features.codec,
         lossy_error: None,
         head: vec![files.head.tensor()],
-        about: BTreeMap::from([("teacher".to_owned(), name.unwrap_or_default())]),
+        about: BTreeMap::from([("teacher".to_owned(), models::checkout_name(&config.teacher))]),
         dataset: BTreeMap::new(),
     })
 }
@@ -232,7 +231,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn batches(&self, to_run: Receiver<Vec<Prepared>>, deliveries: SyncSender<Delivery>) -> Result<()> {
         let mut teacher = None;
+        let mut idle_since = None;
         for batch in to_run {
+            if let Some(since) = idle_since {
+                Tally::add_time(&self.tally.wait_nanos, since);
+            }
             if self.stop.is_raised() {
                 break;
             }
@@ -246,6 +249,7 @@ impl Run<'_> {
             if !self.batch(teacher, is_first, batch, &deliveries)? {
                 break;
             }
+            idle_since = Some(Instant::now());
         }
         Ok(())
     }

@@ -26,6 +26,10 @@ pub struct Summary {
     pub seconds: f64,
     /// Tokens of this run by the time since its first batch; 0 when there was nothing to do.
     pub tokens_per_second: f64,
+    /// Seconds that workers spent on images and text ahead of the teacher, added up over them.
+    pub prepare_seconds: f64,
+    /// The share of the time since its first batch that the teacher waited for the next one.
+    pub wait_share: f64,
     /// The most resident memory of this process.
     pub peak_rss_bytes: Option<u64>,
     /// What the cache was made from.
@@ -55,6 +59,8 @@ impl Summary {
             bytes: manifest.totals.bytes,
             seconds,
             tokens_per_second: counts.tokens_per_second(),
+            prepare_seconds: counts.prepare_seconds,
+            wait_share: counts.wait_seconds / counts.teacher_seconds.max(f64::MIN_POSITIVE),
             peak_rss_bytes: peak_rss_bytes(),
             fingerprint: manifest.fingerprint_digest.to_string(),
             resumed_from,
@@ -89,6 +95,11 @@ impl fmt::Display for Summary {
         write!(f, "{:.1} seconds", self.seconds)?;
         if self.tokens_per_second > 0.0 {
             write!(f, ", {:.0} tokens/s", self.tokens_per_second)?;
+            let (prepare, share) = (self.prepare_seconds, 100.0 * self.wait_share);
+            write!(
+                f,
+                ", {prepare:.1} worker-seconds on images and text, {share:.1} % of the time waited for them"
+            )?;
         }
         if let Some(peak) = self.peak_rss_bytes {
             write!(f, ", at most {} of memory", HumanBytes(peak))?;

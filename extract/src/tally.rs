@@ -24,6 +24,10 @@ pub struct Tally {
     pub written: AtomicU64,
     /// Tokens the teacher ran.
     pub tokens: AtomicU64,
+    /// Nanoseconds that workers spent on decoding, resizing and tokenising, added up.
+    pub prepare_nanos: AtomicU64,
+    /// Nanoseconds that the teacher stood still for want of a batch, its first one apart.
+    pub wait_nanos: AtomicU64,
     /// Bytes of the dataset files read.
     pub bytes_read: AtomicU64,
     /// Bytes of the dataset files in all.
@@ -51,12 +55,21 @@ pub struct Counts {
     pub tokens: u64,
     /// Since the first batch; 0 before it.
     pub teacher_seconds: f64,
+    /// See [`Tally::prepare_nanos`], in seconds.
+    pub prepare_seconds: f64,
+    /// See [`Tally::wait_nanos`], in seconds.
+    pub wait_seconds: f64,
 }
 
 impl Tally {
     /// Adds to one counter.
     pub fn add(counter: &AtomicU64, number: u64) {
         counter.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Adds the time since `start`.
+    pub fn add_time(counter: &AtomicU64, start: Instant) {
+        Tally::add(counter, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Counts a bad row, and stops the run if that was one too many.
@@ -78,6 +91,8 @@ impl Tally {
             quarantined: get(&self.quarantined),
             written: get(&self.written),
             tokens: get(&self.tokens),
+            prepare_seconds: get(&self.prepare_nanos) as f64 / 1e9,
+            wait_seconds: get(&self.wait_nanos) as f64 / 1e9,
             teacher_seconds: self.first_batch.get().map_or(0.0, |start| start.elapsed().as_secs_f64()),
         }
     }

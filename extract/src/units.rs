@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use shared::image::MAX_PIXELS;
 
 /// A number or a string of a TOML file; both are read as the text a flag would have had.
 #[derive(Deserialize)]
@@ -100,6 +101,39 @@ impl fmt::Display for Interval {
 
 serde_as_text!(Interval);
 
+/// The sides of an image in pixels: `640x480`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageSize {
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is not a size of images: write width and height in pixels, as 640x480");
+        let (width, height) = text.split_once('x').ok_or_else(wrong)?;
+        let (width, height) = (width.parse().map_err(|_| wrong())?, height.parse().map_err(|_| wrong())?);
+        let num_pixels = u64::from(width) * u64::from(height);
+        if num_pixels == 0 || num_pixels > MAX_PIXELS {
+            return Err(format!("`{text}` is not a size of images: they have 1 to {MAX_PIXELS} pixels"));
+        }
+        Ok(ImageSize { width, height })
+    }
+}
+
+impl fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+serde_as_text!(ImageSize);
+
 /// How many bad rows a run bears: a share of the rows read (`1%`), or a number of rows (`20`).
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Scalar")]
@@ -167,6 +201,10 @@ mod tests {
         assert_eq!("0".parse(), Ok(Interval(Duration::ZERO)));
         assert_eq!("0.5%".parse(), Ok(MaxBad::Percent(0.5)));
         assert_eq!("20".parse(), Ok(MaxBad::Rows(20)));
+        assert_eq!("640x480".parse(), Ok(ImageSize { width: 640, height: 480 }));
+        for text in ["", "640", "640x", "0x5", "640 x 480", "99999x99999"] {
+            assert!(text.parse::<ImageSize>().is_err(), "{text}");
+        }
         for text in ["", "MiB", "-1", "1.5GiB", "0"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }

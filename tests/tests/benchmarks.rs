@@ -88,3 +88,54 @@ fn json_benchmarks_are_told_apart() {
     assert_eq!(asked(&predictions), expected);
     assert_eq!(summary["questions"], 2);
 }
+
+#[test]
+fn mmmu_places_its_images_in_question_and_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, predictions) = evaluate("mmmu.parquet", dir.path());
+    let options = |options: &[&str]| {
+        let lines = options.iter().zip('A'..).map(|(option, letter)| format!("{letter}. {option}\n"));
+        lines.collect::<String>() + ANSWER
+    };
+    // Without the images' places, which the texts around them show.
+    let row = |id: &str, kind: &str, question: String, answer: &str| {
+        [json!(id), json!(kind), json!(question), json!(answer)]
+    };
+    let expected = [
+        row(
+            "validation_Accounting_1",
+            "Managerial",
+            format!("What is the cost?\n{}", options(&["$6", "it's $7", "both"])),
+            "B",
+        ),
+        row(
+            "validation_Art_2",
+            "Drawing",
+            format!("Which follows  and ?\n{}", options(&["", "", "", ""])),
+            "D",
+        ),
+        row("validation_Physics_3", "Optics", "How fast?".into(), "24/7"),
+        row("validation_Physics_4", "Optics", "How many?".into(), "7"),
+        row("test_Music_5", "Music", format!("?\n{}", options(&["x", "y"])), ""),
+    ];
+    assert_eq!(asked(&predictions), expected);
+    // The hidden answer is handed in; the row that mentions an image that is not there is set aside.
+    assert_eq!((&summary["questions"], &summary["submitted"]), (&json!(4), &json!(1)));
+    assert_eq!(summary["quarantined"], 1);
+}
+
+#[test]
+fn mmmu_pro_has_ten_options_or_its_question_in_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, predictions) = evaluate("mmmu_pro.parquet", &dir.path().join("standard"));
+    let question = predictions[0]["question"].as_str().unwrap();
+    assert!(
+        question.starts_with("Which year? \nA. 1900\n") && question.contains("\nJ. 1909\n"),
+        "{question}"
+    );
+    assert_eq!((&predictions[0]["reference"], &predictions[0]["type"]), (&json!("J"), &json!("History")));
+    let (summary, predictions) = evaluate("mmmu_pro_vision.parquet", &dir.path().join("vision"));
+    let expected = json!("Answer the question in the image with the letter of the right option.");
+    assert_eq!((&predictions[0]["question"], &predictions[0]["reference"]), (&expected, &json!("C")));
+    assert_eq!(summary["questions"], 1);
+}

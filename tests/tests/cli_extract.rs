@@ -202,6 +202,34 @@ fn json_is_one_object_for_success_and_failure() {
     assert_eq!(pair["teacher"]["pieces"].as_array().unwrap().concat_texts(), "two words");
     // The fixture takes patches of 4 pixels, merges 2 x 2 and leaves an image of 16 x 16 as it is: (16 / 8)^2.
     assert_eq!(pair["teacher"]["image_tokens"], serde_json::json!([4]));
+    // Without sizes five common ones.
+    assert_eq!(pair["teacher"]["sizes"].as_array().unwrap().len(), 5);
+    assert!(
+        pair["teacher"]["sizes"].as_array().unwrap().iter().all(|size| size["tokens"].as_u64() > Some(0))
+    );
+    let sizes = [
+        "pair",
+        "--teacher",
+        &teacher,
+        "--student",
+        &student,
+        "--image-size",
+        "16x16",
+        "--image-size",
+        "4000x10",
+        "--json",
+    ];
+    let sizes = object(&sizes, 0);
+    assert_eq!(
+        sizes["teacher"]["sizes"][0],
+        serde_json::json!({"size": "16x16", "tokens": 4, "reason": null})
+    );
+    // Qwen2-VL refuses what is over 200 times as long as wide.
+    let refused = &sizes["teacher"]["sizes"][1];
+    assert!(
+        refused["tokens"].is_null() && refused["reason"].as_str().unwrap().contains("too long and thin"),
+        "{refused}"
+    );
     let error = object(&["verify", &text(place.path("nowhere")), "--json"], 1);
     assert!(
         error["error"].as_str().unwrap().contains("not a feature cache") && error["hints"][0].is_string()

@@ -154,3 +154,35 @@ fn a_stopped_run_with_weights_of_its_own_ends_as_a_whole_one() {
     };
     assert!(outcome(&stopped) == outcome(&whole));
 }
+
+#[test]
+fn extract_pair_names_the_methods_that_distill_has() {
+    use clap::ValueEnum;
+    use distill::config::{Method, RunConfig};
+    let fixture = |name: &str| e2e::rows::fixture(name).display().to_string();
+    let pair = |teacher: &str, student: &str| {
+        let args = ["pair", "--json", "--teacher", &fixture(teacher), "--student", &fixture(student)];
+        let finished = e2e::programs::run("extract", args).unwrap();
+        let pair: serde_json::Value = serde_json::from_str(&finished.stdout).unwrap();
+        let usable = pair["methods"].as_array().unwrap().iter();
+        usable
+            .map(|row| (row["method"].as_str().unwrap().to_owned(), row["usable"].as_bool().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    let (same, other) = (pair("qwen2_vl", "qwen2_vl"), pair("qwen2_vl", "internvl"));
+    let names: Vec<_> = same.iter().map(|(method, _)| method.as_str()).collect();
+    assert_eq!(names, Method::value_variants().iter().map(|method| method.as_str()).collect::<Vec<_>>());
+    let dir = e2e::rows::fixture("qwen2_vl");
+    let load = shared::models::LoadOptions {
+        device: candle_core::Device::Cpu,
+        dtype: candle_core::DType::F32,
+        trainable: shared::models::TrainableParts::none(),
+    };
+    let model = shared::models::load(&dir, &load).unwrap();
+    for ((method, with_one), (_, with_two)) in same.iter().zip(&other) {
+        let config = RunConfig { method: Method::from_str(method, false).unwrap(), ..RunConfig::default() };
+        let opened = distill::methods::open(&config, &model, 16).unwrap();
+        let needs_one = opened.is_some_and(|opened| opened.needs_one_vocabulary());
+        assert_eq!((*with_one, *with_two), (true, !needs_one), "{method}");
+    }
+}

@@ -129,6 +129,21 @@ fn packing_changes_no_bit() {
 }
 
 #[test]
+fn an_image_used_several_times_is_encoded_once() {
+    for name in with_images() {
+        let model = frozen(&fixture(name));
+        let samples = encoded(&model, &samples(&fixture(name)).unwrap());
+        let once = PackedBatch::pack(&samples.iter().collect::<Vec<_>>());
+        let twice = PackedBatch::pack(&samples.iter().chain(&samples).collect::<Vec<_>>());
+        assert_eq!(twice.images, once.images, "{name}: the vision encoder sees what it saw");
+        assert!(!once.images.is_empty() && twice.image_uses.len() == 2 * once.image_uses.len(), "{name}");
+        let expected = model.body.features(&once).unwrap().to_vec2::<f32>().unwrap();
+        let features = model.body.features(&twice).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(features, [expected.clone(), expected].concat(), "{name}");
+    }
+}
+
+#[test]
 fn greedy_generation_equals_transformers() {
     for name in CHECKPOINTS {
         let model = frozen(&fixture(name));

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use shared::dataset::DatasetOptions;
+use shared::models::checkout;
 
 use super::print_summary;
 use crate::eval::{self, EvalOptions, Metric, Progress};
@@ -22,7 +23,8 @@ Reads the datasets of `distill run`, and MMBench (TSV), ChartQA, MM-Vet and plai
 answers that are graded elsewhere (MM-Vet, hidden test splits). The kind of a question, for the table, is what stands before
 the number in its row's id: `count/0012`, `count-12`.")]
 pub struct EvalArgs {
-    /// The checkpoint: a student or a teacher as on the Hugging Face hub, or a finished run's folder.
+    /// The checkpoint: a student or a teacher as on the Hugging Face hub, the name of one there (org/name[@revision]), or
+    /// a finished run's folder.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// The questions, with reference answers. May be repeated.
@@ -63,7 +65,9 @@ impl EvalArgs {
         let name = || self.model.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match &self.out {
             Some(out) => out.clone(),
-            None if checkpoint != self.model => self.model.join("eval"),
+            None if checkpoint != self.model && checkpoint.starts_with(&self.model) => {
+                self.model.join("eval")
+            }
             None => PathBuf::from(format!("eval-{}", name())),
         }
     }
@@ -74,7 +78,7 @@ impl EvalArgs {
 /// # Errors
 /// When the checkpoint or the data cannot be used, or the results not be written.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let checkpoint = eval::checkpoint_of(&args.model)?;
+    let checkpoint = eval::checkpoint_of(&checkout(&args.model)?)?;
     let options = EvalOptions {
         out: args.folder(&checkpoint),
         model: checkpoint,

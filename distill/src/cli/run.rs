@@ -12,6 +12,7 @@ use crate::config::{self, Method, RunConfig, StageName};
 use crate::train;
 use crate::train::run::Summary;
 use crate::train::stage_loop::INTERRUPTED;
+use shared::models::checkout;
 
 /// Arguments of `distill run`, as typed.
 #[derive(Clone, Debug, Args)]
@@ -30,7 +31,7 @@ pub struct RunArgs {
     /// The teacher's feature cache, made by `extract run`. Not needed for stage finetune alone.
     #[arg(long, value_name = "CACHE")]
     pub cache: Option<PathBuf>,
-    /// The student: a local checkout as on the Hugging Face hub.
+    /// The student: a checkout as on the Hugging Face hub, or the name of one there: org/name[@revision].
     #[arg(long, value_name = "DIR")]
     pub student: Option<PathBuf>,
     /// The run's folder: configuration, metrics, checkpoints, and the student at the end.
@@ -94,8 +95,9 @@ fn put(table: &mut Table, key: &str, value: Option<Value>) {
 /// # Errors
 /// Anything that stops the run; what was written before stays valid.
 pub fn run(args: &RunArgs) -> Result<()> {
-    let config: RunConfig = config::resolve(&RunConfig::default(), &args.common, args.typed()?)?;
+    let mut config: RunConfig = config::resolve(&RunConfig::default(), &args.common, args.typed()?)?;
     config.validate()?;
+    config.student = checkout(&config.student)?;
     // The first interrupt ends the run after the step under way; the second ends the process.
     let handler = || {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {

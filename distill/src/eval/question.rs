@@ -52,7 +52,7 @@ fn question(record: &Record, turn: usize, answer: usize) -> Question {
     let images: Vec<ImageSource> = record.images.iter().take(num_images).cloned().collect();
     let paths = images.iter().filter_map(|image| match image {
         ImageSource::Path(path) => Some(path.display().to_string()),
-        ImageSource::Bytes(_) => None,
+        ImageSource::Bytes(_) | ImageSource::Slice { .. } => None,
     });
     let prediction = Prediction {
         id: record.id.clone(),

@@ -31,7 +31,7 @@ impl fmt::Display for BadRow {
 pub enum DatasetError {
     /// A data file is missing or unreadable.
     #[error(
-        "cannot read `{path}`: {source}\nhint: give the JSON or JSONL file, a folder of them, or a pattern such as `part-*.jsonl`"
+        "cannot read `{path}`: {source}\nhint: give a data file, a folder of them, a pattern such as `part-*.jsonl` or a range such as `{{000..012}}.tar`"
     )]
     Read {
         /// The file or folder.
@@ -51,7 +51,7 @@ pub enum DatasetError {
     },
     /// A folder or pattern that no file answers to.
     #[error(
-        "no dataset file matches `{given}`\nhint: folders are searched for *.json and *.jsonl, not recursively"
+        "no dataset file matches `{given}`\nhint: folders are searched for *.json, *.jsonl, *.parquet and *.tar, not recursively"
     )]
     NoFiles {
         /// As typed.

@@ -1,22 +1,46 @@
 //! Datasets: one file per input format, one record type.
 //!
-//! Rows are streamed: a source of any size is read with the memory of one row. A row that cannot
+//! ```text
+//! sources -> container (json, parquet, webdataset) -> rows -> format (llava, messages, texts, caption) -> Record
+//!                                                      | llama_factory renames their fields
+//! ```
+//!
+//! Rows are streamed: a source of any size is read with the memory of a few rows. A row that cannot
 //! be used is a [`BadRow`], never silently changed; a source that cannot be read at all is a
 //! [`DatasetError`].
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+mod base64;
+mod caption;
+mod cells;
+mod container;
 mod error;
+mod format;
+mod images;
+mod json;
+mod llama_factory;
 mod llava;
+mod messages;
+mod parquet;
 mod reader;
-mod rows;
 mod sources;
+mod table;
+mod tar;
+mod texts;
+mod turns;
+mod webdataset;
 
+pub use base64::decode_base64;
 pub use error::{BadRow, DatasetError};
-pub use reader::{Dataset, DatasetOptions, Format, open};
+pub use format::Format;
+pub use reader::{Dataset, DatasetOptions, open};
+pub use table::{Table, TableError, TableRow};
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +86,15 @@ pub enum ImageSource {
     Path(PathBuf),
     /// Bytes that came with the row.
     Bytes(Arc<[u8]>),
+    /// A part of a file: a member of an archive.
+    Slice {
+        /// The archive.
+        path: Arc<Path>,
+        /// Where the image begins.
+        start: u64,
+        /// Its length.
+        num_bytes: u64,
+    },
 }
 
 /// One row of a dataset, whatever its format was.
@@ -85,13 +118,23 @@ impl ImageSource {
     /// # Errors
     /// When the file cannot be read.
     pub fn read(&self) -> Result<Vec<u8>, DatasetError> {
+        let failed = |path: &Path, source| DatasetError::Image { path: path.to_owned(), source };
         match self {
             Self::Bytes(bytes) => Ok(bytes.to_vec()),
-            Self::Path(path) => {
-                std::fs::read(path).map_err(|source| DatasetError::Image { path: path.clone(), source })
+            Self::Path(path) => std::fs::read(path).map_err(|error| failed(path, error)),
+            Self::Slice { path, start, num_bytes } => {
+                slice(path, *start, *num_bytes).map_err(|error| failed(path, error))
             }
         }
     }
+}
+
+fn slice(path: &Path, start: u64, num_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = vec![0; usize::try_from(num_bytes).map_err(io::Error::other)?];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The one JSON text of a conversation: what a sample key is computed from and what a cache stores.

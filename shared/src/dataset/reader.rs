@@ -1,70 +1,16 @@
-//! From sources to records: opens each file, tells its format by its first row, and yields row after row.
+//! From sources to records: opens each file by its kind, tells the format of its rows, and yields row after row.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::rows::{Rows, RowsError};
-use super::{BadRow, DatasetError, ImageSource, Message, Record, llava, sources};
+use super::container::{self, Opening, RawRow, Rows, RowsError};
+use super::format::{self, Content, Format, Parsed, RowContext, RowFormat};
+use super::sources::{self, Source};
+use super::{BadRow, DatasetError, Record};
 
-/// A row format that can be asked for instead of being recognised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Format {
-    /// `conversations` with `<image>` placeholders, as a JSON list or JSON lines.
-    Llava,
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Llava => "llava",
-        })
-    }
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let known = || FORMATS.iter().map(|known| known.format);
-        let unknown = || {
-            let names: Vec<_> = known().map(|format| format!("`{format}`")).collect();
-            format!("there is no dataset format `{name}`: known are {}", names.join(", "))
-        };
-        known().find(|format| format.to_string() == name).ok_or_else(unknown)
-    }
-}
-
-impl TryFrom<String> for Format {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        name.parse()
-    }
-}
-
-impl From<Format> for String {
-    fn from(format: Format) -> Self {
-        format.to_string()
-    }
-}
-
-/// What a row holds, or why it cannot be used.
-type Parsed = Result<(Vec<Message>, Vec<ImageSource>), String>;
-
-/// One row format: a line in [`FORMATS`] and a file with these two functions.
-struct RowFormat {
-    format: Format,
-    recognises: fn(&Value) -> bool,
-    parse: fn(&[u8], &Path, &DatasetOptions) -> Parsed,
-}
-
-const FORMATS: &[RowFormat] =
-    &[RowFormat { format: Format::Llava, recognises: llava::recognises, parse: llava::parse }];
+/// How many rows may be unreadable before the first that tells the format.
+const ROWS_TO_TELL: usize = 100;
 
 /// How to read a dataset.
 #[derive(Clone, Debug, Default)]
@@ -83,32 +29,35 @@ pub struct DatasetOptions {
 /// error is the source's: the file broke off or cannot be read on, and no row follows it.
 pub struct Dataset {
     files: std::vec::IntoIter<SourceFile>,
-    current: Option<(SourceFile, Rows)>,
-    options: DatasetOptions,
+    current: Option<(SourceFile, Box<dyn Rows>)>,
+    prepend_image: bool,
     bytes_total: u64,
     bytes_done: u64,
 }
 
 struct SourceFile {
-    path: PathBuf,
+    source: Source,
     format: &'static RowFormat,
     num_bytes: u64,
 }
 
-/// Opens `sources`: files, folders or patterns. Each file is looked into, so that what is no dataset fails now.
+/// Opens `sources`: files, folders, patterns, ranges in braces or datasets of a `dataset_info.json`. Each file is looked
+/// into, so that what is no dataset fails now.
 ///
 /// # Errors
-/// When a file is missing, unreadable, not JSON, or of no known row format.
+/// When a file is missing, unreadable, of no known kind, or its rows are of no known format.
 pub fn open(sources: &[String], options: &DatasetOptions) -> Result<Dataset, DatasetError> {
-    let files = sources::expand(sources)?;
-    let files = files.into_iter().map(|path| SourceFile::inspect(path, options.format));
+    let files = sources::expand(sources)?.into_iter().map(|mut source| {
+        source.image_root = options.image_root.clone().unwrap_or(source.image_root);
+        SourceFile::inspect(source, options.format)
+    });
     let files = files.collect::<Result<Vec<_>, _>>()?;
     Ok(Dataset {
         bytes_total: files.iter().map(|file| file.num_bytes).sum(),
         bytes_done: 0,
         files: files.into_iter(),
         current: None,
-        options: options.clone(),
+        prepend_image: options.prepend_image,
     })
 }
 
@@ -122,20 +71,20 @@ impl Dataset {
     /// The files that are still to be read: all of them right after [`open`].
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         let current = self.current.iter().map(|(file, _)| file);
-        current.chain(self.files.as_slice()).map(|file| file.path.as_path())
+        current.chain(self.files.as_slice()).map(|file| file.source.path.as_path())
     }
 
-    /// The next raw row and the file it is in.
-    fn next_row(&mut self) -> Result<Option<(u64, Vec<u8>)>, DatasetError> {
+    /// The next row of any file.
+    fn next_row(&mut self) -> Result<Option<Result<Record, BadRow>>, DatasetError> {
         loop {
             let Some((file, rows)) = &mut self.current else {
                 let Some(file) = self.files.next() else { return Ok(None) };
-                let rows = Rows::open(&file.path).map_err(|error| fatal(&file.path, error))?;
+                let rows = file.source.open()?;
                 self.current = Some((file, rows));
                 continue;
             };
-            if let Some(row) = rows.next_row().map_err(|error| fatal(&file.path, error))? {
-                return Ok(Some(row));
+            if let Some(row) = rows.next_row().map_err(|error| fatal(&file.source.path, error))? {
+                return Ok(Some(file.record(row, self.prepend_image)));
             }
             self.bytes_done += file.num_bytes;
             self.current = None;
@@ -147,68 +96,98 @@ impl Iterator for Dataset {
     type Item = Result<Result<Record, BadRow>, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.next_row() {
-            Ok(None) => None,
-            Ok(Some((row, json))) => {
-                let (file, _) = self.current.as_ref()?;
-                Some(Ok(file.record(row, &json, &self.options)))
-            }
-            Err(error) => {
-                // Nothing follows a fatal error, not even the other files.
-                self.files = Vec::new().into_iter();
-                self.current = None;
-                Some(Err(error))
-            }
+        let row = self.next_row();
+        if row.is_err() {
+            // Nothing follows a fatal error, not even the other files.
+            self.files = Vec::new().into_iter();
+            self.current = None;
+        }
+        row.transpose()
+    }
+}
+
+impl Source {
+    fn open(&self) -> Result<Box<dyn Rows>, DatasetError> {
+        let (image_columns, columns) = match &self.mapping {
+            Some(mapping) => (mapping.image_columns(), mapping.columns()),
+            None => (
+                vec!["image".to_owned(), "images".to_owned()],
+                format::known_fields().map(str::to_owned).collect(),
+            ),
+        };
+        let opening =
+            Opening { image_root: &self.image_root, image_columns: &image_columns, columns: &columns };
+        container::open(&self.path, &opening).map_err(|error| fatal(&self.path, error))
+    }
+
+    /// The row's content under the names of its format.
+    fn named(&self, content: Content) -> Result<Content, String> {
+        match &self.mapping {
+            Some(mapping) => mapping.apply(content),
+            None => Ok(content),
         }
     }
 }
 
 impl SourceFile {
-    fn inspect(path: PathBuf, format: Option<Format>) -> Result<Self, DatasetError> {
-        let failed = |source| DatasetError::Read { path: path.clone(), source };
+    fn inspect(source: Source, format: Option<Format>) -> Result<Self, DatasetError> {
+        let path = source.path.clone();
+        let failed = |error| DatasetError::Read { path: path.clone(), source: error };
         let num_bytes = std::fs::metadata(&path).map_err(failed)?.len();
-        let mut rows = Rows::open(&path).map_err(|error| fatal(&path, error))?;
-        let first = rows.next_row().map_err(|error| fatal(&path, error))?;
-        let known = match (format, first) {
-            (Some(format), _) => FORMATS.iter().find(|known| known.format == format),
-            (None, Some((_, json))) => recognise(&path, &json)?,
-            (None, None) => FORMATS.first(),
+        let mut rows = source.open()?;
+        // A `dataset_info.json` has said what the rows are.
+        let told = format.or(source.mapping.as_ref().map(|_| Format::Llava));
+        let format = match told.and_then(Format::rows) {
+            Some(format) => format,
+            None => recognise(&path, rows.as_mut())?,
         };
-        let unknown = || DatasetError::Malformed {
-            path: path.clone(),
-            reason: "its first row is of no known format".into(),
-            hint: "a LLaVA row has `conversations`, a list of `from` and `value`",
-        };
-        let format = known.ok_or_else(unknown)?;
-        Ok(Self { format, num_bytes, path })
+        Ok(Self { source, format, num_bytes })
     }
 
-    fn record(&self, row: u64, json: &[u8], options: &DatasetOptions) -> Result<Record, BadRow> {
-        let beside = self.path.parent().unwrap_or(Path::new(""));
-        let image_root = options.image_root.as_deref().unwrap_or(beside);
-        let source = self.path.display().to_string();
-        let id = own_id(json);
-        match (self.format.parse)(json, image_root, options) {
-            Ok((messages, images)) => Ok(Record { source, row, id, messages, images }),
-            Err(reason) => Err(BadRow { source, row, id, reason }),
+    fn record(&self, row: RawRow, prepend_image: bool) -> Result<Record, BadRow> {
+        let source = self.source.path.display().to_string();
+        let RawRow { index, key, content } = row;
+        let id = content.as_ref().ok().and_then(|content| own_id(&content.fields)).or(key);
+        let context = RowContext { image_root: &self.source.image_root, prepend_image };
+        let parsed: Parsed = content
+            .and_then(|content| self.source.named(content))
+            .and_then(|content| (self.format.parse)(&content, &context));
+        match parsed {
+            Ok((messages, images)) => Ok(Record { source, row: index, id, messages, images }),
+            Err(reason) => Err(BadRow { source, row: index, id, reason }),
         }
     }
 }
 
-fn recognise(path: &Path, json: &[u8]) -> Result<Option<&'static RowFormat>, DatasetError> {
-    let row: Value = serde_json::from_slice(json)
-        .map_err(|error| fatal(path, RowsError::Malformed(format!("its first row is not JSON: {error}"))))?;
-    Ok(FORMATS.iter().find(|known| (known.recognises)(&row)))
+/// The format of the first row that can be read.
+fn recognise(path: &Path, rows: &mut dyn Rows) -> Result<&'static RowFormat, DatasetError> {
+    let malformed = |reason| DatasetError::Malformed {
+        path: path.to_owned(),
+        reason,
+        hint: "a row has `conversations` (LLaVA), `messages`, `texts`, or `txt` beside an image",
+    };
+    let mut first_reason = None;
+    for _ in 0..ROWS_TO_TELL {
+        let Some(row) = rows.next_row().map_err(|error| fatal(path, error))? else { break };
+        match row.content {
+            Ok(content) => {
+                let known = format::recognise(&content.fields);
+                return known.ok_or_else(|| malformed("its first row is of no known format".into()));
+            }
+            Err(reason) => first_reason = first_reason.or(Some(reason)),
+        }
+    }
+    match first_reason {
+        Some(reason) => Err(malformed(format!("its first row {reason}"))),
+        // An empty list is a dataset without rows.
+        None => Format::Llava.rows().ok_or_else(|| malformed("has no rows".into())),
+    }
 }
 
 /// The row's `id`, whatever else is wrong with the row.
-fn own_id(json: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Identified {
-        id: Value,
-    }
-    match serde_json::from_slice::<Identified>(json).ok()?.id {
-        Value::String(id) => Some(id),
+fn own_id(fields: &Value) -> Option<String> {
+    match fields.get("id")? {
+        Value::String(id) => Some(id.clone()),
         Value::Null => None,
         other => Some(other.to_string()),
     }
@@ -221,7 +200,8 @@ fn fatal(path: &Path, error: RowsError) -> DatasetError {
         RowsError::Malformed(reason) => DatasetError::Malformed {
             path,
             reason,
-            hint: "a dataset is one JSON list of rows, or one JSON row a line; a download may have broken off",
+            hint: "a dataset is a JSON list of rows, one JSON row a line, a Parquet file, or a tar of WebDataset samples; a \
+                   download may have broken off",
         },
     }
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::*;
 
+mod formats;
+
 fn write(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     fs::write(&path, text).unwrap();

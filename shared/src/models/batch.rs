@@ -1,5 +1,9 @@
 //! Samples packed for one forward pass.
 
+use std::collections::HashMap;
+
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::image::ImageInput;
 use crate::text::Prompt;
 
@@ -25,21 +29,24 @@ pub struct PackedBatch {
     pub cu_seqlens: Vec<usize>,
     /// How many tokens of each sample stand before its first answer, (S); all of them where there is none.
     pub question_lens: Vec<usize>,
-    /// All images of all samples, in token order.
+    /// The distinct images of all samples, by first use: what the vision encoder sees.
     pub images: Vec<ImageInput>,
+    /// Which of `images` is meant each time one is used, in token order.
+    pub image_uses: Vec<usize>,
     /// The packed positions that take image features, in the order the features come.
     pub image_rows: Vec<u32>,
 }
 
 impl PackedBatch {
-    /// Concatenates the samples in the order given.
+    /// Concatenates the samples in the order given. An image that several samples or turns use is there once.
     pub fn pack(samples: &[&Encoded]) -> Self {
         let mut batch = Self { cu_seqlens: vec![0], ..Self::default() };
+        let mut known = HashMap::new();
         for sample in samples {
             let start = batch.input_ids.len();
             batch.input_ids.extend_from_slice(&sample.prompt.input_ids);
             batch.positions.extend_from_slice(&sample.positions);
-            batch.images.extend_from_slice(&sample.images);
+            sample.images.iter().for_each(|image| batch.use_image(image, &mut known));
             let ids = &sample.prompt.input_ids;
             for span in &sample.prompt.images {
                 // A span begins with an image token; what is not one in it separates rows or tiles.
@@ -53,6 +60,33 @@ impl PackedBatch {
             batch.cu_seqlens.push(batch.input_ids.len());
         }
         batch
+    }
+
+    /// Takes an image in, unless it is there. `known` has the place of the first image with a hash of pixels; another
+    /// image of the same hash, should there ever be one, is kept apart.
+    fn use_image(&mut self, image: &ImageInput, known: &mut HashMap<u64, usize>) {
+        let new = self.images.len();
+        let first = *known.entry(xxh3_64(bytemuck::cast_slice(&image.pixels))).or_insert(new);
+        if first == new || self.images[first] != *image {
+            self.images.push(image.clone());
+            self.image_uses.push(new);
+        } else {
+            self.image_uses.push(first);
+        }
+    }
+
+    /// The rows of the distinct images' features that each use takes, in token order; none where every image is used once.
+    pub(super) fn repeated_rows(&self) -> Option<Vec<u32>> {
+        if self.image_uses.len() == self.images.len() {
+            return None;
+        }
+        let ends = self.images.iter().scan(0, |end, image| {
+            *end += image.num_tokens as u32;
+            Some(*end)
+        });
+        let ends: Vec<u32> = ends.collect();
+        let rows = |image: &usize| ends[*image] - self.images[*image].num_tokens as u32..ends[*image];
+        Some(self.image_uses.iter().flat_map(rows).collect())
     }
 
     /// One new token for each of several samples: a step of generation.

@@ -35,6 +35,16 @@ impl From<Tensor> for ImageFeatures {
     }
 }
 
+impl ImageFeatures {
+    /// The rows of the distinct images, repeated for each time one is used.
+    fn for_each_use(self, batch: &PackedBatch) -> Result<Self> {
+        let Some(rows) = batch.repeated_rows() else { return Ok(self) };
+        let rows = Tensor::new(rows, self.rows.device())?;
+        let deepstack = self.deepstack.iter().map(|features| features.index_select(&rows, 0));
+        Ok(Self { rows: self.rows.index_select(&rows, 0)?, deepstack: deepstack.collect::<Result<_>>()? })
+    }
+}
+
 /// A tower's configuration.
 pub(super) trait TowerConfig: Serialize + Send + Sync {
     /// Builds a tower whose rows have `width` numbers.
@@ -125,7 +135,7 @@ impl VlmBody for Vlm {
     fn embed(&self, batch: &PackedBatch) -> Result<Embeds> {
         let images = match batch.images.as_slice() {
             [] => None,
-            images => Some(self.tower.forward(images, self.dtype)?),
+            images => Some(self.tower.forward(images, self.dtype)?.for_each_use(batch)?),
         };
         let tokens = self.text.embed(batch, images.as_ref().map(|images| &images.rows), self.dtype)?;
         Ok(Embeds { tokens, deepstack: images.map(|images| images.deepstack).unwrap_or_default() })

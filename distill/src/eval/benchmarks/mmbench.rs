@@ -8,9 +8,9 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use shared::dataset::{ImageSource, Part};
+use shared::dataset::{ImageSource, Part, decode_base64};
 
-use super::{Asked, Grading, Item, Items, base64, options_text};
+use super::{Asked, Grading, Item, Items, options_text};
 
 /// No image in base64 is shorter; the number of a row is.
 const SHORTEST_IMAGE: usize = 64;
@@ -105,7 +105,7 @@ impl Rows {
             None if image.len() < SHORTEST_IMAGE => {
                 return Err(format!("no row {image} before this one has its image"));
             }
-            None => base64::decode(&image).ok_or("its image is no base64")?.into(),
+            None => decode_base64(&image).ok_or("its image is no base64")?.into(),
         };
         self.images.insert(index.clone(), bytes.clone());
         let grading = if answer.is_some() { Grading::Options(options) } else { Grading::Elsewhere };

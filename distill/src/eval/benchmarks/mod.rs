@@ -5,6 +5,7 @@
 //! | MMBench | TSV: base64 images, options in columns `A` to `D` and on | the option chosen |
 //! | ChartQA | JSON: `imgname`, `query`, `label` | relaxed accuracy |
 //! | MM-Vet | JSON: questions by id | a language model elsewhere: `submission.json` |
+//! | MMMU, MMMU-Pro | Parquet: `image_1` to `image_7`, `options`; vision subset: `image` | the option chosen; open answers: one that stands in the answer |
 //! | VQA | JSON: `image`, `question`, `answer` or `answers` | equality after normalisation |
 //!
 //! `--metric` overrides how answers are graded. A row without a reference answer, as in a hidden test split, goes to
@@ -17,9 +18,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use shared::dataset::{ImageSource, Message, Part, Record, Role};
 
-mod base64;
 mod json;
 mod mmbench;
+mod mmmu;
+mod python_list;
 
 use super::Metric;
 
@@ -61,6 +63,9 @@ pub(super) fn open(source: &str, image_root: Option<&Path>) -> Result<Option<Ite
     let images = image_root.or(path.parent()).unwrap_or(Path::new(""));
     let mut start = BufReader::new(File::open(path).with_context(|| format!("cannot read `{source}`"))?);
     let head = start.fill_buf().with_context(|| format!("cannot read `{source}`"))?;
+    if head.starts_with(b"PAR1") {
+        return mmmu::open(source, images);
+    }
     let first = head.iter().copied().find(|byte| !byte.is_ascii_whitespace());
     Ok(match (path.extension().and_then(|it| it.to_str()), first) {
         (Some("tsv"), _) => Some(mmbench::open(source)?),

@@ -5,28 +5,16 @@
 //! that wants the whole list will do: a small scanner finds where each element ends.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+
+use super::container::{Opening, RawRow, Rows, RowsError};
+use super::format::Content;
 
 /// A row beyond this is a missing quote or bracket, not a conversation.
 const MAX_ROW_BYTES: usize = 256 << 20;
 
 const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
-
-/// Why no further row can be read from a file.
-#[derive(Debug)]
-pub(super) enum RowsError {
-    /// The system failed.
-    Io(io::Error),
-    /// The file breaks off or is not what it began as.
-    Malformed(String),
-}
-
-impl From<io::Error> for RowsError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
@@ -35,7 +23,7 @@ enum Layout {
 }
 
 /// Raw rows of one file, in order.
-pub(super) struct Rows {
+pub(super) struct JsonRows {
     reader: BufReader<File>,
     layout: Layout,
     num_rows: u64,
@@ -43,9 +31,9 @@ pub(super) struct Rows {
     finished: bool,
 }
 
-impl Rows {
+impl JsonRows {
     /// Opens `path` and tells its layout from its first character.
-    pub(super) fn open(path: &Path) -> Result<Self, RowsError> {
+    fn open(path: &Path) -> Result<Self, RowsError> {
         let mut reader = BufReader::with_capacity(1 << 18, File::open(path)?);
         if reader.fill_buf()?.starts_with(UTF8_BOM) {
             reader.consume(UTF8_BOM.len());
@@ -63,13 +51,8 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Bytes consumed so far.
-    pub(super) fn bytes_read(&self) -> u64 {
-        self.bytes_read
-    }
-
     /// The next row's index and JSON text; none at the end of the file.
-    pub(super) fn next_row(&mut self) -> Result<Option<(u64, Vec<u8>)>, RowsError> {
+    fn next_text(&mut self) -> Result<Option<(u64, Vec<u8>)>, RowsError> {
         if self.finished {
             return Ok(None);
         }
@@ -162,6 +145,24 @@ impl Rows {
 
     fn broken(&self, how: &str) -> RowsError {
         RowsError::Malformed(format!("its JSON list {how} after {} rows", self.num_rows))
+    }
+}
+
+/// Opens a JSON or JSONL file.
+pub(super) fn open(path: &Path, _: &Opening<'_>) -> Result<Box<dyn Rows>, RowsError> {
+    Ok(Box::new(JsonRows::open(path)?))
+}
+
+impl Rows for JsonRows {
+    fn next_row(&mut self) -> Result<Option<RawRow>, RowsError> {
+        Ok(self.next_text()?.map(|(index, text)| {
+            let fields = serde_json::from_slice(&text).map_err(|error| format!("is not JSON: {error}"));
+            RawRow { index, key: None, content: fields.map(|fields| Content { fields, images: None }) }
+        }))
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 }
 

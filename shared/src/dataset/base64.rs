@@ -1,7 +1,7 @@
-//! Base64 as tables of benchmarks embed images: standard alphabet, padding optional.
+//! Base64 as `data:` URIs and tables of benchmarks embed images: standard alphabet, padding optional.
 
 /// The bytes of a text; `None` when it is no base64.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     let (mut bits, mut count) = (0u32, 0);
     for byte in text.trim().trim_end_matches('=').bytes() {
@@ -33,8 +33,8 @@ mod tests {
         for (text, bytes) in
             [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYmFy", "foobar")]
         {
-            assert_eq!(decode(text).as_deref(), Some(bytes.as_bytes()));
+            assert_eq!(decode_base64(text).as_deref(), Some(bytes.as_bytes()));
         }
-        assert_eq!(decode("Zm9v!"), None);
+        assert_eq!(decode_base64("Zm9v!"), None);
     }
 }
