@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 
 mod error;
 mod llava;
+mod question;
 mod reader;
 mod rows;
 mod sources;
 
 pub use error::{BadRow, DatasetError};
+pub use question::Question;
 pub use reader::{Dataset, DatasetOptions, Format, open};
 
 #[cfg(test)]

@@ -15,13 +15,13 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use shared::agreement::{Metric, letter};
 use shared::dataset::{ImageSource, Message, Part, Record, Role};
 
 mod base64;
 mod json;
 mod mmbench;
 
-use super::Metric;
 
 /// How an answer is graded when the user asks for no metric.
 #[derive(Clone, Debug, PartialEq)]
@@ -107,11 +107,6 @@ impl Asked {
             images: self.images,
         }
     }
-}
-
-/// The letter of an option by its place.
-pub(super) fn letter(place: usize) -> char {
-    char::from_u32('A' as u32 + place as u32).unwrap_or('?')
 }
 
 /// Options a line each, and what to answer with.
