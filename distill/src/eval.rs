@@ -15,20 +15,17 @@ use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use shared::agreement::Metric;
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::memory::peak_rss_bytes;
 use shared::models::{self, LoadOptions, Model, Processor, TrainableParts};
 
 mod benchmarks;
 mod bootstrap;
-mod choice;
-mod metric;
 mod question;
 mod table;
 
 pub use bootstrap::{interval, interval_of_means};
-pub use choice::choose;
-pub use metric::{Metric, normalise};
 pub use table::text_table;
 
 use benchmarks::Items;
@@ -267,10 +264,9 @@ impl<'a> Answerer<'a> {
                 Err(reason) => tally.set_aside(&reason, progress),
             }
         }
-        let mut order: Vec<usize> = (0..asked.len()).collect();
-        order.sort_by_key(|&index| asked[index].num_tokens());
+        let lengths: Vec<usize> = asked.iter().map(Asked::num_tokens).collect();
         let mut answers = vec![String::new(); asked.len()];
-        for batch in self.batches(&asked, &order) {
+        for batch in models::in_like_lengths(&lengths, self.options.max_tokens_per_batch) {
             let samples: Vec<_> = batch.iter().map(|&index| &asked[index].encoded).collect();
             let eos = self.processor.eos_ids();
             let tokens = models::generate_greedy(&self.model, &samples, self.options.max_new_tokens, eos)?;
@@ -285,20 +281,6 @@ impl<'a> Answerer<'a> {
             tally.add(question.answered(answer, self.options.metric), is_graded)?;
         }
         Ok(())
-    }
-
-    /// Cuts the order into batches whose longest question times their number keeps to the budget.
-    fn batches<'o>(&self, asked: &[Asked], order: &'o [usize]) -> Vec<&'o [usize]> {
-        let mut batches = Vec::new();
-        let mut start = 0;
-        for end in 1..=order.len() {
-            let next = order.get(end).map_or(usize::MAX, |&index| asked[index].num_tokens());
-            if next.saturating_mul(end + 1 - start) > self.options.max_tokens_per_batch {
-                batches.push(&order[start..end]);
-                start = end;
-            }
-        }
-        batches
     }
 }
 

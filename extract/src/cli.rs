@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use toml::{Table, Value};
 
+use shared::agreement::Metric;
 use shared::cache::{Codec, Manifest};
 use shared::dataset::Format;
 
+use crate::answers::Sample;
 use crate::conditions::Condition;
 use crate::config::{DtypeChoice, Keep};
 use crate::part::PartChoice;
@@ -30,6 +32,9 @@ pub enum Command {
     /// Run the teacher over a dataset and write the cache; the same command again continues or does nothing.
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
+    /// Let the teacher answer a dataset's questions and keep what agrees with the reference answers, as a new dataset.
+    #[command(after_help = ANSWERS_EXAMPLES)]
+    Answers(Box<AnswersArgs>),
     /// Check every checksum and invariant of a cache.
     #[command(after_help = "Example:\n  extract verify caches/teacher")]
     Verify(VerifyArgs),
@@ -84,6 +89,20 @@ Examples:
 
 A sample of the rows is prepared, a few of them go through the teacher, and the real writer writes them to a temporary
 folder under each codec. Hours are for this machine, one process, and leave out loading the teacher.";
+
+const ANSWERS_EXAMPLES: &str = "\
+Examples:
+  extract answers --teacher teachers/qwen2-vl --data train.jsonl --image-root images --out answers.jsonl
+  extract run --teacher teachers/qwen2-vl --data answers.jsonl --image-root images --out caches/teacher
+  extract answers ... --tries 8 --temperature 0.7 --metric relaxed
+
+The first try generates as the checkpoint's generation_config.json says, the others sample. A response that agrees with the
+reference answer takes its place; otherwise the original stays, and `provenance` in the row says so, as it does of a
+response that was cut off at --max-new-tokens. The same command again continues, or does nothing when done.
+
+Metrics: auto reads a response for an option letter, a number, yes or no, or the reference's words; relaxed bears 5 % in
+numbers; exact, choice and contains are those of `distill eval`. Keys: [answers] metric, tries, max_new_tokens, sample,
+temperature, top_k, top_p, seed, and those of [teacher], [data] and [batch]; cache.dir is the file.";
 
 const SUBSET_EXAMPLES: &str = "\
 Examples:
@@ -227,6 +246,93 @@ impl RunArgs {
         self.codec = self.codec.or(Some(manifest.features.codec));
         self.dtype = self.dtype.or(parsed(manifest, "dtype")?);
         Ok(())
+    }
+}
+
+/// Flags of `extract answers`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AnswersArgs {
+    /// The teacher: a checkout laid out as on the Hugging Face hub.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub teacher: Option<PathBuf>,
+    /// The dataset: a file, a folder or a glob; may be given several times.
+    #[arg(long, value_name = "SRC", value_hint = ValueHint::AnyPath)]
+    pub data: Vec<String>,
+    /// The dataset to write or to continue.
+    #[arg(long, value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+    /// Where relative image paths of the dataset start; the output's start there too.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub image_root: Option<PathBuf>,
+    /// Ask a question so often at most, until the response agrees [default: 4].
+    #[arg(long, value_name = "N")]
+    pub tries: Option<usize>,
+    /// When a response agrees: auto, exact, relaxed, choice or contains [default: auto].
+    #[arg(long)]
+    pub metric: Option<Metric>,
+    /// Whether the first try samples [default: auto, as the checkpoint says].
+    #[arg(long, value_enum)]
+    pub sample: Option<Sample>,
+    /// What scores are divided by before a token is drawn [default: the checkpoint's].
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Draw among the N likeliest tokens, 0 for all [default: the checkpoint's].
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Draw among the likeliest tokens that reach this probability [default: the checkpoint's].
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Seed of the random numbers [default: 0].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u32>,
+    /// A response has at most N tokens [default: 512].
+    #[arg(long, value_name = "N")]
+    pub max_new_tokens: Option<usize>,
+    /// Questions run together up to so many tokens, answers counted at their longest [default: 4096].
+    #[arg(long, value_name = "TOKENS")]
+    pub max_tokens_per_batch: Option<usize>,
+    /// Bad rows to bear, as a share of the rows read or as a number, before the command fails [default: 1%].
+    #[arg(long, value_name = "1%|ROWS")]
+    pub max_bad: Option<MaxBad>,
+    /// auto, cpu or cuda:N [default: auto].
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Read the dataset as this format instead of telling it by its content.
+    #[arg(long)]
+    pub format: Option<Format>,
+    /// Put images that no placeholder asks for at the front of the first question instead of refusing the row.
+    #[arg(long)]
+    pub prepend_image: bool,
+    /// Common flags.
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+impl AnswersArgs {
+    /// The flags that were typed, as the tables of [`Settings`](crate::config::Settings).
+    pub fn overrides(&self) -> Table {
+        let shared = RunArgs {
+            teacher: self.teacher.clone(),
+            data: self.data.clone(),
+            out: self.out.clone(),
+            image_root: self.image_root.clone(),
+            max_tokens_per_batch: self.max_tokens_per_batch,
+            max_bad: self.max_bad,
+            device: self.device.clone(),
+            format: self.format,
+            prepend_image: self.prepend_image,
+            ..RunArgs::default()
+        };
+        let mut flags = Overrides(shared.overrides());
+        flags.put("answers", "tries", self.tries.map(integer));
+        flags.put("answers", "metric", self.metric.map(|metric| metric.to_string()));
+        flags.put("answers", "sample", self.sample.map(|sample| format!("{sample:?}").to_lowercase()));
+        flags.put("answers", "temperature", self.temperature);
+        flags.put("answers", "top_k", self.top_k.map(integer));
+        flags.put("answers", "top_p", self.top_p);
+        flags.put("answers", "seed", self.seed.map(i64::from));
+        flags.put("answers", "max_new_tokens", self.max_new_tokens.map(integer));
+        flags.0
     }
 }
 

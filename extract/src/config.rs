@@ -11,6 +11,7 @@ use shared::dataset::Format;
 use shared::models::checkout;
 use shared::settings;
 
+use crate::answers::AnswersSettings;
 use crate::cli::{CommonArgs, RunArgs};
 use crate::error::Usage;
 use crate::part::{self, PartChoice};
@@ -89,6 +90,8 @@ pub struct Settings {
     pub batch: BatchSettings,
     /// What is written.
     pub cache: CacheSettings,
+    /// How `answers` generates and what it accepts.
+    pub answers: AnswersSettings,
 }
 
 /// `[teacher]`
@@ -236,10 +239,15 @@ impl RunConfig {
     /// # Errors
     /// A [`Usage`] error when something indispensable is missing or a setting makes no sense.
     pub fn decide(args: &RunArgs) -> Result<RunConfig> {
-        let settings = Settings::load(&args.common, args.overrides())?;
+        Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")
+    }
+
+    /// The same for a command that writes something else than a cache: what, and the flag that says where.
+    pub(crate) fn from_flags(common: &CommonArgs, flags: toml::Table, what: &str, out: &str) -> Result<RunConfig> {
+        let settings = Settings::load(common, flags)?;
         let teacher = required(settings.teacher.dir.clone(), "a teacher", "--teacher DIR", "teacher.dir")?;
         let teacher = checkout(&teacher)?;
-        let out = required(settings.cache.dir.clone(), "a cache", "--out CACHE", "cache.dir")?;
+        let out = required(settings.cache.dir.clone(), what, out, "cache.dir")?;
         let sources = Some(&settings.data.sources).filter(|sources| !sources.is_empty());
         required(sources, "a dataset", "--data SRC", "data.sources")?;
         positive(settings.batch.max_tokens, "batch.max_tokens")?;
@@ -256,9 +264,9 @@ pub(crate) fn required<T>(value: Option<T>, what: &str, flag: &str, key: &str) -
     value.ok_or_else(|| missing().into())
 }
 
-fn positive(number: usize, key: &str) -> Result<()> {
+pub(crate) fn positive(number: usize, key: &str) -> Result<()> {
     if number == 0 {
-        return Err(Usage(format!("`{key}` is 0\nhint: give a positive number of tokens")).into());
+        return Err(Usage(format!("`{key}` is 0\nhint: give a positive number")).into());
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
 
+pub mod answers;
 pub mod batch;
 pub mod cli;
 pub mod conditions;
@@ -59,6 +60,7 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
         Command::Run(args) => {
             report(&args.common, RunConfig::decide(&args).and_then(|config| run::run(&config)))
         }
+        Command::Answers(args) => report(&args.common, answers::answers(&args)),
         Command::Verify(args) => report(&args.common, verify::verify(&args)),
         Command::Estimate(args) => report(&args.common, estimate::estimate(&args)),
         Command::Repair(args) => {

@@ -8,6 +8,7 @@
 //! (`cargo check -p shared --no-default-features`), because the cache directory is the only
 //! contract between the two programs.
 
+pub mod agreement;
 pub mod cache;
 pub mod dataset;
 pub mod ids;

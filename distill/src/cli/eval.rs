@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use shared::agreement::Metric;
 use shared::dataset::DatasetOptions;
 use shared::models::checkout;
 
 use super::print_summary;
-use crate::eval::{self, EvalOptions, Metric, Progress};
+use crate::eval::{self, EvalOptions, Progress};
 
 /// Arguments of `distill eval`, as typed.
 #[derive(Clone, Debug, Args)]
@@ -36,8 +37,9 @@ pub struct EvalArgs {
     /// Put image placeholders in front where the data has images but no placeholders.
     #[arg(long)]
     pub prepend_image: bool,
-    /// When an answer is right.
-    #[arg(long, value_enum, default_value_t)]
+    /// When an answer is right: auto (choice where the reference is an option letter, else exact), exact, relaxed (numbers
+    /// within 5 %), choice or contains.
+    #[arg(long, default_value_t)]
     pub metric: Metric,
     /// Only the first N rows.
     #[arg(long, value_name = "N")]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::cli::UsageError;
-use crate::eval::Metric;
+use shared::agreement::Metric;
 
 /// A teacher: the cache of its features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,19 +1,16 @@
 //! From rows to questions.
 
-use shared::dataset::{ImageSource, Message, Part, Record, Role};
-use shared::image::decode;
+use shared::agreement::{Metric, choose, letter};
+use shared::dataset::{self, ImageSource, Record};
 use shared::models::{Encoded, Processor};
 
-use super::benchmarks::{Grading, Item, letter};
-use super::choice::choose;
-use super::{Metric, Prediction};
+use super::Prediction;
+use super::benchmarks::{Grading, Item};
 
 /// One assistant turn to be answered.
 pub(super) struct Question {
-    /// Everything said before the answer.
-    messages: Vec<Message>,
-    /// The images used so far.
-    images: Vec<ImageSource>,
+    /// What is asked.
+    asked: dataset::Question,
     /// What is known before the answer; the rest is filled in.
     prediction: Prediction,
     grading: Grading,
@@ -28,53 +25,47 @@ pub(super) struct Asked {
 
 /// The question of a benchmark's row.
 pub(super) fn of_benchmark(item: Item) -> Vec<Question> {
-    let asked = question(&item.record, 0, 1);
-    let prediction = Prediction { kind: item.kind, ..asked.prediction };
-    vec![Question { prediction, grading: item.grading, ..asked }]
+    let Item { record, kind, grading } = item;
+    let one = |it: dataset::Question| {
+        let prediction = Prediction { kind: kind.clone(), ..prediction(&record, 0, &it) };
+        Question { asked: it, prediction, grading: grading.clone() }
+    };
+    record.questions().into_iter().take(1).map(one).collect()
 }
 
 /// The questions of a row; why there are none, otherwise.
 pub(super) fn of(record: Record) -> Result<Vec<Question>, String> {
     let place = format!("`{}` row {}", record.source, record.row);
-    let answers = record.messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
-    let questions: Vec<Question> =
-        answers.enumerate().map(|(turn, (index, _))| question(&record, turn, index)).collect();
-    match questions.iter().find(|it| it.prediction.reference.trim().is_empty()) {
+    let one = |(turn, asked): (usize, dataset::Question)| {
+        let prediction = prediction(&record, turn, &asked);
+        Question { asked, prediction, grading: Grading::Auto }
+    };
+    let questions: Vec<Question> = record.questions().into_iter().enumerate().map(one).collect();
+    match questions.iter().find(|it| it.prediction.reference.is_empty()) {
         Some(_) => Err(format!("{place}: an answer is empty")),
         None if questions.is_empty() => Err(format!("{place}: no answer to compare with")),
         None => Ok(questions),
     }
 }
 
-fn question(record: &Record, turn: usize, answer: usize) -> Question {
-    let messages = record.messages[..answer].to_vec();
-    let num_images = messages.iter().flat_map(|it| &it.content).filter(|part| **part == Part::Image).count();
-    let images: Vec<ImageSource> = record.images.iter().take(num_images).cloned().collect();
-    let paths = images.iter().filter_map(|image| match image {
+/// What is known before the answer.
+fn prediction(record: &Record, turn: usize, asked: &dataset::Question) -> Prediction {
+    let paths = asked.images.iter().filter_map(|image| match image {
         ImageSource::Path(path) => Some(path.display().to_string()),
         ImageSource::Bytes(_) | ImageSource::Slice { .. } => None,
     });
-    let prediction = Prediction {
+    Prediction {
         id: record.id.clone(),
         source: record.source.clone(),
         row: record.row,
         turn,
         kind: record.id.as_deref().and_then(kind_of),
-        question: messages.last().map(text_of).unwrap_or_default(),
+        question: asked.text(),
         images: paths.collect(),
-        reference: text_of(&record.messages[answer]),
+        reference: asked.reference.clone(),
         prediction: String::new(),
         correct: false,
-    };
-    Question { messages, images, prediction, grading: Grading::Auto }
-}
-
-fn text_of(message: &Message) -> String {
-    let texts = message.content.iter().filter_map(|part| match part {
-        Part::Text { text } => Some(text.as_str()),
-        Part::Image => None,
-    });
-    texts.collect::<String>().trim().to_owned()
+    }
 }
 
 /// The kind of question that an id names: what stands before its `/` or `:`, or before its number.
@@ -92,13 +83,7 @@ impl Question {
     /// The question as the model takes it; the reason why not, otherwise.
     pub(super) fn encode(self, processor: &Processor) -> Result<Asked, String> {
         let place = format!("`{}` row {}", self.prediction.source, self.prediction.row);
-        let mut images = Vec::with_capacity(self.images.len());
-        for source in &self.images {
-            let bytes = source.read().map_err(|error| format!("{place}: {error}"))?;
-            images.push(decode(&bytes).map_err(|error| format!("{place}: {error}"))?);
-        }
-        let encoded = processor.encode_question(&self.messages, &images);
-        let encoded = encoded.map_err(|error| format!("{place}: {error}"))?;
+        let encoded = processor.encode_asked(&self.asked).map_err(|error| format!("{place}: {error}"))?;
         Ok(Asked { encoded, prediction: self.prediction, grading: self.grading })
     }
 }
@@ -134,6 +119,8 @@ impl Asked {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
+    use shared::dataset::{Message, Part, Role};
+
     use super::*;
 
     fn said(role: Role, text: &str) -> Message {
@@ -162,7 +149,7 @@ mod tests {
             images: vec![image("a.png"), image("b.png")],
         };
         let questions = of(record).unwrap();
-        let shapes: Vec<_> = questions.iter().map(|it| (it.messages.len(), it.images.len())).collect();
+        let shapes: Vec<_> = questions.iter().map(|it| (it.asked.messages.len(), it.asked.images.len())).collect();
         assert_eq!(shapes, [(1, 1), (3, 2)], "the answer itself and later images are not shown");
         assert_eq!(questions[1].prediction.question, "two?");
         assert_eq!(questions[1].prediction.reference, "2");

@@ -28,6 +28,7 @@ mod llama_factory;
 mod llava;
 mod messages;
 mod parquet;
+mod question;
 mod reader;
 mod sources;
 mod table;
@@ -39,6 +40,7 @@ mod webdataset;
 pub use base64::decode_base64;
 pub use error::{BadRow, DatasetError};
 pub use format::Format;
+pub use question::Question;
 pub use reader::{Dataset, DatasetOptions, open};
 pub use table::{Table, TableError, TableRow};
 

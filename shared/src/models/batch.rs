@@ -110,3 +110,29 @@ impl PackedBatch {
         self.cu_seqlens.len().saturating_sub(1)
     }
 }
+
+/// Samples in batches of like length: the longest of a batch times their number keeps to `max_tokens`, and a longer
+/// sample runs alone. Indices into `lengths`, shortest first.
+pub fn in_like_lengths(lengths: &[usize], max_tokens: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&index| lengths[index]);
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for index in order {
+        match batches.last_mut() {
+            Some(batch) if lengths[index].saturating_mul(batch.len() + 1) <= max_tokens => batch.push(index),
+            _ => batches.push(vec![index]),
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn like_lengths_share_a_batch_within_the_budget() {
+        assert_eq!(in_like_lengths(&[9, 2, 3, 40, 8], 20), [vec![1, 2], vec![4, 0], vec![3]]);
+        assert!(in_like_lengths(&[], 20).is_empty());
+    }
+}

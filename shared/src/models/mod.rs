@@ -55,12 +55,12 @@ mod vit;
 mod vlm;
 pub mod weights;
 
-pub use batch::{Encoded, PackedBatch};
+pub use batch::{Encoded, PackedBatch, in_like_lengths};
 pub use checkpoint::{Checkpoint, Entry};
 pub use device::device;
 pub use error::ModelError;
 pub use export::export_checkout;
-pub use generate::generate_greedy;
+pub use generate::{Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise};
 pub use head::Head;
 pub use hub::{checkout, checkout_name};
 pub use identity::{identity, weights_digest};

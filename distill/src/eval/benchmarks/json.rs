@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+use shared::agreement::Metric;
 use shared::dataset::{ImageSource, Part};
 
 use super::{Asked, Grading, Item, Items};
-use crate::eval::Metric;
 
 type Object = Map<String, Value>;
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use shared::dataset::{ImageSource, Part, Table, TableRow};
 
 use super::{Asked, Grading, Item, Items, letter, options_text, python_list};
-use crate::eval::Metric;
+use shared::agreement::Metric;
 
 const COLUMNS: [&str; 7] = ["id", "question", "options", "answer", "question_type", "subfield", "subject"];
 

@@ -16,6 +16,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use shared::agreement::{Metric, letter};
 use shared::dataset::{ImageSource, Message, Part, Record, Role};
 
 mod json;
@@ -23,7 +24,6 @@ mod mmbench;
 mod mmmu;
 mod python_list;
 
-use super::Metric;
 
 /// How an answer is graded when the user asks for no metric.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,11 +112,6 @@ impl Asked {
             images: self.images,
         }
     }
-}
-
-/// The letter of an option by its place.
-pub(super) fn letter(place: usize) -> char {
-    char::from_u32('A' as u32 + place as u32).unwrap_or('?')
 }
 
 /// Options a line each, and what to answer with.

@@ -20,8 +20,8 @@ pub(super) use square::SquareTile;
 use super::batch::Encoded;
 use super::error::ModelError;
 use super::registry::{ModelConfig, config_of};
-use crate::dataset::Message;
-use crate::image::{ImageError, ImageInput, RgbImage};
+use crate::dataset::{Message, Question};
+use crate::image::{ImageError, ImageInput, RgbImage, decode};
 use crate::text::{ChatTemplate, Expansion, Placeholder, Prompt, TextTokenizer, layout};
 
 #[cfg(test)]
@@ -134,6 +134,19 @@ impl Processor {
     /// As [`encode`](Self::encode).
     pub fn encode_question(&self, messages: &[Message], images: &[RgbImage]) -> Result<Encoded, ModelError> {
         self.encode_messages(messages, images, true)
+    }
+
+    /// A dataset's question with its images, read and decoded here.
+    ///
+    /// # Errors
+    /// When an image cannot be read or decoded, and as [`encode`](Self::encode); the text is one reason.
+    pub fn encode_asked(&self, question: &Question) -> Result<Encoded, String> {
+        let mut images = Vec::with_capacity(question.images.len());
+        for source in &question.images {
+            let bytes = source.read().map_err(|error| error.to_string())?;
+            images.push(decode(&bytes).map_err(|error| error.to_string())?);
+        }
+        self.encode_question(&question.messages, &images).map_err(|error| error.to_string())
     }
 
     fn encode_messages(
@@ -263,7 +276,7 @@ fn eos_ids(
 }
 
 /// A JSON file of a checkpoint; null if there is no such file.
-fn read_optional_json(path: &Path) -> Result<Value, ModelError> {
+pub(super) fn read_optional_json(path: &Path) -> Result<Value, ModelError> {
     match std::fs::read_to_string(path) {
         Ok(text) => serde_json::from_str(&text).map_err(|error| {
             ModelError::invalid(path, format!("not JSON: {error}"), "download the file again")

@@ -1,7 +1,12 @@
 //! Which option of a multiple-choice question an answer means.
 
-use super::benchmarks::letter;
 use super::metric::{normalise, option_letter};
+
+/// The letter of an option by its place.
+#[must_use]
+pub fn letter(place: usize) -> char {
+    char::from_u32('A' as u32 + place as u32).unwrap_or('?')
+}
 
 /// The place of the option that an answer chooses, if it chooses one.
 ///

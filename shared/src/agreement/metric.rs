@@ -3,11 +3,13 @@
 //! Answers are compared after the normalisation that VQA benchmarks share: case, punctuation, articles
 //! and number words do not matter, the words themselves do.
 
-use clap::ValueEnum;
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 /// How predictions are compared with references.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
     /// `choice` where the reference is a single option letter, `exact` elsewhere.
@@ -21,6 +23,33 @@ pub enum Metric {
     Choice,
     /// The normalised reference stands in the prediction as whole words.
     Contains,
+}
+
+const NAMES: [(&str, Metric); 5] = [
+    ("auto", Metric::Auto),
+    ("exact", Metric::Exact),
+    ("relaxed", Metric::Relaxed),
+    ("choice", Metric::Choice),
+    ("contains", Metric::Contains),
+];
+
+impl FromStr for Metric {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = NAMES.iter().find(|(name, _)| *name == text);
+        known.map(|(_, metric)| *metric).ok_or_else(|| {
+            let names: Vec<String> = NAMES.iter().map(|(name, _)| format!("`{name}`")).collect();
+            format!("there is no metric `{text}`: known are {}", names.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.iter().find(|(_, metric)| metric == self).map_or("", |(name, _)| name);
+        f.write_str(name)
+    }
 }
 
 impl Metric {
@@ -102,7 +131,7 @@ fn within_five_percent(prediction: &str, reference: &str) -> Option<bool> {
     Some(got.is_some_and(|got| (got - wanted).abs() <= 0.05 * wanted.abs()))
 }
 
-fn number(answer: &str) -> Option<f64> {
+pub(super) fn number(answer: &str) -> Option<f64> {
     let plain = answer.trim().trim_end_matches('.').trim_start_matches('$');
     let (digits, scale) = match plain.strip_suffix('%') {
         Some(digits) => (digits, 0.01),
@@ -115,6 +144,12 @@ fn number(answer: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_read_and_write_themselves() {
+        assert!(NAMES.iter().all(|(name, metric)| metric.to_string() == *name && name.parse() == Ok(*metric)));
+        assert!("vibes".parse::<Metric>().is_err_and(|error| error.contains("`relaxed`")));
+    }
 
     #[test]
     fn normalises_as_vqa_does() {
