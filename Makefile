@@ -63,9 +63,8 @@ bench: build ## microbenchmarks; with DATA=, IMAGES=, MODEL= and a PYTHON that h
 	$(CARGO) bench --workspace
 	if [ -n "$(DATA)" ]; then ./tests/peers/bench.sh "$(PYTHON)" "$(DATA)" "$(IMAGES)" "$(MODEL)"; else echo "skipped: comparisons with PyTorch (no DATA=SRC given)"; fi
 
-cuda: ## the programs with the CUDA backend: needs nvcc, not a GPU (CUDA_COMPUTE_CAP=90 names one)
-	@command -v nvcc >/dev/null || { echo "error: no \`nvcc\` on PATH" >&2; echo "hint: install the CUDA toolkit 13.0, or build without CUDA: make build" >&2; exit 1; }
-	$(CARGO) build --release --bins -p extract -p distill --features extract/cuda,distill/cuda
+cuda: ## target/cuda/{extract,distill} with CUDA; needs no GPU, and fetches nvcc when there is none (CUDA_COMPUTE_CAP=90)
+	CARGO="$(CARGO)" PYTHON="$(PYTHON)" ./shared/build_cuda.sh
 
 docs: export RUSTDOCFLAGS = -D warnings
 docs: ## the API documentation, in target/doc

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
+pub mod compare;
 pub mod eval;
 pub mod export;
 pub mod report;
@@ -42,6 +43,8 @@ pub enum Command {
     Export(export::ExportArgs),
     /// Curves, tables and the leakage controls of runs as one self-contained HTML file.
     Report(report::ReportArgs),
+    /// Run a grid of teachers, students, methods and seeds; mean, spread and gains with intervals. Resumes.
+    Compare(compare::CompareArgs),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -106,6 +109,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "distill", &mut std::io::stdout());
             Ok(())

@@ -8,17 +8,20 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shared::cache::Access;
 pub use shared::models::ModelPart as PartName;
 use shared::settings::{SettingsError, resolve_over};
 use toml::Table;
 
 use crate::cli::{CommonArgs, UsageError};
 
+mod memory;
 mod methods;
 mod stage;
 
+pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
-pub use stage::StageConfig;
+pub use stage::{KeepFeatures, StageConfig};
 
 /// The three stages of the method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -64,6 +67,11 @@ pub struct DataConfig {
     pub prefetch: usize,
     /// Threads that encode ahead; 0 for one a core.
     pub workers: usize,
+    /// How the cache's files are read: `map`, or `plain` reads for network disks.
+    pub read: Access,
+    /// Samples of this many steps are sorted by length and dealt anew, so that those of a step are of like length; 1
+    /// leaves them as they are drawn.
+    pub bucket_steps: usize,
 }
 
 /// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
@@ -108,14 +116,6 @@ pub struct LossConfig {
     pub temperature: f64,
     /// Score the first answer token, predicted at the last question position.
     pub score_boundary: bool,
-}
-
-/// What memory is saved on, at a cost in time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MemoryConfig {
-    /// Decoder blocks keep their input alone and run again in the backward pass: the same gradients, a third more time.
-    pub recompute: bool,
 }
 
 /// Evaluation during training.
@@ -205,6 +205,8 @@ impl Default for RunConfig {
                 cache_mib: 256,
                 prefetch: 2,
                 workers: 0,
+                read: Access::Map,
+                bucket_steps: 1,
             },
             recalibrator: RecalibratorConfig {
                 depth: 2,
@@ -224,7 +226,7 @@ impl Default for RunConfig {
             kd: KdConfig::default(),
             multilevel_ot: MultilevelOtConfig::default(),
             alm: AlmConfig::default(),
-            memory: MemoryConfig { recompute: false },
+            memory: MemoryConfig::default(),
             eval: EvalConfig { every: 100, holdout: 16 },
             checkpoint: CheckpointConfig { every: 200, keep: 2, stop_after_steps: 0 },
             align: StageConfig::align(),
@@ -284,6 +286,9 @@ impl RunConfig {
         }
         for stage in [StageName::Align, StageName::Distill, StageName::Finetune] {
             self.stage(stage).validate(stage)?;
+        }
+        if self.data.bucket_steps == 0 {
+            return usage("`data.bucket_steps` must be at least 1");
         }
         if self.recalibrator.depth == 0 {
             return usage("`recalibrator.depth` must be at least 1");

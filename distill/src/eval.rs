@@ -26,7 +26,7 @@ mod metric;
 mod question;
 mod table;
 
-pub use bootstrap::interval;
+pub use bootstrap::{interval, interval_of_means};
 pub use choice::choose;
 pub use metric::{Metric, normalise};
 pub use table::text_table;

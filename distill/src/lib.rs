@@ -4,6 +4,7 @@
 //! says what each trains and which losses it takes.
 
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod eval;

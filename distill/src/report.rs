@@ -11,12 +11,13 @@ use anyhow::{Context, Result};
 
 mod chart;
 mod curves;
-mod html;
-mod run;
+pub(crate) mod html;
+pub(crate) mod intervals;
+pub(crate) mod run;
 mod samples;
 
 use crate::eval::Score;
-use html::{escape, share, table};
+use html::{document, escape, share, table};
 use run::{Evaluation, Run};
 
 /// What a report shows.
@@ -73,13 +74,7 @@ fn page(title: &str, runs: &[Run], evaluations: &[Evaluation]) -> String {
         curves::sections(runs),
         configuration(runs),
     ];
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
-        include_str!("report/style.css"),
-        body.concat()
-    )
+    document(&title, &body.concat())
 }
 
 fn lead(runs: &[Run]) -> String {

@@ -14,6 +14,7 @@ pub mod run;
 pub mod schedule;
 pub mod stage_loop;
 pub mod step;
+pub mod student_features;
 pub mod teacher;
 pub mod tensorboard;
 pub mod terms;

@@ -1,4 +1,4 @@
-//! How much memory this process has taken at most, for the summaries: memory is a promise, so it is printed.
+//! How much memory this process has taken at most, and how much is left: memory is a promise, so it is printed.
 
 /// The most resident memory the process has held so far, in bytes.
 ///
@@ -7,12 +7,18 @@
 /// while they were resident.
 pub fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    parse_high_water_mark(&status)
+    parse_kibibytes(&status, "VmHWM:")
+}
+
+/// Memory that could be taken now without swapping, in bytes: `MemAvailable` of `/proc/meminfo`. `None` where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    parse_kibibytes(&text, "MemAvailable:")
 }
 
 /// `VmHWM:     1234 kB`, in bytes: the kernel means 1024 by kB.
-fn parse_high_water_mark(status: &str) -> Option<u64> {
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+fn parse_kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
     let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -25,7 +31,7 @@ mod tests {
     fn reads_the_high_water_mark() {
         // The line as proc(5) shows it.
         let status = "Name:\tcat\nVmPeak:\t   13004 kB\nVmHWM:\t     832 kB\nVmRSS:\t     800 kB\n";
-        assert_eq!(parse_high_water_mark(status), Some(832 * 1024));
-        assert_eq!(parse_high_water_mark("Name:\tcat\n"), None);
+        assert_eq!(parse_kibibytes(status, "VmHWM:"), Some(832 * 1024));
+        assert_eq!(parse_kibibytes("Name:\tcat\n", "VmHWM:"), None);
     }
 }

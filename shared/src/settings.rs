@@ -111,7 +111,7 @@ fn parse_value(text: &str) -> Value {
 }
 
 /// Lays `over` on `base`: tables merge, everything else is replaced, lists too.
-fn overlay(base: &mut Table, over: Table) {
+pub fn overlay(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above),

@@ -153,7 +153,8 @@ fn write_arrow_writer(bencher: Bencher) {
 fn read_random_bf16(bencher: Bencher, verify: bool) {
     let dir = tempfile::tempdir().unwrap();
     write_ours(dir.path(), &samples());
-    let reader = CacheReader::open_with(dir.path(), ReaderOptions { verify }).unwrap();
+    let reader =
+        CacheReader::open_with(dir.path(), ReaderOptions { verify, ..ReaderOptions::default() }).unwrap();
     let mut i = 0;
     bencher.counter(raw_bytes(1)).bench_local(|| {
         i = (i + 7) % SAMPLES;

@@ -5,6 +5,7 @@ entropy, go backward, clip and update with AdamW, all in float32. PyTorch takes 
 transformers' model. Each side runs in a process of its own. Only the ratio means anything.
 
   python tests/peers/bench_step.py --teacher DIR --student DIR --data FILE --image-root DIR [--large] [--rows 16] [--steps 5] [--threads 2]
+    [--set KEY=VALUE]
 
 With --large the student is a Qwen2-VL of about 100 M random parameters with the tokenizer and image settings of DIR, a
 Qwen2-VL checkout.
@@ -91,7 +92,7 @@ def our_side(args, folder):
             for key in (f"batch_size={args.rows}", "warmup=0.0", "lr=1e-5", "lr_end=1e-5")]
     keys += ["align.steps=1", "align.regularisation=false", f"distill.steps={args.steps}", "eval.holdout=0",
              "checkpoint.every=1000"]
-    sets = [part for key in keys for part in ("--set", key)]
+    sets = [part for key in keys + args.set for part in ("--set", key)]
     summary = run("distill", "run", "--cache", f"{folder}/cache", "--student", args.student, "--out", f"{folder}/run",
                   "--stages", "align,distill", *sets)
     metrics = [json.loads(line) for line in pathlib.Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
@@ -108,6 +109,7 @@ def main():
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--build", default="release")
+    parser.add_argument("--set", action="append", default=[], help="a key of our run, such as memory.optimizer=f8")
     parser.add_argument("--torch-side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.torch_side:

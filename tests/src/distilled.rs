@@ -16,7 +16,7 @@ pub const NUM_SAMPLES: usize = 20;
 
 /// What every run is given unless it says otherwise: 4 + 5 + 3 steps, two microbatches a step, an evaluation and a
 /// checkpoint within each stage.
-const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 12] = [
     "align.steps=4",
     "distill.steps=5",
     "finetune.steps=3",

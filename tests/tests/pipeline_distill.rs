@@ -153,3 +153,49 @@ fn regularisation_asks_for_all_tokens_and_can_be_left_out() {
     let finished = e2e::programs::run("distill", &args).unwrap();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
 }
+
+/// A run's metrics without what depends on the machine.
+fn computed(out: &Path) -> Vec<serde_json::Value> {
+    let mut rows = metrics(out).unwrap();
+    for row in rows.iter_mut().filter_map(serde_json::Value::as_object_mut) {
+        ["tokens_per_second", "peak_rss_bytes", "loader_stall"].map(|field| row.remove(field));
+    }
+    rows
+}
+
+#[test]
+fn kept_student_features_change_no_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    // Ten steps of 4 samples: 16 train, so most come twice, and in other microbatches.
+    let sets = ["--stages", "align", "--set", "align.steps=10"];
+    let run = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        distilled(&out, &[&sets[..], more].concat()).unwrap();
+        let recalibrator = weights(&out.join("stages/align/recalibrator.safetensors")).unwrap();
+        (computed(&out), recalibrator, out.join("student_features/features.bin").exists())
+    };
+    let (rows, recalibrator, kept) = run("auto", &[]);
+    let (other_rows, other, other_kept) = run("never", &["--set", "align.keep_student_features=never"]);
+    assert!(kept && !other_kept);
+    assert_eq!(rows, other_rows);
+    for (name, tensor) in &recalibrator {
+        assert!(is_same(tensor, &other[name]).unwrap(), "`{name}` differs");
+    }
+}
+
+#[test]
+fn buckets_do_not_depend_on_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, workers: &str| {
+        let out = dir.path().join(name);
+        let workers = format!("data.workers={workers}");
+        let sets = ["--stages", "finetune", "--set", "data.bucket_steps=2", "--set", "finetune.steps=5", "--set"];
+        distilled(&out, &[&sets[..], &[&workers]].concat()).unwrap();
+        computed(&out)
+    };
+    let (one, four) = (run("one", "1"), run("four", "4"));
+    assert_eq!(one, four);
+    let plain = dir.path().join("plain");
+    distilled(&plain, &["--stages", "finetune", "--set", "finetune.steps=5"]).unwrap();
+    assert_ne!(one, computed(&plain));
+}

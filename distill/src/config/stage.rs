@@ -40,12 +40,37 @@ pub struct StageConfig {
     /// Stage align only: the loss A2, which needs the teacher's features of all tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regularisation: Option<bool>,
+    /// Stage align only: the frozen student's features are kept on disk by the first pass, and read by later ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_student_features: Option<KeepFeatures>,
     /// Stage distill only: the Recalibrator stays as stage align left it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_recalibrator: Option<bool>,
 }
 
+/// When the frozen student's features are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepFeatures {
+    /// Where the stage sees samples more than once.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
 impl StageConfig {
+    /// Whether this stage of `num_steps` steps keeps the student's features of `num_samples` samples.
+    #[must_use]
+    pub fn keeps_features(&self, num_steps: usize, num_samples: usize) -> bool {
+        match self.keep_student_features {
+            Some(KeepFeatures::Always) => true,
+            Some(KeepFeatures::Auto) => num_steps * self.batch_size > num_samples,
+            Some(KeepFeatures::Never) | None => false,
+        }
+    }
+
     fn base(train: Vec<PartName>) -> Self {
         Self {
             steps: None,
@@ -62,13 +87,18 @@ impl StageConfig {
             clip: 1.0,
             train,
             regularisation: None,
+            keep_student_features: None,
             freeze_recalibrator: None,
         }
     }
 
     /// Defaults of stage 1.
     pub(super) fn align() -> Self {
-        Self { regularisation: Some(true), ..Self::base(Vec::new()) }
+        Self {
+            regularisation: Some(true),
+            keep_student_features: Some(KeepFeatures::Auto),
+            ..Self::base(Vec::new())
+        }
     }
 
     /// Defaults of stage 2.
@@ -100,6 +130,9 @@ impl StageConfig {
         }
         if self.regularisation.is_some() != (stage == StageName::Align) {
             return wrong(format!("`{name}.regularisation` is a key of stage align alone"));
+        }
+        if self.keep_student_features.is_some() != (stage == StageName::Align) {
+            return wrong(format!("`{name}.keep_student_features` is a key of stage align alone"));
         }
         if self.freeze_recalibrator.is_some() != (stage == StageName::Distill) {
             return wrong(format!("`{name}.freeze_recalibrator` is a key of stage distill alone"));

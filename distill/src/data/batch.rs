@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
+use shared::ids::SampleKey;
 use shared::models::{Encoded, PackedBatch};
 
 use super::align::Piece;
@@ -89,8 +90,8 @@ pub struct TeacherRows {
 /// One forward and backward pass.
 #[derive(Clone, Debug)]
 pub struct Microbatch {
-    /// The samples' names, for errors.
-    pub keys: Vec<String>,
+    /// The samples' identities.
+    pub keys: Vec<SampleKey>,
     /// The student's tokens and images.
     pub student: PackedBatch,
     /// Rows of the student's features that predict its answer tokens.
@@ -158,7 +159,7 @@ fn build(samples: &[Arc<Sample>], options: &BatchOptions) -> Result<Microbatch> 
         true => Some(TeacherRows::build(samples, &student, options)?),
         false => None,
     };
-    let keys = samples.iter().map(|sample| sample.key.to_string()).collect();
+    let keys = samples.iter().map(|sample| sample.key).collect();
     Ok(Microbatch { keys, student, student_scored, teacher })
 }
 

@@ -49,8 +49,12 @@ impl Loader {
         let pool = builder.thread_name(|n| format!("loader-{n}")).build().context("cannot start a thread")?;
         let (sender, batches) = sync_channel(config.prefetch);
         let work = move || {
+            let mut next = sampler.batch(steps.start);
             for step in steps {
-                let batch = pool.install(|| read(&source, &sampler.batch(step), need));
+                // The next step's pages come from the disk while this step's samples are encoded.
+                let these = std::mem::replace(&mut next, sampler.batch(step + 1));
+                source.will_need(&next, need);
+                let batch = pool.install(|| read(&source, &these, need));
                 if sender.send(batch).is_err() {
                     // The run has stopped.
                     return;

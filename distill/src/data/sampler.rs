@@ -2,9 +2,27 @@
 //!
 //! Step `k` takes positions `k * batch_size ..` of an endless stream of epochs, each epoch a permutation of its
 //! own. Nothing depends on threads or on what was drawn before, so resuming needs only the step's number.
+//!
+//! With bucketing, the positions of `bucket_steps` steps are sorted by their samples' length, dealt to those steps in
+//! order, and the steps exchanged at random: those of a step, and so of a microbatch, are of like length, and as many
+//! samples are drawn as often as without.
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// How steps come to have samples of like length.
+#[derive(Clone, Debug)]
+pub struct Buckets {
+    /// About how long each sample is.
+    pub lengths: Arc<[u32]>,
+    /// Steps that share their samples out by length.
+    pub bucket_steps: usize,
+    /// Steps of the stage: the last bucket has only those that are left.
+    pub num_steps: usize,
+}
 
 /// The order of one stage.
 #[derive(Clone, Debug)]
@@ -12,6 +30,7 @@ pub struct Sampler {
     seed: u64,
     num_samples: usize,
     batch_size: usize,
+    buckets: Option<Buckets>,
     /// The epoch last asked for and its permutation.
     epoch: Option<(u64, Vec<u32>)>,
 }
@@ -20,13 +39,33 @@ impl Sampler {
     /// An order over samples `0..num_samples`, at least one of them.
     #[must_use]
     pub fn new(seed: u64, num_samples: usize, batch_size: usize) -> Self {
-        Self { seed, num_samples, batch_size, epoch: None }
+        Self { seed, num_samples, batch_size, buckets: None, epoch: None }
+    }
+
+    /// The same order with samples of like length in each step.
+    #[must_use]
+    pub fn bucketed(self, buckets: Buckets) -> Self {
+        Self { buckets: (buckets.bucket_steps > 1).then_some(buckets), ..self }
     }
 
     /// The samples of a step.
     pub fn batch(&mut self, step: usize) -> Vec<usize> {
-        let first = step * self.batch_size;
-        (first..first + self.batch_size).map(|position| self.sample_at(position)).collect()
+        let Some(buckets) = self.buckets.clone() else { return self.drawn(step..step + 1) };
+        let bucket = step / buckets.bucket_steps;
+        let first = bucket * buckets.bucket_steps;
+        let num_steps = buckets.bucket_steps.min(buckets.num_steps.saturating_sub(first)).max(1);
+        let mut samples = self.drawn(first..first + num_steps);
+        // Stable: equal lengths stay in the order they were drawn in.
+        samples.sort_by_key(|sample| buckets.lengths[*sample]);
+        let places = permutation(self.seed, u64::MAX - bucket as u64, num_steps);
+        let place = places[step - first] as usize * self.batch_size;
+        samples[place..place + self.batch_size].to_vec()
+    }
+
+    /// The samples of some steps, as the epochs' permutations have them.
+    fn drawn(&mut self, steps: Range<usize>) -> Vec<usize> {
+        let positions = steps.start * self.batch_size..steps.end * self.batch_size;
+        positions.map(|position| self.sample_at(position)).collect()
     }
 
     fn sample_at(&mut self, position: usize) -> usize {
@@ -81,6 +120,47 @@ mod tests {
     fn a_resumed_stream_is_the_tail_of_the_whole() {
         assert_eq!(drawn(7, 0..9)[12..], drawn(7, 3..9));
         assert_ne!(drawn(7, 0..9), drawn(8, 0..9));
+    }
+
+    /// 17 steps of 4 over 30 samples of made-up lengths, in buckets of 5 steps.
+    fn bucketed() -> (Arc<[u32]>, Sampler) {
+        let lengths: Arc<[u32]> = (0..30u32).map(|i| i * 7919 % 101).collect();
+        let buckets = Buckets { lengths: lengths.clone(), bucket_steps: 5, num_steps: 17 };
+        (lengths, Sampler::new(9, 30, 4).bucketed(buckets))
+    }
+
+    #[test]
+    fn buckets_draw_the_same_samples_of_like_length() {
+        let (lengths, mut sampler) = bucketed();
+        let mut plain = Sampler::new(9, 30, 4);
+        let spread = |batch: &[usize]| {
+            let of_batch = || batch.iter().map(|sample| lengths[*sample]);
+            of_batch().max().unwrap_or(0) - of_batch().min().unwrap_or(0)
+        };
+        let mut spreads = [0, 0];
+        // The last bucket has two steps.
+        for bucket in [0..5, 5..10, 10..15, 15..17] {
+            let mut batches: [Vec<Vec<usize>>; 2] =
+                [bucket.clone().map(|step| plain.batch(step)).collect(), bucket.map(|step| sampler.batch(step)).collect()];
+            for (sum, batches) in spreads.iter_mut().zip(&batches) {
+                *sum += batches.iter().map(|batch| spread(batch)).sum::<u32>();
+            }
+            let [mut plain, mut bucketed] = batches.each_mut().map(|batches| batches.concat());
+            plain.sort_unstable();
+            bucketed.sort_unstable();
+            assert_eq!(plain, bucketed, "a bucket has the samples it had");
+        }
+        assert!(spreads[1] * 2 < spreads[0], "{spreads:?}");
+    }
+
+    #[test]
+    fn a_resumed_bucketed_stream_is_the_tail_of_the_whole() {
+        let whole: Vec<_> = { let mut sampler = bucketed().1; (0..17).map(|step| sampler.batch(step)).collect() };
+        for first in [1, 7, 12, 16] {
+            let mut resumed = bucketed().1;
+            let tail: Vec<_> = (first..17).map(|step| resumed.batch(step)).collect();
+            assert_eq!(tail, whole[first..]);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, bail};
 use shared::cache::{CacheReader, SampleMeta};
-use shared::dataset::parse_canonical;
+use shared::dataset::{canonical_json, parse_canonical};
 use shared::ids::{Digest, SampleKey};
 use shared::image::decode;
 use shared::models::{Encoded, Processor};
@@ -160,6 +160,24 @@ impl Source {
         self.num_train()..self.entries.len()
     }
 
+    /// About how long each training sample is, in tokens: the teacher's number where there is a cache, else a guess
+    /// from its text and images.
+    #[must_use]
+    pub fn lengths(&self) -> std::sync::Arc<[u32]> {
+        /// Bytes of text a token, and tokens an image, as a guess.
+        const TEXT_BYTES: usize = 4;
+        const IMAGE_TOKENS: usize = 256;
+        let guess = |conversation: &Conversation| {
+            let text = canonical_json(&conversation.messages).len() / TEXT_BYTES;
+            text + conversation.images.len() * IMAGE_TOKENS
+        };
+        let length = |entry: &Entry| match (&self.cache, entry.row) {
+            (Some(cache), Some(row)) => cache.num_tokens(row),
+            _ => entry.conversation.as_ref().map_or(0, guess),
+        };
+        self.entries[..self.num_train()].iter().map(|entry| length(entry) as u32).collect()
+    }
+
     /// A digest of which samples there are.
     #[must_use]
     pub fn digest(&self) -> Digest {
@@ -181,6 +199,14 @@ impl Source {
         let sample = Arc::new(sample);
         self.kept().keep((index, need), &sample);
         Ok(sample)
+    }
+
+    /// Has the features of these samples fetched from the disk ahead of their use.
+    pub fn will_need(&self, indices: &[usize], need: TeacherNeed) {
+        let Some(cache) = self.cache.as_ref().filter(|_| need != TeacherNeed::Nothing) else { return };
+        let kept = self.kept();
+        let unread = indices.iter().filter(|&&index| !kept.samples.contains_key(&(index, need)));
+        cache.will_need(unread.filter_map(|&index| self.entries[index].row));
     }
 
     /// Where a sample came from, for messages to the user.

@@ -9,16 +9,29 @@ const RESAMPLES: usize = 1000;
 /// always the same ones. `None` without outcomes.
 #[must_use]
 pub fn interval(outcomes: &[bool]) -> Option<[f64; 2]> {
-    let count = outcomes.len();
-    if count == 0 {
+    interval_of_means(&[outcomes.iter().map(|&it| f64::from(u8::from(it))).collect()])
+}
+
+/// The same of the mean of rows (runs) by columns (questions), resampling both: a resample draws as many rows and as many columns,
+/// with replacement. `None` when a row is empty or has another length than the first.
+#[must_use]
+pub fn interval_of_means(rows: &[Vec<f64>]) -> Option<[f64; 2]> {
+    let count = rows.first().map(Vec::len).filter(|&count| count > 0)?;
+    if rows.iter().any(|row| row.len() != count) {
         return None;
     }
     let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut draw = || outcomes[((u128::from(rng.next_u64()) * count as u128) >> 64) as usize];
-    let mut shares: Vec<f64> =
-        (0..RESAMPLES).map(|_| (0..count).filter(|_| draw()).count() as f64 / count as f64).collect();
-    shares.sort_unstable_by(f64::total_cmp);
-    Some([shares[RESAMPLES * 25 / 1000], shares[RESAMPLES * 975 / 1000 - 1]])
+    let mut draw = |below: usize| ((u128::from(rng.next_u64()) * below as u128) >> 64) as usize;
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let chosen: Vec<&Vec<f64>> = (0..rows.len()).map(|_| &rows[draw(rows.len())]).collect();
+            let columns = (0..count).map(|_| draw(count));
+            let sum: f64 = columns.map(|column| chosen.iter().map(|row| row[column]).sum::<f64>()).sum();
+            sum / (count * rows.len()) as f64
+        })
+        .collect();
+    means.sort_unstable_by(f64::total_cmp);
+    Some([means[RESAMPLES * 25 / 1000], means[RESAMPLES * 975 / 1000 - 1]])
 }
 
 #[cfg(test)]
@@ -33,6 +46,17 @@ mod tests {
         let [low, high] = interval(&outcomes).unwrap();
         assert!((low - 0.2365).abs() < 0.015 && (high - 0.3635).abs() < 0.015, "{low} {high}");
         assert_eq!(interval(&outcomes), interval(&outcomes));
+    }
+
+    #[test]
+    fn rows_widen_the_interval_as_their_spread_says() {
+        // Four runs of 0.2, 0.4, 0.6 and 0.8, each alike on every question: only the choice of runs moves the mean, with the
+        // standard error sqrt(0.05 / 4) = 0.112 (variance of the four over their number).
+        let rows: Vec<Vec<f64>> = [0.2, 0.4, 0.6, 0.8].map(|it| vec![it; 10]).to_vec();
+        let [low, high] = interval_of_means(&rows).unwrap();
+        assert!((low - 0.28).abs() < 0.03 && (high - 0.72).abs() < 0.03, "{low} {high}");
+        assert_eq!(interval_of_means(&[vec![1.0], vec![]]), None);
+        assert_eq!(interval_of_means(&[]), None);
     }
 
     #[test]

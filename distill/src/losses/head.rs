@@ -12,6 +12,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::chunks::{HeadGradients, Wants, attach, chunk_rows, chunks, logits as logits_of};
+use super::frozen_head::{HeadWeight, MappedHead};
 
 mod rows;
 
@@ -49,22 +50,26 @@ pub struct HeadLossOutput {
 /// features' type; `teacher` (N, D) are the teacher's features under the same head and never get a gradient.
 ///
 /// # Errors
-/// When the shapes differ, or a target is not in the vocabulary.
-pub fn head_loss(
+/// When the shapes differ, a target is not in the vocabulary, or a mapped head meets features that are not float32 on a
+/// CPU.
+pub fn head_loss<'a>(
     features: &Tensor,
-    head: &Tensor,
+    head: impl Into<HeadWeight<'a>>,
     targets: &[u32],
     teacher: Option<&Tensor>,
     options: &HeadLossOptions,
 ) -> Result<HeadLossOutput> {
     let (tokens, width) = features.dims2()?;
-    let (vocab, head_width) = head.dims2()?;
+    let head = head.into();
+    let (vocab, head_width) = match head {
+        HeadWeight::Tensor(head) => head.dims2()?,
+        HeadWeight::Mapped(head) => head.dims(),
+    };
     if head_width != width || targets.len() != tokens || teacher.is_some_and(|t| t.dims() != features.dims())
     {
         bail!(
-            "features {:?}, head {:?}, {} targets and teacher features {:?} do not fit",
+            "features {:?}, head ({vocab}, {head_width}), {} targets and teacher features {:?} do not fit",
             features.dims(),
-            head.dims(),
             targets.len(),
             teacher.map(Tensor::dims)
         )
@@ -74,30 +79,50 @@ pub fn head_loss(
     }
     let problem = Problem {
         features: features.detach().contiguous()?,
-        head: head.detach().to_dtype(features.dtype())?.contiguous()?,
+        head: match head {
+            HeadWeight::Tensor(head) => {
+                Weight::Tensor(head.detach().to_dtype(features.dtype())?.contiguous()?)
+            }
+            HeadWeight::Mapped(head) => Weight::Mapped(head),
+        },
+        dims: (vocab, head_width),
         teacher: teacher.map(|t| t.detach().to_dtype(features.dtype())?.contiguous()).transpose()?,
         targets,
         options: *options,
-        wants: Wants::of(features, head),
+        wants: Wants {
+            features: features.track_op(),
+            head: matches!(head, HeadWeight::Tensor(head) if head.track_op()),
+        },
         // There are two buffers of this size with a teacher.
         chunk: chunk_rows(vocab),
     };
     let sums = problem.solve()?;
     let value = options.ce_weight * sums.ce + options.kl_weight * sums.kl;
-    let loss = attach(value, [(features, &sums.features), (head, &sums.head)])?;
+    let loss = match head {
+        HeadWeight::Tensor(head) => attach(value, [(features, &sums.features), (head, &sums.head)])?,
+        HeadWeight::Mapped(_) => attach(value, [(features, &sums.features), (features, &None)])?,
+    };
     Ok(HeadLossOutput { loss, ce: sums.ce, kl: sums.kl })
 }
 
 /// One call, without gradient tracking.
 struct Problem<'a> {
     features: Tensor,
-    head: Tensor,
+    head: Weight<'a>,
+    /// (V, D).
+    dims: (usize, usize),
     teacher: Option<Tensor>,
     targets: &'a [u32],
     options: HeadLossOptions,
     wants: Wants,
     /// Tokens whose logits are formed at a time.
     chunk: usize,
+}
+
+/// The head, in the features' type unless it is mapped.
+enum Weight<'a> {
+    Tensor(Tensor),
+    Mapped(&'a MappedHead),
 }
 
 /// What a call adds up; gradients are float32.
@@ -110,32 +135,37 @@ struct Sums {
 
 impl Problem<'_> {
     fn solve(&self) -> Result<Sums> {
-        let on_cpu = self.features.device().is_cpu();
-        let all = [Some(&self.features), Some(&self.head), self.teacher.as_ref()];
-        if on_cpu && all.into_iter().flatten().all(|t| t.dtype() == DType::F32) {
-            rows::solve(self)
-        } else {
-            self.solve_composite()
+        // Head and teacher have the features' type.
+        let on_slices = self.features.device().is_cpu() && self.features.dtype() == DType::F32;
+        match &self.head {
+            _ if on_slices => rows::solve(self),
+            Weight::Tensor(head) => self.solve_composite(head),
+            Weight::Mapped(_) => bail!("a mapped head serves float32 features on a CPU alone"),
         }
     }
 
     /// The chunks as candle operations, for a GPU and for other types.
-    fn solve_composite(&self) -> Result<Sums> {
+    fn solve_composite(&self, head: &Tensor) -> Result<Sums> {
         let (mut ce, mut kl) = (0.0, 0.0);
         let mut gradients = HeadGradients::new(self.wants);
         for rows in chunks(self.targets.len(), self.chunk) {
             let x = self.features.narrow(0, rows.start, rows.len())?;
-            let (sums, gradient) = self.chunk_composite(&logits_of(&x, &self.head)?, rows.start)?;
+            let (sums, gradient) = self.chunk_composite(&logits_of(&x, head)?, head, rows.start)?;
             ce += sums.0;
             kl += sums.1;
-            gradients.push(&gradient, &x, &self.head)?;
+            gradients.push(&gradient, &x, head)?;
         }
         let (features, head) = gradients.finish()?;
         Ok(Sums { ce, kl, features, head })
     }
 
     /// One chunk's (ce, kl) and the gradient of its logits (n, V).
-    fn chunk_composite(&self, logits: &Tensor, start: usize) -> Result<((f64, f64), Tensor)> {
+    fn chunk_composite(
+        &self,
+        logits: &Tensor,
+        head: &Tensor,
+        start: usize,
+    ) -> Result<((f64, f64), Tensor)> {
         let (n, vocab) = logits.dims2()?;
         let options = &self.options;
         let targets = Tensor::new(&self.targets[start..start + n], logits.device())?.unsqueeze(1)?;
@@ -146,7 +176,7 @@ impl Problem<'_> {
         let mut gradient = ((log_q.exp()? - hit)? * options.ce_weight)?;
         let Some(teacher) = &self.teacher else { return Ok(((ce, 0.0), gradient)) };
         let t = options.temperature;
-        let teacher = logits_of(&teacher.narrow(0, start, n)?, &self.head)?;
+        let teacher = logits_of(&teacher.narrow(0, start, n)?, head)?;
         let log_p = candle_nn::ops::log_softmax(&(teacher / t)?, D::Minus1)?;
         let log_q = candle_nn::ops::log_softmax(&(logits / t)?, D::Minus1)?;
         let p = log_p.exp()?;

@@ -3,6 +3,7 @@
 //! | file | what | formula, summed over scored tokens |
 //! |---|---|---|
 //! | [`head`] | cross entropy and forward divergence through one head, in one pass | -log q\[target\]; KL(p \|\| q) |
+//! | [`frozen_head`] | the teacher's head as the cache's file has it, for [`head`] | |
 //! | [`chunks`] | any score of whole rows of logits | the caller's |
 //! | [`log_probs`] | any score of a few chosen tokens a row | the caller's |
 //!
@@ -10,7 +11,9 @@
 //! a step adds its microbatches and divides once by the number of tokens.
 
 pub mod chunks;
+pub mod frozen_head;
 pub mod head;
 pub mod log_probs;
 
+pub use frozen_head::{HEAD, HeadWeight, MappedHead};
 pub use head::{HeadLossOptions, HeadLossOutput, head_loss};

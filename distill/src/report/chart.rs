@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::html::escape;
 
-const WIDTH: f64 = 640.0;
+pub(super) const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 300.0;
 /// Left, right, top, bottom room around the plot, for labels.
 const MARGIN: (f64, f64, f64, f64) = (62.0, 16.0, 22.0, 44.0);
@@ -44,27 +44,42 @@ pub(crate) struct Chart {
     pub(crate) y_label: String,
     pub(crate) series: Vec<Series>,
     pub(crate) bands: Vec<Band>,
-    /// The y axis starts at zero.
-    pub(crate) from_zero: bool,
+    /// How the y axis runs.
+    pub(crate) scale: Scale,
 }
 
-/// The linear map from values to pixels.
+/// How a y axis runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scale {
+    /// Linear, over the values.
+    #[default]
+    Linear,
+    /// Linear, from zero.
+    FromZero,
+    /// Logarithmic: a first step far above the rest leaves the rest legible. Values that are not above zero are left out.
+    Log,
+}
+
+/// The map from values to pixels.
 struct Frame {
     x: (f64, f64),
+    /// On a logarithmic axis, of the values' logarithms to base ten.
     y: (f64, f64),
+    scale: Scale,
 }
 
 impl Frame {
-    fn of(series: &[Series], from_zero: bool) -> Self {
+    fn of(series: &[Series], scale: Scale) -> Self {
         let points = || series.iter().flat_map(|line| line.points.iter());
         let x = range(points().map(|point| point.0));
-        let mut y = range(points().map(|point| point.1));
-        if from_zero {
+        let of_axis = |y: f64| if scale == Scale::Log { y.log10() } else { y };
+        let mut y = range(points().map(|point| of_axis(point.1)));
+        if scale == Scale::FromZero {
             y.0 = y.0.min(0.0);
         }
         let room = (y.1 - y.0) * 0.06;
-        let low = if from_zero && y.0 >= 0.0 { y.0 } else { y.0 - room };
-        Self { x, y: (low, y.1 + room) }
+        let low = if scale == Scale::FromZero && y.0 >= 0.0 { y.0 } else { y.0 - room };
+        Self { x, y: (low, y.1 + room), scale }
     }
 
     fn left(&self, x: f64) -> f64 {
@@ -72,6 +87,7 @@ impl Frame {
     }
 
     fn top(&self, y: f64) -> f64 {
+        let y = if self.scale == Scale::Log { y.log10() } else { y };
         HEIGHT - MARGIN.3 - (y - self.y.0) / (self.y.1 - self.y.0) * (HEIGHT - MARGIN.2 - MARGIN.3)
     }
 }
@@ -79,12 +95,16 @@ impl Frame {
 impl Chart {
     /// The chart as a `figure` element; `id` must be unique on the page. Empty when there is nothing to draw.
     pub(crate) fn figure(&self, id: &str) -> String {
+        let drawable = |line: &Series| match self.scale {
+            Scale::Log => line.above_zero().thinned(),
+            _ => line.thinned(),
+        };
         let series: Vec<Series> =
-            self.series.iter().map(Series::thinned).filter(|it| !it.points.is_empty()).collect();
+            self.series.iter().map(drawable).filter(|it| !it.points.is_empty()).collect();
         if series.is_empty() {
             return String::new();
         }
-        let frame = Frame::of(&series, self.from_zero);
+        let frame = Frame::of(&series, self.scale);
         let mut svg = format!(
             "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n{}\
              <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
@@ -130,7 +150,8 @@ impl Chart {
     fn axes(&self, frame: &Frame) -> String {
         let (bottom, right) = (HEIGHT - MARGIN.3, WIDTH - MARGIN.1);
         let mut svg = String::new();
-        for tick in ticks(frame.y, 5) {
+        let y_ticks = if frame.scale == Scale::Log { log_ticks(frame.y) } else { ticks(frame.y, 5) };
+        for tick in y_ticks {
             let top = frame.top(tick);
             let _ = write!(
                 svg,
@@ -168,6 +189,10 @@ impl Chart {
 }
 
 impl Series {
+    fn above_zero(&self) -> Self {
+        Self { points: self.points.iter().copied().filter(|it| it.1 > 0.0).collect(), ..self.clone() }
+    }
+
     /// At most [`MAX_POINTS`] points, each the mean of its neighbours.
     fn thinned(&self) -> Self {
         let finite: Vec<_> =
@@ -228,7 +253,7 @@ fn legend(series: &[Series]) -> String {
 }
 
 /// The span of some values, never empty.
-fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+pub(super) fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), it| (low.min(it), high.max(it)));
     if low > high {
         return (0.0, 1.0);
@@ -241,7 +266,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 /// Round numbers (1, 2 or 5 times a power of ten apart) inside a span, about `wanted` of them.
-fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
+pub(super) fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
     let rough = (span.1 - span.0) / wanted as f64;
     let power = 10f64.powf(rough.log10().floor());
     let step =
@@ -249,6 +274,14 @@ fn ticks(span: (f64, f64), wanted: usize) -> Vec<f64> {
     let first = (span.0 / step).ceil() as i64;
     let last = (span.1 / step).floor() as i64;
     (first..=last).map(|index| index as f64 * step).collect()
+}
+
+/// 1, 2 and 5 times powers of ten whose logarithms lie inside a span; the powers alone where those are many.
+fn log_ticks(span: (f64, f64)) -> Vec<f64> {
+    let factors: &[f64] = if span.1 - span.0 < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+    let powers = span.0.floor() as i32..=span.1.floor() as i32;
+    let all = powers.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
+    all.filter(|tick| (span.0..=span.1).contains(&tick.log10())).collect()
 }
 
 /// A number as a label: short, without noise digits.
@@ -288,13 +321,25 @@ mod tests {
     #[test]
     fn a_line_maps_corners_to_corners() {
         let line = Series { name: "a < b".into(), points: vec![(0.0, 0.0), (10.0, 1.0)], style: 0 };
-        let frame = Frame::of(std::slice::from_ref(&line), true);
+        let frame = Frame::of(std::slice::from_ref(&line), Scale::FromZero);
         assert!((frame.left(0.0) - MARGIN.0).abs() < 1e-9);
         assert!((frame.left(10.0) - (WIDTH - MARGIN.1)).abs() < 1e-9);
         assert!((frame.top(0.0) - (HEIGHT - MARGIN.3)).abs() < 1e-9);
-        let chart = Chart { series: vec![line], from_zero: true, ..Chart::default() };
+        let chart = Chart { series: vec![line], scale: Scale::FromZero, ..Chart::default() };
         let figure = chart.figure("c");
         assert!(figure.contains("a &lt; b") && !figure.contains("a < b"), "names are escaped");
+    }
+
+    #[test]
+    fn a_logarithmic_axis_gives_each_power_the_same_room() {
+        assert_eq!(log_ticks((-1.1, 1.0)), [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0]);
+        assert_eq!(log_ticks((-2.0, 3.5)), [0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]);
+        let points = vec![(0.0, 100.0), (1.0, 10.0), (2.0, 1.0), (3.0, 0.0)];
+        let line = Series { name: "loss".into(), points, style: 0 }.above_zero();
+        assert_eq!(line.points.len(), 3, "zero has no logarithm");
+        let frame = Frame::of(std::slice::from_ref(&line), Scale::Log);
+        let [first, middle, last] = [100.0, 10.0, 1.0].map(|y| frame.top(y));
+        assert!((middle - (first + last) / 2.0).abs() < 1e-9, "{first} {middle} {last}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::chart::{Band, Chart, Series, number};
+use super::chart::{Band, Chart, Scale, Series, number};
 use super::html::{escape, table};
 use super::run::Run;
 
@@ -64,7 +64,7 @@ fn loss_chart(run: &Run, index: usize) -> String {
         y_label: "nats per token".into(),
         series,
         bands: bands(run),
-        from_zero: true,
+        scale: Scale::Log,
     };
     chart.figure(&format!("loss{index}"))
 }
@@ -107,7 +107,7 @@ fn controls(runs: &[Run]) -> String {
             y_label: "cross entropy + KL, nats per token".into(),
             series,
             bands: bands(run),
-            from_zero: true,
+            scale: Scale::FromZero,
         };
         figures += &chart.figure(&format!("control{index}"));
     }
@@ -126,12 +126,12 @@ fn controls(runs: &[Run]) -> String {
 
 fn running(runs: &[Run]) -> String {
     let charts = [
-        ("lr", "Learning rate", "learning rate", true),
-        ("grad_norm", "Gradient norm before clipping", "norm", true),
-        ("tokens_per_second", "Throughput", "student tokens per second", true),
+        ("lr", "Learning rate", "learning rate", Scale::FromZero),
+        ("grad_norm", "Gradient norm before clipping", "norm", Scale::Log),
+        ("tokens_per_second", "Throughput", "student tokens per second", Scale::FromZero),
     ];
     let mut html = String::from("<h2>How the runs went</h2>\n<div class=\"grid2\">\n");
-    for (metric, title, y_label, from_zero) in charts {
+    for (metric, title, y_label, scale) in charts {
         let chart = Chart {
             title: title.into(),
             description: format!("{title} over the steps, one line a run."),
@@ -139,7 +139,7 @@ fn running(runs: &[Run]) -> String {
             y_label: y_label.into(),
             series: one_line_a_run(runs, metric),
             bands: if runs.len() == 1 { bands(&runs[0]) } else { Vec::new() },
-            from_zero,
+            scale,
         };
         let _ = write!(html, "{}", chart.figure(metric));
     }

@@ -18,6 +18,16 @@ pub(crate) fn escape(text: &str) -> String {
     safe
 }
 
+/// A whole page that needs nothing else; title and body are HTML, made by the caller.
+pub(crate) fn document(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        include_str!("style.css")
+    )
+}
+
 /// A table; the first cell of each row is its header. Cells are HTML, made by the caller.
 pub(crate) fn table(caption: &str, head: &[String], rows: &[Vec<String>]) -> String {
     let mut html = format!("<div class=\"scroll\"><table><caption>{}</caption><thead><tr>", escape(caption));

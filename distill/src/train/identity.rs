@@ -15,7 +15,7 @@ use crate::config::RunConfig;
 const FILE_NAME: &str = "run.json";
 
 /// Keys that say where things lie or how fast they are read, not what is computed.
-const IRRELEVANT: [&str; 12] = [
+const IRRELEVANT: [&str; 13] = [
     "out",
     "cache",
     "student",
@@ -25,6 +25,7 @@ const IRRELEVANT: [&str; 12] = [
     "data.cache_mib",
     "data.prefetch",
     "data.workers",
+    "data.read",
     "checkpoint",
     "data.max_bad",
     "memory.recompute",

@@ -2,7 +2,8 @@
 //!
 //! On the CPU one pass over a parameter updates both moments and the weight; elsewhere tensor operations do
 //! the same. The arithmetic is PyTorch's (decoupled decay, bias-corrected moments), so that a run can be
-//! compared step by step.
+//! compared step by step. Moments may be stored in fewer bytes ([`moments`]): then they are widened, updated and
+//! rounded block by block.
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
@@ -10,7 +11,11 @@ use rayon::prelude::*;
 use shared::models::layers::Recomputed;
 use std::sync::Mutex;
 
-use crate::config::StageConfig;
+use crate::config::{OptimizerStates, StageConfig};
+
+mod moments;
+
+use moments::{BLOCK, Moment, Order, Piece, random};
 
 /// Values handled by one task. Also the unit of the norm's sums, so that it does not depend on thread count.
 const CHUNK: usize = 1 << 15;
@@ -67,11 +72,20 @@ impl Gradients {
                 (Some(grad), None) | (None, Some(grad)) => grad,
                 (None, None) => continue,
             };
-            let grad = grad.to_dtype(DType::F32)?.contiguous()?;
-            *sum = Some(match sum.take() {
-                None => grad,
-                Some(sum) => (sum + grad)?,
-            });
+            add_one(sum, grad)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what recomputed blocks have summed over all backward passes of a step.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn add_recomputed(&mut self, params: &[Param], recomputed: &Recomputed) -> Result<()> {
+        for (sum, param) in self.0.iter_mut().zip(params) {
+            if let Some(grad) = recomputed.take(param.var.as_tensor()) {
+                add_one(sum, grad)?;
+            }
         }
         Ok(())
     }
@@ -93,6 +107,15 @@ impl Gradients {
         }
         Ok(total.sqrt())
     }
+}
+
+fn add_one(sum: &mut Option<Tensor>, grad: Tensor) -> Result<()> {
+    let grad = grad.to_dtype(DType::F32)?.contiguous()?;
+    *sum = Some(match sum.take() {
+        None => grad,
+        Some(sum) => (sum + grad)?,
+    });
+    Ok(())
 }
 
 fn sum_of_squares(grad: &Tensor) -> Result<f64> {
@@ -117,7 +140,7 @@ fn contiguous<'a>(values: &'a [f32], layout: &Layout) -> Result<&'a [f32]> {
 /// First and second moments of one parameter.
 #[derive(Debug)]
 enum Moments {
-    Host { m: Vec<f32>, v: Vec<f32> },
+    Host { m: Moment, v: Moment },
     Device { m: Tensor, v: Tensor },
 }
 
@@ -134,9 +157,9 @@ impl AdamW {
     /// An optimizer that has not stepped.
     ///
     /// # Errors
-    /// When a parameter is not f32 or the device fails.
-    pub fn new(config: AdamConfig, params: Vec<Param>) -> Result<Self> {
-        let moments = params.iter().map(fresh_moments).collect::<Result<_>>()?;
+    /// When a parameter is not f32, the moments cannot be stored so on its device, or the device fails.
+    pub fn new(config: AdamConfig, states: OptimizerStates, params: Vec<Param>) -> Result<Self> {
+        let moments = params.iter().map(|param| fresh_moments(param, states)).collect::<Result<_>>()?;
         Ok(Self { config, params, moments, num_updates: 0 })
     }
 
@@ -146,24 +169,25 @@ impl AdamW {
         &self.params
     }
 
-    /// One update at rate `lr` with gradients multiplied by `scale`. A parameter without a gradient stays.
+    /// One update at rate `lr` with gradients multiplied by `scale`. A parameter without a gradient stays. Each gradient
+    /// is dropped once it is used.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn step(&mut self, gradients: &Gradients, lr: f64, scale: f64) -> Result<()> {
+    pub fn step(&mut self, gradients: Gradients, lr: f64, scale: f64) -> Result<()> {
         self.num_updates += 1;
         let decay = 1.0 - lr * self.config.weight_decay;
         let update = Update::new(&self.config, self.num_updates, lr, scale);
-        for ((param, moments), grad) in self.params.iter().zip(&mut self.moments).zip(&gradients.0) {
+        for ((param, moments), grad) in self.params.iter().zip(&mut self.moments).zip(gradients.0) {
             let Some(grad) = grad else { continue };
             // Norm weights and biases are not decayed.
             let update = Update { decay: if param.var.rank() > 1 { decay as f32 } else { 1.0 }, ..update };
             match moments {
                 Moments::Host { m, v } => {
                     let op = HostUpdate { update, moments: Mutex::new((m, v)) };
-                    param.var.inplace_op2(grad, &op)?;
+                    param.var.inplace_op2(&grad, &op)?;
                 }
-                Moments::Device { m, v } => update.on_device(&param.var, grad, m, v)?,
+                Moments::Device { m, v } => update.on_device(&param.var, &grad, m, v)?,
             }
         }
         Ok(())
@@ -176,16 +200,14 @@ impl AdamW {
     pub fn state(&self) -> Result<(u64, Vec<(String, Tensor)>)> {
         let mut tensors = Vec::with_capacity(2 * self.params.len());
         for (param, moments) in self.params.iter().zip(&self.moments) {
-            let shape = param.var.shape();
-            let (m, v) = match moments {
-                Moments::Host { m, v } => (
-                    Tensor::from_slice(m, shape, param.var.device())?,
-                    Tensor::from_slice(v, shape, param.var.device())?,
-                ),
-                Moments::Device { m, v } => (m.clone(), v.clone()),
+            let (shape, name) = (param.var.shape(), &param.name);
+            let pair = match moments {
+                Moments::Host { m, v } => [m.tensors(shape)?, v.tensors(shape)?],
+                Moments::Device { m, v } => [vec![("", m.clone())], vec![("", v.clone())]],
             };
-            tensors.push((format!("m.{}", param.name), m));
-            tensors.push((format!("v.{}", param.name), v));
+            for (kind, moment) in ["m", "v"].into_iter().zip(pair) {
+                tensors.extend(moment.into_iter().map(|(end, tensor)| (format!("{kind}.{name}{end}"), tensor)));
+            }
         }
         Ok((self.num_updates, tensors))
     }
@@ -197,34 +219,43 @@ impl AdamW {
     pub fn restore(&mut self, num_updates: u64, find: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
         self.num_updates = num_updates;
         for (param, moments) in self.params.iter().zip(&mut self.moments) {
-            let read = |kind: &str| -> Result<Tensor> {
-                let tensor = find(&format!("{kind}.{}", param.name))?.to_device(param.var.device())?;
-                if tensor.shape() != param.var.shape() {
-                    bail!("optimizer state of `{}` has another shape", param.name);
+            let (shape, name) = (param.var.shape(), &param.name);
+            let read = |kind: &str, end: &str| find(&format!("{kind}.{name}{end}"));
+            match moments {
+                Moments::Host { m, v } => {
+                    m.fill(shape, |end| read("m", end))?;
+                    v.fill(shape, |end| read("v", end))?;
                 }
-                Ok(tensor)
-            };
-            let (new_m, new_v) = (read("m")?, read("v")?);
-            *moments = match moments {
-                Moments::Host { .. } => {
-                    Moments::Host { m: new_m.flatten_all()?.to_vec1()?, v: new_v.flatten_all()?.to_vec1()? }
+                Moments::Device { m, v } => {
+                    for (kind, moment) in [("m", m), ("v", v)] {
+                        let tensor = read(kind, "")?.to_device(param.var.device())?;
+                        if tensor.shape() != shape {
+                            bail!("optimizer state of `{name}` has another shape");
+                        }
+                        *moment = tensor;
+                    }
                 }
-                Moments::Device { .. } => Moments::Device { m: new_m, v: new_v },
-            };
+            }
         }
         Ok(())
     }
 }
 
-fn fresh_moments(param: &Param) -> Result<Moments> {
+fn fresh_moments(param: &Param, states: OptimizerStates) -> Result<Moments> {
     if param.var.dtype() != DType::F32 {
         bail!("`{}` trains in {:?}, masters are f32", param.name, param.var.dtype());
     }
-    if param.var.device().is_cpu() {
-        let zeros = vec![0f32; param.var.elem_count()];
-        return Ok(Moments::Host { m: zeros.clone(), v: zeros });
+    let len = param.var.elem_count();
+    match (param.var.device().is_cpu(), states) {
+        (true, _) => Ok(Moments::Host {
+            m: Moment::zeros(states, Order::First, len),
+            v: Moment::zeros(states, Order::Second, len),
+        }),
+        (false, OptimizerStates::F32) => {
+            Ok(Moments::Device { m: param.var.zeros_like()?, v: param.var.zeros_like()? })
+        }
+        (false, _) => bail!("only a CPU stores moments in fewer bytes\nhint: `memory.optimizer=f32`"),
     }
-    Ok(Moments::Device { m: param.var.zeros_like()?, v: param.var.zeros_like()? })
 }
 
 /// The constants of one update.
@@ -241,6 +272,8 @@ struct Update {
     decay: f32,
     /// What the gradient is multiplied by first.
     scale: f32,
+    /// Counted from 1: the seed of rounding.
+    number: u64,
 }
 
 impl Update {
@@ -254,6 +287,7 @@ impl Update {
             rate: (lr / (1.0 - config.beta1.powi(power))) as f32,
             decay: 1.0,
             scale: scale as f32,
+            number: num_updates,
         }
     }
 
@@ -265,6 +299,25 @@ impl Update {
             *v = *v * self.beta2 + grad * grad * (1.0 - self.beta2);
             let root = v.sqrt() / self.root_correction + self.epsilon;
             *weight = *weight * self.decay - self.rate * (*m / root);
+        }
+    }
+
+    /// The same on moments stored in fewer bytes, for values from `first` on.
+    fn on_pieces(&self, first: usize, weights: &mut [f32], grads: &[f32], m: &mut Piece, v: &mut Piece) {
+        if let (Piece::F32(m), Piece::F32(v)) = (&mut *m, &mut *v) {
+            return self.on_host(weights, grads, m, v);
+        }
+        let tables = [Order::First.table(), Order::Second.table()];
+        let blocks = weights.chunks_mut(BLOCK).zip(grads.chunks(BLOCK)).enumerate();
+        for (block, (weights, grads)) in blocks {
+            let (mut wide_m, mut wide_v) = ([0f32; BLOCK], [0f32; BLOCK]);
+            let (wide_m, wide_v) = (&mut wide_m[..grads.len()], &mut wide_v[..grads.len()]);
+            m.load(block, &tables, wide_m);
+            v.load(block, &tables, wide_v);
+            self.on_host(weights, grads, wide_m, wide_v);
+            let bits = |i: usize| random(self.number, first + block * BLOCK + i);
+            m.store(block, wide_m, |i| bits(i) as u16);
+            v.store(block, wide_v, |i| (bits(i) >> 16) as u16);
         }
     }
 
@@ -282,7 +335,7 @@ impl Update {
 /// One update as candle takes it: the weight in place, the moments borrowed. The lock is never contended.
 struct HostUpdate<'a> {
     update: Update,
-    moments: Mutex<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+    moments: Mutex<(&'a mut Moment, &'a mut Moment)>,
 }
 
 impl InplaceOp2 for HostUpdate<'_> {
@@ -297,8 +350,10 @@ impl InplaceOp2 for HostUpdate<'_> {
         let Ok(mut moments) = self.moments.lock() else { bail!("another update of this weight failed") };
         let (m, v) = &mut *moments;
         let weights = weights[start..end].par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
-        let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
-        weights.zip(moments).for_each(|((w, g), (m, v))| self.update.on_host(w, g, m, v));
+        let moments = m.pieces(CHUNK).into_par_iter().zip(v.pieces(CHUNK));
+        weights.zip(moments).enumerate().for_each(|(i, ((w, g), (mut m, mut v)))| {
+            self.update.on_pieces(i * CHUNK, w, g, &mut m, &mut v);
+        });
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! RUN/config.toml, run.json       as resolved; what the run is made from
 //! RUN/checkpoints/step-N/         the newest, while a stage runs
 //! RUN/stages/<name>/              what a stage left: recalibrator.safetensors, student/ (float32)
+//! RUN/student_features/           of the frozen student, where stage align sees samples more than once
 //! RUN/student/                    the result, in the student's own type
 //! RUN/summary.json                written last: the run is done
 //! ```
@@ -15,9 +16,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
-use shared::cache::CacheReader;
+use shared::cache::{CacheReader, ReaderOptions};
 use shared::ids::Fingerprint;
-use shared::models::layers::Recomputed;
 use shared::models::{self, Model, Processor};
 
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
@@ -27,7 +27,8 @@ use super::optim::AdamW;
 use super::progress::LINE_EVERY;
 use super::schedule::Schedule;
 use super::stage_loop::{Ended, StageLoop, append_skipped};
-use super::step::{MethodSide, Trainer};
+use super::step::{MethodSide, RecomputedSides, Trainer};
+use super::student_features::StudentFeatures;
 use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
 use crate::config::{RunConfig, StageName};
 use crate::data::source::Source;
@@ -80,7 +81,9 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     let out = &config.out;
     let device = models::device(&config.device)?;
     let processor = Processor::load(&config.student)?;
-    let cache = config.cache.as_ref().map(CacheReader::open).transpose()?.map(Arc::new);
+    let options = ReaderOptions { access: config.data.read, ..ReaderOptions::default() };
+    let open = |dir| CacheReader::open_with(dir, options);
+    let cache = config.cache.as_ref().map(open).transpose()?.map(Arc::new);
     let base_identity = identity(config, &device, &processor, cache.as_deref())?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot write {}", out.display()))?;
     claim(out, &base_identity)?;
@@ -264,10 +267,11 @@ impl Run<'_> {
     fn trainer(&self, planned: Planned) -> Result<Trainer> {
         let stage = Stage::new(self.config, planned.name);
         let keys = self.config.stage(planned.name).clone();
-        let recomputed = Recomputed::default();
+        let recomputed = RecomputedSides::default();
         let mut model = student::open(&self.base, &stage, &self.device)?;
-        if self.config.memory.recompute {
-            model.body.recompute(recomputed.clone());
+        let recompute = self.config.memory.recompute.applies(model.body.decoder(), keys.microbatch_tokens);
+        if recompute {
+            model.body.recompute(recomputed.student.clone());
         }
         let mut params = student::params(&model);
         let teacher = match (&self.cache, stage.recalibrator) {
@@ -284,8 +288,8 @@ impl Run<'_> {
                     student: &self.base,
                 };
                 let mut side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
-                if self.config.memory.recompute {
-                    side.recalibrator.recompute(recomputed.clone());
+                if recompute {
+                    side.recalibrator.recompute(recomputed.recalibrator.clone());
                 }
                 params.extend(side.params());
                 Some(side)
@@ -296,10 +300,25 @@ impl Run<'_> {
         if params.is_empty() {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
-        let optimizer = AdamW::new((&keys).into(), params)?;
+        let student_features = self.student_features(planned, &model)?;
+        let optimizer = AdamW::new((&keys).into(), self.config.memory.optimizer, params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
         let loss = self.config.loss.clone();
-        Ok(Trainer { stage, schedule, loss, model, teacher, method, recomputed, optimizer, keys })
+        Ok(Trainer { stage, schedule, loss, model, teacher, method, student_features, recomputed, optimizer, keys })
+    }
+
+    /// Where a stage with a frozen student keeps its features. A student is its weights and what encodes its samples.
+    fn student_features(&self, planned: Planned, model: &Model) -> Result<Option<StudentFeatures>> {
+        let keys = self.config.stage(planned.name);
+        if !keys.keeps_features(planned.num_steps, self.source.num_train()) {
+            return Ok(None);
+        }
+        let fields = self.identity.fields.iter();
+        let of_student = fields.filter(|(field, _)| field.starts_with("student ") || *field == "device");
+        let identity = Fingerprint { fields: of_student.map(|(k, v)| (k.clone(), v.clone())).collect() };
+        let dir = self.config.out.join("student_features");
+        let width = model.body.decoder().hidden_size;
+        StudentFeatures::open(&dir, &identity, width, (&model.device, model.dtype)).map(Some)
     }
 
     /// The method without a Recalibrator, if this stage has one.
@@ -344,7 +363,11 @@ impl Run<'_> {
     }
 }
 
-fn read_summary(out: &Path) -> Result<Option<Summary>> {
+/// What a finished run says of itself; `None` when it is not finished.
+///
+/// # Errors
+/// When the file cannot be read or is damaged.
+pub fn read_summary(out: &Path) -> Result<Option<Summary>> {
     let path = out.join(SUMMARY);
     if !path.exists() {
         return Ok(None);

@@ -15,7 +15,7 @@ use super::step::{StepReport, Trainer};
 use crate::config::{RunConfig, StageName};
 use crate::data::index::{Skipped, check_budget};
 use crate::data::loader::{Loader, read};
-use crate::data::sampler::Sampler;
+use crate::data::sampler::{Buckets, Sampler};
 use crate::data::source::{Sample, Source, TeacherNeed};
 
 /// Set by an interrupt: the step under way is finished, a checkpoint written, and the run ends.
@@ -118,7 +118,15 @@ impl StageLoop<'_> {
     fn sampler(&self) -> Sampler {
         let place = StageName::Finetune as u64 - self.trainer.stage.name as u64;
         let seed = self.config.seed.wrapping_add(place << 32);
-        Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size)
+        let sampler = Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size);
+        match self.config.data.bucket_steps {
+            1 => sampler,
+            bucket_steps => sampler.bucketed(Buckets {
+                lengths: self.source.lengths(),
+                bucket_steps,
+                num_steps: self.num_steps,
+            }),
+        }
     }
 
     fn held_out(&self, need: TeacherNeed) -> Result<Vec<Arc<Sample>>> {

@@ -10,6 +10,7 @@ use shared::models::layers::Recomputed;
 use super::metrics::{EvalRow, Terms};
 use super::optim::{AdamW, Gradients};
 use super::schedule::Schedule;
+use super::student_features::StudentFeatures;
 use super::teacher::{QuestionFeatures, TeacherSide};
 use super::terms::{Counts, MethodSums, TermSums, add_losses};
 use crate::config::{LossConfig, StageConfig};
@@ -33,12 +34,24 @@ pub struct Trainer {
     pub teacher: Option<TeacherSide>,
     /// A method without a Recalibrator and the teacher's head, where the stage has them.
     pub method: Option<MethodSide>,
+    /// The frozen student's features from earlier passes, where the stage keeps them.
+    pub student_features: Option<StudentFeatures>,
     /// Where recomputed blocks leave their weights' gradients.
-    pub recomputed: Recomputed,
+    pub recomputed: RecomputedSides,
     /// The optimizer over all that trains.
     pub optimizer: AdamW,
     /// The learning rate.
     pub schedule: Schedule,
+}
+
+/// Where recomputed blocks leave their weights' gradients.
+#[derive(Clone, Debug, Default)]
+pub struct RecomputedSides {
+    /// The student's: each block runs once a microbatch, so they are summed over all of a step in place.
+    pub student: Recomputed,
+    /// The Recalibrator's, which may run twice a microbatch: emptied after each, so that sums are formed in the order
+    /// they have without recomputing, and to the same bits.
+    pub recalibrator: Recomputed,
 }
 
 /// A method without a Recalibrator.
@@ -91,15 +104,16 @@ impl Trainer {
             let (loss, terms) = self.forward(microbatch, &counts, QuestionFeatures::AsIs)?;
             sums.add(&terms);
             if let Some(loss) = loss {
-                gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed)?;
+                gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed.recalibrator)?;
             }
         }
+        gradients.add_recomputed(self.optimizer.params(), &self.recomputed.student)?;
         let grad_norm = gradients.norm()?;
         if !grad_norm.is_finite() || !sums.is_finite() {
             bail!(self.blame(samples)?);
         }
         let lr = self.schedule.at(index);
-        self.optimizer.step(&gradients, lr, clip_scale(self.keys.clip, grad_norm))?;
+        self.optimizer.step(gradients, lr, clip_scale(self.keys.clip, grad_norm))?;
         let (loss, terms) = sums.means(&counts, &self.loss);
         let num_tokens = microbatches.iter().map(|microbatch| microbatch.student.num_tokens()).sum();
         Ok(StepReport { loss, terms, lr, grad_norm, num_tokens })
@@ -115,7 +129,11 @@ impl Trainer {
         counts: &Counts,
         questions: QuestionFeatures,
     ) -> Result<(Option<Tensor>, TermSums)> {
-        let features = self.model.body.features(&microbatch.student)?;
+        let compute = || self.model.body.features(&microbatch.student);
+        let features = match &self.student_features {
+            Some(kept) => kept.of(microbatch, compute)?,
+            None => compute()?,
+        };
         let mut sums = TermSums::default();
         let mut total = None;
         if let (Some(side), Some(rows)) = (&self.teacher, &microbatch.teacher) {
@@ -238,9 +256,10 @@ impl Trainer {
                 let (loss, sums) = self.forward(microbatch, &self.counts(&alone), QuestionFeatures::AsIs)?;
                 is_finite &= sums.is_finite();
                 if let Some(loss) = loss {
-                    gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed)?;
+                    gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed.recalibrator)?;
                 }
             }
+            gradients.add_recomputed(self.optimizer.params(), &self.recomputed.student)?;
             if !is_finite || !gradients.norm()?.is_finite() {
                 guilty.push(sample.key.to_string());
             }

@@ -12,11 +12,8 @@ use super::optim::Param;
 use super::terms::PairSums;
 use crate::config::{RecalibratorConfig, RecalibratorInit};
 use crate::data::batch::TeacherRows;
-use crate::losses::{HeadLossOptions, head_loss};
+use crate::losses::{HEAD, HeadLossOptions, HeadWeight, MappedHead, head_loss};
 use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec};
-
-/// The head's name in the cache, as on the hub.
-const HEAD: &str = "lm_head.weight";
 
 /// What the Recalibrator sees of the student's question: itself, or a leakage control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +39,20 @@ pub struct Start<'a> {
     pub student: &'a Path,
 }
 
+/// The teacher's head (V, D), frozen: where it lies in the cache, or on a GPU.
+enum Head {
+    Mapped(MappedHead),
+    Loaded(Tensor),
+}
+
 /// Recalibrator and teacher's head.
 pub struct TeacherSide {
     /// The Recalibrator, trainable or frozen.
     pub recalibrator: Recalibrator,
     trains: bool,
-    /// The teacher's head (V, D), frozen.
-    head: Tensor,
+    head: Head,
+    device: Device,
+    dtype: DType,
 }
 
 impl TeacherSide {
@@ -78,8 +82,15 @@ impl TeacherSide {
             (None, RecalibratorInit::Copy) => copy_of_student(&spec, start, model)?,
         };
         let recalibrator = if start.trains { recalibrator } else { recalibrator.frozen()? };
-        let head = teacher_head(cache, &model.device, model.dtype)?;
-        Ok(Self { recalibrator, trains: start.trains, head })
+        let (device, dtype) = (model.device.clone(), model.dtype);
+        let head = match device.is_cpu() && dtype == DType::F32 {
+            true => {
+                check_head(cache)?;
+                Head::Mapped(MappedHead::open(&cache.dir().join("head.safetensors"))?)
+            }
+            false => Head::Loaded(teacher_head(cache, &device, dtype)?),
+        };
+        Ok(Self { recalibrator, trains: start.trains, head, device, dtype })
     }
 
     /// What trains, under the names of a run.
@@ -130,11 +141,15 @@ impl TeacherSide {
         plan: &Plan,
         weights: &HeadLossOptions,
     ) -> Result<(Tensor, PairSums)> {
-        let device = self.head.device();
-        let teacher = rows.tensor(device, self.head.dtype())?;
+        let device = &self.device;
+        let teacher = rows.tensor(device, self.dtype)?;
         let r = self.recalibrator.forward(student, &teacher, plan)?;
         let teacher = teacher.index_select(&Tensor::new(plan.teacher_rows.as_slice(), device)?, 0)?;
-        let output = head_loss(&r, &self.head, &rows.targets(plan), Some(&teacher), weights)?;
+        let head = match &self.head {
+            Head::Mapped(head) => HeadWeight::Mapped(head),
+            Head::Loaded(head) => HeadWeight::Tensor(head),
+        };
+        let output = head_loss(&r, head, &rows.targets(plan), Some(&teacher), weights)?;
         Ok((output.loss, PairSums { ce: output.ce, kl: output.kl }))
     }
 }
@@ -164,6 +179,14 @@ fn copy_of_student(spec: &RecalibratorSpec, start: &Start, model: &Model) -> Res
 /// # Errors
 /// When it is missing or does not fit the features.
 pub fn teacher_head(cache: &CacheReader, device: &Device, dtype: DType) -> Result<Tensor> {
+    let stored = check_head(cache)?;
+    let tensors = cache.head().tensors()?;
+    let head = tensors.tensor(HEAD)?;
+    Ok(Tensor::from_raw_buffer(head.data(), stored, head.shape(), device)?.to_dtype(dtype)?)
+}
+
+/// Refuses a head that does not fit the cache's features; its stored type.
+fn check_head(cache: &CacheReader) -> Result<DType> {
     let tensors = cache.head().tensors()?;
     let head = tensors.tensor(HEAD).with_context(|| format!("the cache's head has no `{HEAD}`"))?;
     let stored = match head.dtype() {
@@ -179,7 +202,7 @@ pub fn teacher_head(cache: &CacheReader, device: &Device, dtype: DType) -> Resul
             cache.width()
         );
     }
-    Ok(Tensor::from_raw_buffer(head.data(), stored, head.shape(), device)?.to_dtype(dtype)?)
+    Ok(stored)
 }
 
 /// Refuses a cache that cannot serve the regularisation loss.

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::path::Path;
 
-use memmap2::Mmap;
+use bytes::Bytes;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 
 use super::error::{CacheError, IoContext, Result};
 use super::sample::FeatureDtype;
+use super::source::{Access, FileBytes};
 
 /// One tensor of the head, as it lies in memory.
 #[derive(Clone, Debug)]
@@ -46,21 +47,22 @@ pub(super) fn write_head(path: &Path, head: &[HeadTensor]) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).at("sync", path)
 }
 
-/// The teacher's head, mapped.
+/// The teacher's head, mapped, or in memory where files are read plainly.
 pub struct HeadFile {
-    map: Mmap,
+    bytes: Bytes,
 }
 
 impl HeadFile {
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let head = Self { map: super::index::map_file(path)? };
+    pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
+        let file = FileBytes::open(path, access)?;
+        let head = Self { bytes: file.get(0..file.len()).at("read", path)? };
         head.parse().map_err(|error| CacheError::damaged(path, None, error))?;
         Ok(head)
     }
 
     /// The file's bytes, a whole safetensors file.
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        &self.bytes
     }
 
     /// The tensors, as views into the map. Usually one, `lm_head.weight` of shape (V, D).
@@ -93,7 +95,7 @@ impl HeadFile {
     }
 
     fn parse(&self) -> std::result::Result<SafeTensors<'_>, safetensors::SafeTensorError> {
-        SafeTensors::deserialize(&self.map)
+        SafeTensors::deserialize(&self.bytes)
     }
 }
 

@@ -1,17 +1,15 @@
 //! A shard opened for reading: its map and its part of the index.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
-use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{CacheError, IoContext, Result};
 use super::manifest::ShardEntry;
 use super::parquet_file::ParquetFile;
 use super::schema::{Cell, FEATURES, KEY, SAMPLE_XXH3, SHARD, Take};
+use super::source::{Access, FileBytes};
 use crate::ids::SampleKey;
 
 /// What is held in memory of each sample: 56 bytes, and 4 for finding it by key.
@@ -29,21 +27,21 @@ pub(super) struct IndexEntry {
     pub(super) features_xxh3: u64,
 }
 
-/// One mapped shard.
+/// One opened shard.
 pub(super) struct Shard {
     file: ParquetFile,
 }
 
 impl Shard {
-    /// Maps the shard and checks its length, its tail and its columns against the manifest.
-    pub(super) fn open(path: PathBuf, entry: &ShardEntry) -> Result<Self> {
+    /// Opens the shard and checks its length, its tail and its columns against the manifest.
+    pub(super) fn open(path: PathBuf, entry: &ShardEntry, access: Access) -> Result<Self> {
         let damaged = |reason: String| CacheError::damaged(&path, None, reason);
-        let map = map_file(&path)?;
-        if map.len() as u64 != entry.entry.bytes {
-            return Err(damaged(format!("{} bytes, expected {}", map.len(), entry.entry.bytes)));
+        let bytes = FileBytes::open(&path, access)?;
+        if bytes.len() as u64 != entry.entry.bytes {
+            return Err(damaged(format!("{} bytes, expected {}", bytes.len(), entry.entry.bytes)));
         }
-        let bytes = Bytes::from_owner(map);
-        let tail = bytes.get(entry.tail_offset as usize..).map(xxh3_64).unwrap_or(0);
+        let tail_offset = (entry.tail_offset as usize).min(bytes.len());
+        let tail = xxh3_64(&bytes.get(tail_offset..bytes.len()).at("read", &path)?);
         if format!("{tail:016x}") != entry.tail_xxh3 {
             return Err(damaged(format!("footer checksum {tail:016x}, expected {}", entry.tail_xxh3)));
         }
@@ -61,8 +59,13 @@ impl Shard {
     }
 
     /// The bytes of the shard.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &FileBytes {
         self.file.bytes()
+    }
+
+    /// How many rows each row group has.
+    pub(super) fn group_lens(&self) -> impl Iterator<Item = usize> + '_ {
+        self.file.groups().map(|rows| rows.len())
     }
 
     /// The index entries of all rows, in order; they say that they are of shard number `shard`.
@@ -126,12 +129,4 @@ fn index_entry(
     let key = take.parsed()?;
     let (num_tokens, num_positions, features_xxh3) = (take.count()?, take.count()?, take.big()?);
     Ok(IndexEntry { key, shard, row, page_offset, page_bytes, num_tokens, num_positions, features_xxh3 })
-}
-
-/// Maps a file for reading.
-pub(super) fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).at("open", path)?;
-    // SAFETY: a cache's files are never changed in place, only replaced by rename, so the map stays
-    // what it was; a file truncated from outside ends the process, which the format document states.
-    unsafe { Mmap::map(&file) }.at("map", path)
 }

@@ -10,6 +10,7 @@ use super::codec::widen::widen;
 use super::error::Result;
 use super::head::{HeadFile, float_type};
 use super::sample::{FeatureBlock, FeatureDtype};
+use super::source::Access;
 
 /// Positions measured of one sample, evenly spaced.
 pub(super) const POSITIONS_PER_SAMPLE: usize = 4;
@@ -66,7 +67,7 @@ pub(super) struct HeadMatrix {
 impl HeadMatrix {
     /// Maps the head; none if its `lm_head.weight` does not have rows of `width` floats.
     pub(super) fn open(path: &Path, width: usize) -> Result<Option<Self>> {
-        let head = Self { file: HeadFile::open(path)?, width };
+        let head = Self { file: HeadFile::open(path, Access::Map)?, width };
         Ok(head.rows().is_some().then_some(head))
     }
 

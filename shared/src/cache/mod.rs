@@ -107,7 +107,9 @@
 //! # Reading
 //! [`CacheReader`] maps the shards and holds 60 bytes per sample, besides the page indexes of the
 //! shards (about 60 more). A file that is truncated while it is mapped ends the process, as it does
-//! for every memory map; everything else is an error that names file and row. No number in a file decides how much memory is
+//! for every memory map; with [`Access::Plain`] it reads page by page instead. Everything else is an error that names file and row.
+//! [`CacheReader::will_need`] has samples fetched ahead, [`CacheReader::block_shuffled`] is an order of the samples that is
+//! random and yet reads the disk in long stretches. No number in a file decides how much memory is
 //! taken before the bytes are there to justify it: besides the index, a damaged or hostile cache takes no more than 64 MiB and
 //! the features of one sample, which a page bounds by 2 GB.
 //!
@@ -126,6 +128,7 @@ mod identity;
 mod index;
 mod lossy;
 mod manifest;
+mod order;
 mod page;
 mod parquet_file;
 mod reader;
@@ -134,6 +137,7 @@ mod sample;
 mod samples;
 mod schema;
 mod shard;
+mod source;
 mod space;
 mod table;
 mod thrift;
@@ -151,6 +155,7 @@ pub use reader::{CacheReader, ReaderOptions};
 pub use salvage::{Salvaged, salvage};
 pub use sample::{CachedImage, CachedTurn, FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
 pub use schema::{QUARANTINE_SCHEMA, SHARD_SCHEMA};
+pub use source::Access;
 pub use space::free_bytes;
 pub use verify::{VerifyReport, verify};
 pub use writer::CacheWriter;

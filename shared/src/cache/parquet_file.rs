@@ -22,6 +22,7 @@ use parquet::schema::types::SchemaDescriptor;
 use super::error::{CacheError, Result};
 use super::page::PageHeader;
 use super::schema::Cell;
+use super::source::{Access, FileBytes};
 use super::table::read_cells;
 use super::thrift::holds_struct;
 
@@ -35,7 +36,7 @@ type Checked<T> = std::result::Result<T, String>;
 /// An opened file and its metadata.
 pub(super) struct ParquetFile {
     pub(super) path: PathBuf,
-    bytes: Bytes,
+    bytes: Arc<FileBytes>,
     metadata: ParquetMetaData,
     properties: ReaderPropertiesPtr,
     /// The first row of each row group, and the number of rows at the end.
@@ -44,7 +45,7 @@ pub(super) struct ParquetFile {
 
 impl ParquetFile {
     /// Opens a file that must have these columns.
-    pub(super) fn open(path: PathBuf, bytes: Bytes, schema: &SchemaDescriptor) -> Result<Self> {
+    pub(super) fn open(path: PathBuf, bytes: FileBytes, schema: &SchemaDescriptor) -> Result<Self> {
         let damaged = |reason: String| CacheError::damaged(&path, None, reason);
         let metadata = read_metadata(&bytes).map_err(damaged)?;
         if metadata.file_metadata().schema_descr().root_schema() != schema.root_schema() {
@@ -60,11 +61,11 @@ impl ParquetFile {
             return Err(damaged("it has more rows than bytes".into()));
         }
         let properties = Arc::new(ReaderProperties::builder().build());
-        Ok(Self { path, bytes, metadata, properties, starts })
+        Ok(Self { path, bytes: Arc::new(bytes), metadata, properties, starts })
     }
 
     /// All bytes.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &FileBytes {
         &self.bytes
     }
 
@@ -96,27 +97,28 @@ impl ParquetFile {
         rows: Range<usize>,
     ) -> Result<Vec<Vec<Cell>>> {
         let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
-        leaves.clone().try_for_each(|leaf| self.check_pages(group, leaf, &rows)).map_err(damaged)?;
+        let start = |leaf| Ok((leaf, self.check_pages(group, leaf, &rows)?));
+        let leaves = leaves.map(start).collect::<Checked<Vec<_>>>().map_err(damaged)?;
         let read = || -> ParquetResult<Vec<Vec<Cell>>> {
             let index = self.metadata.offset_index().map(|index| index[group].as_slice());
-            let chunk = Arc::new(self.bytes.clone());
+            let chunk = Arc::clone(&self.bytes);
             let group = self.metadata.row_group(group);
             let reader = SerializedRowGroupReader::new(chunk, group, index, self.properties.clone())?;
-            read_cells(&reader, leaves, rows)
+            read_cells(&reader, &leaves, rows)
         };
         contained(read).map_err(damaged)
     }
 
-    /// The headers of the pages that hold `rows`.
-    fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<()> {
+    /// The headers of the pages that hold `rows`; returns the first row of the first of them.
+    fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<usize> {
         let pages = self.pages(group, leaf);
         let first =
             pages.partition_point(|page| page.first_row_index as usize <= rows.start).saturating_sub(1);
         let those = pages[first..].iter().take_while(|page| (page.first_row_index as usize) < rows.end);
         for page in those {
             let start = page.offset as usize;
-            let bytes = &self.bytes[start..start + page.compressed_page_size as usize];
-            let (header, header_bytes) = PageHeader::read(bytes)
+            let bytes = get(&self.bytes, start..start + page.compressed_page_size as usize)?;
+            let (header, header_bytes) = PageHeader::read(&bytes)
                 .ok_or_else(|| format!("a page header of column {leaf} is not one of ours"))?;
             let (body, unpacked) = (bytes.len() - header_bytes, header.uncompressed_bytes as usize);
             let levels = u64::from(header.repetition_bytes) + u64::from(header.definition_bytes);
@@ -133,16 +135,17 @@ impl ParquetFile {
                 return Err(format!("a page of column {leaf} says {header:?} of {body} bytes"));
             }
         }
-        Ok(())
+        Ok(pages.get(first).map_or(0, |page| page.first_row_index as usize))
     }
 }
 
 /// Parses footer and page index, once both are known to be whole.
-fn read_metadata(bytes: &Bytes) -> Checked<ParquetMetaData> {
+fn read_metadata(bytes: &FileBytes) -> Checked<ParquetMetaData> {
     let end = bytes.len().checked_sub(8).ok_or("it is too short")?;
-    let length = u32::from_le_bytes([bytes[end], bytes[end + 1], bytes[end + 2], bytes[end + 3]]) as usize;
-    let footer = end.checked_sub(length).map(|start| &bytes[start..end]);
-    if !footer.is_some_and(holds_struct) {
+    let ending = get(bytes, end..end + 4)?;
+    let length = u32::from_le_bytes([ending[0], ending[1], ending[2], ending[3]]) as usize;
+    let footer = end.checked_sub(length).map(|start| get(bytes, start..end)).transpose()?;
+    if !footer.is_some_and(|footer| holds_struct(&footer)) {
         return Err("its footer is not whole".into());
     }
     let parse = |policy: PageIndexPolicy| {
@@ -160,13 +163,18 @@ fn read_metadata(bytes: &Bytes) -> Checked<ParquetMetaData> {
 }
 
 /// The bytes of a column's page index are there and whole.
-fn check_index(column: &ColumnChunkMetaData, bytes: &[u8]) -> Checked<()> {
+fn check_index(column: &ColumnChunkMetaData, bytes: &FileBytes) -> Checked<()> {
     let place = column.offset_index_offset().zip(column.offset_index_length());
     let range = place.and_then(|(offset, length)| range(offset, i64::from(length), bytes.len()));
-    match range.is_some_and(|range| holds_struct(&bytes[range])) {
+    let index = range.map(|range| get(bytes, range)).transpose()?;
+    match index.is_some_and(|index| holds_struct(&index)) {
         true => Ok(()),
         false => Err(format!("column `{}` has no whole page index", column.column_path())),
     }
+}
+
+fn get(bytes: &FileBytes, range: Range<usize>) -> Checked<Bytes> {
+    bytes.get(range).map_err(|error| error.to_string())
 }
 
 /// A range of a file of `len` bytes, if it lies in it.
@@ -220,8 +228,8 @@ fn contained<T>(read: impl FnOnce() -> ParquetResult<T>) -> Checked<T> {
 }
 
 /// The rows of a whole small table.
-pub(super) fn read_table(path: &Path, bytes: Bytes, schema: &SchemaDescriptor) -> Result<Vec<Vec<Cell>>> {
-    let file = ParquetFile::open(path.to_path_buf(), bytes, schema)?;
+pub(super) fn read_table(path: &Path, schema: &SchemaDescriptor) -> Result<Vec<Vec<Cell>>> {
+    let file = ParquetFile::open(path.to_path_buf(), FileBytes::open(path, Access::Plain)?, schema)?;
     let mut table = Vec::with_capacity(file.num_rows());
     for (group, rows) in file.groups().enumerate() {
         table.extend(file.read(group, 0..schema.num_columns(), 0..rows.len())?);

@@ -6,14 +6,16 @@ use rayon::prelude::*;
 
 use super::codec::Codec;
 use super::commit::{digest_of, locate, refuse_unlisted};
-use super::error::{CacheError, IoContext, Result};
+use super::error::{CacheError, Result};
 use super::head::HeadFile;
 use super::index::{IndexEntry, Shard};
 use super::manifest::Manifest;
+use super::order::block_shuffled;
 use super::parquet_file::read_table;
 use super::sample::{FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
 use super::samples::Samples;
 use super::schema::QUARANTINE;
+use super::source::Access;
 use crate::ids::SampleKey;
 
 /// How a cache is read.
@@ -21,11 +23,13 @@ use crate::ids::SampleKey;
 pub struct ReaderOptions {
     /// Check page and value checksums on every read; costs a few percent.
     pub verify: bool,
+    /// How files are read.
+    pub access: Access,
 }
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { verify: true }
+        Self { verify: true, access: Access::Map }
     }
 }
 
@@ -58,7 +62,7 @@ impl CacheReader {
         let dir = dir.as_ref().to_path_buf();
         let manifest = settled_manifest(&dir)?;
         let open = |(number, entry): (usize, &super::ShardEntry)| {
-            let shard = Shard::open(locate(&dir, &entry.entry), entry)?;
+            let shard = Shard::open(locate(&dir, &entry.entry), entry, options.access)?;
             let index = shard.index(number)?;
             Ok((shard, index))
         };
@@ -66,7 +70,7 @@ impl CacheReader {
         let (shards, parts): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
         let index: Vec<IndexEntry> = parts.into_iter().flatten().collect();
         let by_key = sort_by_key(&dir, &index)?;
-        let head = HeadFile::open(&locate(&dir, &manifest.head))?;
+        let head = HeadFile::open(&locate(&dir, &manifest.head), options.access)?;
         let samples = Samples { format: manifest.features.clone(), shards, index, verify: options.verify };
         Ok(Self { dir, manifest, samples, by_key, head })
     }
@@ -161,6 +165,19 @@ impl CacheReader {
         self.samples.features_f32(i, out)
     }
 
+    /// Tells the system that the features of these samples will soon be read, so that it fetches them while something else
+    /// is computed. Never waits.
+    pub fn will_need(&self, samples: impl IntoIterator<Item = usize>) {
+        samples.into_iter().for_each(|i| self.samples.will_need(i));
+    }
+
+    /// All sample numbers once, in an order for this seed and epoch that is random and yet reads the disk in long stretches:
+    /// row groups are shuffled, and the samples of `groups_at_once` of them mixed. The same arguments give the same order, so
+    /// that whoever stopped after `n` samples goes on with the `n`-th.
+    pub fn block_shuffled(&self, seed: u64, epoch: u64, groups_at_once: usize) -> Vec<u32> {
+        block_shuffled(&self.samples.row_groups(), groups_at_once, seed, epoch)
+    }
+
     /// The whole of sample `i`, ready to be appended to another cache of the same fingerprint.
     ///
     /// # Errors
@@ -216,8 +233,7 @@ pub(super) fn load_quarantine(dir: &Path, manifest: &Manifest) -> Result<Vec<Qua
     if digest_of(&path)? != entry.digest {
         return Err(CacheError::damaged(&path, None, "its content does not match the manifest"));
     }
-    let bytes = std::fs::read(&path).at("read", &path)?;
-    let rows = read_table(&path, bytes.into(), &QUARANTINE)?;
+    let rows = read_table(&path, &QUARANTINE)?;
     let decode = |(i, cells)| {
         super::schema::cells_to_quarantined(cells)
             .map_err(|reason| CacheError::damaged(&path, Some(i as u64), reason))

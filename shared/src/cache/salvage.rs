@@ -22,6 +22,7 @@ use super::manifest::{FileEntry, Manifest, ShardEntry};
 use super::sample::Row;
 use super::samples::Samples;
 use super::shard::{EncodedRow, FinishedShard, ShardWriter};
+use super::source::Access;
 
 /// Rows read and encoded at a time.
 const ROWS_AT_ONCE: usize = 64;
@@ -131,7 +132,7 @@ impl Damaged<'_> {
 
     /// What of the shard can be found at all; nothing if its end is damaged, which says where everything lies.
     fn samples(&self, entry: &ShardEntry) -> Option<Samples> {
-        let shard = Shard::open(locate(self.dir, &entry.entry), entry).ok()?;
+        let shard = Shard::open(locate(self.dir, &entry.entry), entry, Access::Map).ok()?;
         let index = shard.sound_index();
         let format = self.manifest.features.clone();
         Some(Samples { format, shards: vec![shard], index, verify: true })

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::codec::Coding;
@@ -49,7 +50,8 @@ impl Samples {
     /// The features of sample `i` in the teacher's number type.
     pub(super) fn features(&self, i: usize) -> Result<FeatureBlock> {
         let FeatureFormat { dtype, width, .. } = self.format;
-        let body = self.page_values(i)?;
+        let page = self.page(i)?;
+        let body = self.values_of(i, &page)?;
         let values = self.index[i].num_positions as usize * width;
         let bytes = feature_page::decode(self.coding(), body, dtype, values)
             .map_err(|reason| self.damaged(i, reason))?;
@@ -59,7 +61,8 @@ impl Samples {
 
     /// The features of sample `i` widened to float32; `out` is replaced.
     pub(super) fn features_f32(&self, i: usize, out: &mut Vec<f32>) -> Result<()> {
-        let body = self.page_values(i)?;
+        let page = self.page(i)?;
+        let body = self.values_of(i, &page)?;
         out.resize(self.index[i].num_positions as usize * self.format.width, 0.0);
         let words: &mut [u32] = bytemuck::cast_slice_mut(out);
         let hash = feature_page::decode_f32(self.coding(), body, self.format.dtype, words, self.verify)
@@ -84,14 +87,37 @@ impl Samples {
         self.shard(i).cells(self.index[i].row as usize, leaves)
     }
 
-    /// The values of sample `i`'s page, encoded.
-    fn page_values(&self, i: usize) -> Result<&[u8]> {
+    /// Tells the system that the feature page of sample `i` will soon be read.
+    pub(super) fn will_need(&self, i: usize) {
+        self.shard(i).bytes().will_need(self.page_range(i));
+    }
+
+    /// The row groups, as ranges of sample numbers.
+    pub(super) fn row_groups(&self) -> Vec<Range<u32>> {
+        let mut start = 0;
+        let lens = self.shards.iter().flat_map(Shard::group_lens);
+        let block = |len: usize| {
+            let block = start..start + len as u32;
+            start = block.end;
+            block
+        };
+        lens.map(block).collect()
+    }
+
+    fn page_range(&self, i: usize) -> Range<usize> {
         let entry = &self.index[i];
         let start = entry.page_offset as usize;
-        let end = start.saturating_add(entry.page_bytes as usize);
-        let page = self.shard(i).bytes().get(start..end);
-        let page = page.ok_or_else(|| self.damaged(i, "its page lies outside the file"))?;
-        let shape = (entry.num_positions as usize, self.format.width);
+        start..start.saturating_add(entry.page_bytes as usize)
+    }
+
+    /// The feature page of sample `i`, header and all.
+    fn page(&self, i: usize) -> Result<Bytes> {
+        self.shard(i).bytes().get(self.page_range(i)).map_err(|error| self.damaged(i, error))
+    }
+
+    /// The values of sample `i`'s page, encoded.
+    fn values_of<'a>(&self, i: usize, page: &'a [u8]) -> Result<&'a [u8]> {
+        let shape = (self.index[i].num_positions as usize, self.format.width);
         feature_page::open(self.coding(), page, shape, self.verify).map_err(|reason| self.damaged(i, reason))
     }
 

@@ -193,15 +193,16 @@ fn encoding_code(encoding: Encoding) -> ParquetResult<u32> {
     }
 }
 
-/// Reads the cells of `rows` (within the row group) from the columns `leaves`: one `Vec` per row.
+/// Reads the cells of `rows` (within the row group) from the columns `leaves`, each given with the first row of the page that
+/// `rows` begin in: one `Vec` per row.
 pub(super) fn read_cells(
     group: &dyn RowGroupReader,
-    leaves: Range<usize>,
+    leaves: &[(usize, usize)],
     rows: Range<usize>,
 ) -> ParquetResult<Vec<Vec<Cell>>> {
     let mut table: Vec<Vec<Cell>> = rows.clone().map(|_| Vec::with_capacity(leaves.len())).collect();
-    for leaf in leaves {
-        let column = read_column(group, leaf, rows.clone())?;
+    for &(leaf, page_start) in leaves {
+        let column = read_column(group, leaf, page_start, rows.clone())?;
         table.iter_mut().zip(column).for_each(|(row, cell)| row.push(cell));
     }
     Ok(table)
@@ -229,45 +230,52 @@ pub(super) fn write_table(
     write_synced(path, &file.into_inner().map_err(fail)?)
 }
 
-fn read_column(group: &dyn RowGroupReader, leaf: usize, rows: Range<usize>) -> ParquetResult<Vec<Cell>> {
+fn read_column(
+    group: &dyn RowGroupReader,
+    leaf: usize,
+    page_start: usize,
+    rows: Range<usize>,
+) -> ParquetResult<Vec<Cell>> {
+    let (from, count) = (rows.start - page_start, rows.len());
     let max_definition = group.metadata().column(leaf).column_descr().max_def_level();
     let cells: Vec<Cell> = match group.get_column_reader(leaf)? {
         ColumnReader::Int32ColumnReader(reader) => {
-            read_values(reader, rows.clone(), max_definition)?.into_iter().map(Cell::I32).collect()
+            read_values(reader, page_start, rows.end, max_definition)?.skip(from).map(Cell::I32).collect()
         }
         ColumnReader::Int64ColumnReader(reader) => {
-            read_values(reader, rows.clone(), max_definition)?.into_iter().map(Cell::I64).collect()
+            read_values(reader, page_start, rows.end, max_definition)?.skip(from).map(Cell::I64).collect()
         }
         ColumnReader::ByteArrayColumnReader(reader) => {
             let own =
                 |values: Vec<ByteArray>| Cell::Bytes(values.iter().map(|v| v.data().to_vec()).collect());
-            read_values(reader, rows.clone(), max_definition)?.into_iter().map(own).collect()
+            read_values(reader, page_start, rows.end, max_definition)?.skip(from).map(own).collect()
         }
         _ => return Err(ParquetError::General(format!("column {leaf} has an unexpected type"))),
     };
-    if cells.len() != rows.len() {
-        return Err(ParquetError::General(format!(
-            "column {leaf} has {} of {} rows",
-            cells.len(),
-            rows.len()
-        )));
+    if cells.len() != count {
+        return Err(ParquetError::General(format!("column {leaf} has {} of {} rows", cells.len(), count)));
     }
     Ok(cells)
 }
 
+/// The cells of the rows from `page_start`, where a page begins, to `end`.
+///
+/// Only whole pages are skipped: `skip_records` turns forever inside a page that has fewer repetition levels than values, which
+/// `read_records` refuses.
 fn read_values<D: DataType>(
     mut reader: ColumnReaderImpl<D>,
-    rows: Range<usize>,
+    page_start: usize,
+    end: usize,
     max_definition: i16,
-) -> ParquetResult<Vec<Vec<D::T>>> {
+) -> ParquetResult<std::vec::IntoIter<Vec<D::T>>> {
     let (mut definition, mut repetition, mut values) = (Vec::new(), Vec::new(), Vec::new());
-    reader.skip_records(rows.start)?;
-    reader.read_records(rows.len(), Some(&mut definition), Some(&mut repetition), &mut values)?;
+    reader.skip_records(page_start)?;
+    reader.read_records(end - page_start, Some(&mut definition), Some(&mut repetition), &mut values)?;
     if max_definition == 0 {
-        return Ok(values.into_iter().map(|value| vec![value]).collect());
+        return Ok(values.into_iter().map(|value| vec![value]).collect::<Vec<_>>().into_iter());
     }
     let mut values = values.into_iter();
-    let mut cells: Vec<Vec<D::T>> = Vec::with_capacity(rows.len());
+    let mut cells: Vec<Vec<D::T>> = Vec::with_capacity(end - page_start);
     // An optional column has no repetition levels: each of its entries opens a row.
     let levels = definition.iter().zip(repetition.iter().copied().chain(std::iter::repeat(0)));
     for (&level, repeated) in levels {
@@ -278,5 +286,5 @@ fn read_values<D: DataType>(
             cell.extend(values.next());
         }
     }
-    Ok(cells)
+    Ok(cells.into_iter())
 }

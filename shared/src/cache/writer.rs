@@ -20,6 +20,7 @@ use super::reader::load_quarantine;
 use super::sample::{QuarantinedRow, Row};
 use super::schema::{QUARANTINE, quarantined_to_cells};
 use super::shard::{EncodedRow, FinishedShard, ShardWriter};
+use super::source::Access;
 use super::space::free_bytes;
 use super::table::write_table;
 use super::{CARD, DATA, MANIFEST, QUARANTINED};
@@ -312,7 +313,7 @@ impl CacheWriter {
 /// The keys in committed shards.
 fn keys_of(dir: &Path, shards: &[ShardEntry]) -> Result<Vec<SampleKey>> {
     let keys = |entry: &ShardEntry| -> Result<Vec<SampleKey>> {
-        let shard = Shard::open(locate(dir, &entry.entry), entry)?;
+        let shard = Shard::open(locate(dir, &entry.entry), entry, Access::Map)?;
         Ok(shard.index(0)?.into_iter().map(|entry| entry.key).collect())
     };
     let parts = shards.par_iter().map(keys).collect::<Result<Vec<_>>>()?;

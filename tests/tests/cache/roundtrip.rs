@@ -5,7 +5,9 @@ use std::fs::File;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use shared::cache::{CacheError, CacheReader, FeatureBlock, FeatureDtype, Row, verify};
+use shared::cache::{
+    Access, CacheError, CacheReader, FeatureBlock, FeatureDtype, ReaderOptions, Row, verify,
+};
 use tempfile::tempdir;
 
 use crate::{DTYPES, WIDTH, assert_holds, open, rows, tiny, write};
@@ -145,4 +147,65 @@ fn an_empty_cache_is_a_cache() {
     open(dir.path(), FeatureDtype::F16, tiny()).unwrap().finish().unwrap();
     assert!(CacheReader::open(dir.path()).unwrap().is_empty());
     assert!(verify(dir.path(), |_, _| ()).unwrap().problems.is_empty());
+}
+
+/// Equal whatever way the files are read, and whatever was fetched ahead.
+#[test]
+fn plain_reads_give_the_same_rows_as_a_map() {
+    for dtype in DTYPES {
+        let dir = tempdir().unwrap();
+        let samples = rows::rows(31, 40, dtype, WIDTH);
+        write(dir.path(), dtype, &samples);
+        let options = ReaderOptions { access: Access::Plain, ..ReaderOptions::default() };
+        let (map, plain) =
+            (CacheReader::open(dir.path()).unwrap(), CacheReader::open_with(dir.path(), options).unwrap());
+        map.will_need(0..map.len());
+        plain.will_need(0..plain.len());
+        assert_eq!(plain.head().bytes(), map.head().bytes());
+        for sample in &samples {
+            let i = plain.find(&sample.meta.key).unwrap();
+            assert_eq!(map.find(&sample.meta.key), Some(i));
+            let row = plain.row(i).unwrap();
+            assert_eq!((&row.meta, &row.features), (&sample.meta, &sample.features));
+            assert_eq!(row.image_files, map.image_files(i).unwrap());
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            map.features_f32(i, &mut a).unwrap();
+            plain.features_f32(i, &mut b).unwrap();
+            assert!(a.iter().map(|value| value.to_bits()).eq(b.iter().map(|value| value.to_bits())));
+        }
+    }
+}
+
+/// A file cut short after it was opened is an error of a plain read; a map could only end the process.
+#[test]
+fn a_plain_read_of_a_file_that_was_cut_short_is_an_error() {
+    let dir = tempdir().unwrap();
+    write(dir.path(), FeatureDtype::Bf16, &rows::rows(32, 20, FeatureDtype::Bf16, WIDTH));
+    let options = ReaderOptions { access: Access::Plain, ..ReaderOptions::default() };
+    let reader = CacheReader::open_with(dir.path(), options).unwrap();
+    for shard in &reader.manifest().shards {
+        File::options().write(true).open(dir.path().join(&shard.entry.file)).unwrap().set_len(10).unwrap();
+    }
+    for i in 0..reader.len() {
+        assert!(matches!(reader.features(i), Err(CacheError::Damaged { .. })));
+        assert!(matches!(reader.meta(i), Err(CacheError::Damaged { .. })));
+    }
+}
+
+/// Block-shuffled samples of the same row group lie close together, and a rerun goes on where it stopped.
+#[test]
+fn block_shuffled_iteration_resumes_exactly() {
+    let dir = tempdir().unwrap();
+    write(dir.path(), FeatureDtype::Bf16, &rows::rows(33, 60, FeatureDtype::Bf16, WIDTH));
+    let keys = |order: &[u32]| -> Vec<_> {
+        let reader = CacheReader::open(dir.path()).unwrap();
+        order.iter().map(|&i| reader.meta(i as usize).unwrap().key).collect()
+    };
+    let order = |seed, epoch| CacheReader::open(dir.path()).unwrap().block_shuffled(seed, epoch, 4);
+    let whole = keys(&order(9, 1));
+    assert_eq!(whole.iter().collect::<std::collections::BTreeSet<_>>().len(), 60);
+    // Stopped after 23 samples and opened again.
+    assert_eq!(keys(&order(9, 1)[23..]), whole[23..]);
+    assert_ne!(keys(&order(9, 2)), whole);
+    assert_ne!(keys(&order(10, 1)), whole);
 }

@@ -5,16 +5,23 @@ use rayon::prelude::*;
 use shared::models::layers::cpu::math::{exp, exp_sum, max};
 use shared::models::layers::cpu::{Mat, MatMut, matmul, parallelism, with_slices};
 
-use super::{HeadLossOptions, Problem, Sums};
+use super::{HeadLossOptions, Problem, Sums, Weight};
+use crate::losses::frozen_head::Values;
 
 /// Scores all chunks and forms the wanted gradients.
 pub(super) fn solve(problem: &Problem) -> Result<Sums> {
-    let (v, d) = problem.head.dims2()?;
+    let (v, d) = problem.dims;
     // A placeholder where there is no teacher: never read.
     let teacher = problem.teacher.as_ref().unwrap_or(&problem.features);
-    let sums = with_slices([&problem.features, &problem.head, teacher], |[x, w, z]| {
-        Ok(Slices { x, w, z: problem.teacher.is_some().then_some(z), v, d }.solve(problem))
-    })?;
+    let has_teacher = problem.teacher.is_some();
+    let sums = match &problem.head {
+        Weight::Tensor(head) => with_slices([&problem.features, head, teacher], |[x, w, z]| {
+            Slices { x, w: Values::Slice(w), z: has_teacher.then_some(z), v, d }.solve(problem)
+        }),
+        Weight::Mapped(head) => with_slices([&problem.features, teacher], |[x, z]| {
+            Slices { x, w: Values::Mapped(head), z: has_teacher.then_some(z), v, d }.solve(problem)
+        }),
+    }?;
     let cpu = &Device::Cpu;
     Ok(Sums {
         ce: sums.ce,
@@ -27,7 +34,7 @@ pub(super) fn solve(problem: &Problem) -> Result<Sums> {
 /// Features x (N, D), head w (V, D), teacher features z (N, D).
 struct Slices<'a> {
     x: &'a [f32],
-    w: &'a [f32],
+    w: Values<'a>,
     z: Option<&'a [f32]>,
     v: usize,
     d: usize,
@@ -41,12 +48,12 @@ struct RawSums {
 }
 
 impl Slices<'_> {
-    fn solve(&self, problem: &Problem) -> RawSums {
+    fn solve(&self, problem: &Problem) -> Result<RawSums> {
         let (tokens, v, d) = (problem.targets.len(), self.v, self.d);
         let rows = problem.chunk.min(tokens);
         let mut logits = vec![0f32; rows * v];
         let mut teacher = vec![0f32; if self.z.is_some() { rows * v } else { 0 }];
-        let w = Mat::new(self.w, v, d, d);
+        let mut tile = Vec::new();
         let mut sums = RawSums {
             ce: 0.0,
             kl: 0.0,
@@ -56,24 +63,33 @@ impl Slices<'_> {
         for start in (0..tokens).step_by(rows.max(1)) {
             let n = rows.min(tokens - start);
             let x = Mat::new(&self.x[start * d..], n, d, d);
-            matmul(MatMut::new(&mut logits, n, v, v), x, w.t(), 0.0, 1.0, parallelism());
-            if let Some(z) = self.z {
-                let z = Mat::new(&z[start * d..], n, d, d);
-                matmul(MatMut::new(&mut teacher, n, v, v), z, w.t(), 0.0, 1.0, parallelism());
-            }
+            let z = self.z.map(|z| Mat::new(&z[start * d..], n, d, d));
+            self.w.for_each_tile((v, d), &mut tile, |tokens, w| {
+                let (w, count) = (Mat::new(w, tokens.len(), d, d).t(), tokens.len());
+                let out = MatMut::new(&mut logits[tokens.start..], n, count, v);
+                matmul(out, x, w, 0.0, 1.0, parallelism());
+                if let Some(z) = z {
+                    let out = MatMut::new(&mut teacher[tokens.start..], n, count, v);
+                    matmul(out, z, w, 0.0, 1.0, parallelism());
+                }
+            })?;
             let targets = &problem.targets[start..start + n];
             let (ce, kl) = score_rows(&mut logits[..n * v], &teacher, targets, v, &problem.options);
             sums.ce += ce;
             sums.kl += kl;
-            let gradient = Mat::new(&logits, n, v, v);
             if let Some(gx) = &mut sums.gx {
-                matmul(MatMut::new(&mut gx[start * d..], n, d, d), gradient, w, 0.0, 1.0, parallelism());
+                self.w.for_each_tile((v, d), &mut tile, |tokens, w| {
+                    let gradient = Mat::new(&logits[tokens.start..], n, tokens.len(), v);
+                    let (w, keep) = (Mat::new(w, tokens.len(), d, d), f32::from(tokens.start > 0));
+                    matmul(MatMut::new(&mut gx[start * d..], n, d, d), gradient, w, keep, 1.0, parallelism());
+                })?;
             }
             if let Some(gw) = &mut sums.gw {
+                let gradient = Mat::new(&logits, n, v, v);
                 matmul(MatMut::new(gw, v, d, d), gradient.t(), x, 1.0, 1.0, parallelism());
             }
         }
-        sums
+        Ok(sums)
     }
 }
 

@@ -4,8 +4,9 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::{HeadLossOptions, Problem, head_loss};
+use super::{HeadLossOptions, Problem, Weight, head_loss};
 use crate::losses::chunks::Wants;
+use crate::losses::{HEAD, MappedHead};
 
 fn noise(seed: u64, shape: (usize, usize)) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -46,7 +47,7 @@ fn matches_the_definition_and_finite_differences() {
     {
         let options = HeadLossOptions { ce_weight, kl_weight, temperature };
         let (xv, wv) = (Var::from_tensor(&x).unwrap(), Var::from_tensor(&w).unwrap());
-        let got = head_loss(&xv, &wv, &TARGETS, Some(&z), &options).unwrap();
+        let got = head_loss(&xv, wv.as_tensor(), &TARGETS, Some(&z), &options).unwrap();
         let grads = got.loss.backward().unwrap();
 
         let wide = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F64).unwrap()).unwrap();
@@ -80,7 +81,8 @@ fn chunks_and_the_composite_change_nothing() {
     let options = HeadLossOptions { ce_weight: 1.0, kl_weight: 0.7, temperature: 2.0 };
     let problem = |chunk| Problem {
         features: x.clone(),
-        head: w.clone(),
+        head: Weight::Tensor(w.clone()),
+        dims: (19, 6),
         teacher: Some(z.clone()),
         targets: &TARGETS,
         options,
@@ -88,7 +90,7 @@ fn chunks_and_the_composite_change_nothing() {
         chunk,
     };
     let whole = problem(100).solve().unwrap();
-    for part in [problem(2).solve().unwrap(), problem(4).solve_composite().unwrap()] {
+    for part in [problem(2).solve().unwrap(), problem(4).solve_composite(&w).unwrap()] {
         assert!((part.ce - whole.ce).abs() < 1e-5 && (part.kl - whole.kl).abs() < 1e-5);
         close(part.features.as_ref().unwrap(), whole.features.as_ref().unwrap(), 1e-6);
         close(part.head.as_ref().unwrap(), whole.head.as_ref().unwrap(), 1e-6);
@@ -102,7 +104,7 @@ fn half_precision_features_train_a_float32_head() {
     let half = |t: &Tensor| Var::from_tensor(&t.to_dtype(DType::F16).unwrap()).unwrap();
     let run = |x: &Var| {
         let w = Var::from_tensor(&w).unwrap();
-        let out = head_loss(x, &w, &TARGETS, Some(&z), &options).unwrap();
+        let out = head_loss(x, w.as_tensor(), &TARGETS, Some(&z), &options).unwrap();
         let grads = out.loss.backward().unwrap();
         (out.ce, grads.get(x).unwrap().clone(), grads.get(&w).unwrap().clone())
     };
@@ -153,4 +155,31 @@ fn what_does_not_fit_is_refused() {
     assert!(head_loss(&x, &w, &[1, 2], Some(&noise(1, (2, 5))), &options).is_err());
     let empty = head_loss(&x.narrow(0, 0, 0).unwrap(), &w, &[], None, &options).unwrap();
     assert_eq!((empty.ce, empty.loss.to_scalar::<f32>().unwrap()), (0.0, 0.0));
+}
+
+#[test]
+fn a_mapped_head_is_the_loaded_one() {
+    // Wider than a tile: 32 MiB of float32 rows of 6 are 1,398,101.
+    let vocab = 1_400_003;
+    let (x, w, z) = (noise(8, (9, 6)), (noise(9, (vocab, 6)) * 2.0).unwrap(), noise(10, (9, 6)));
+    let dir = tempfile::tempdir().unwrap();
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let stored = w.to_dtype(dtype).unwrap();
+        let path = dir.path().join("head.safetensors");
+        candle_core::safetensors::save(&[(HEAD, stored.clone())].into(), &path).unwrap();
+        let mapped = MappedHead::open(&path).unwrap();
+        let xv = Var::from_tensor(&x).unwrap();
+        let options = HeadLossOptions::default();
+        let loaded = stored.to_dtype(DType::F32).unwrap();
+        let expected = head_loss(&xv, &loaded, &TARGETS, Some(&z), &options).unwrap();
+        let got = head_loss(&xv, &mapped, &TARGETS, Some(&z), &options).unwrap();
+        // Logits are the same products; the gradient's sum over the vocabulary is cut at tiles.
+        assert_eq!((got.ce, got.kl), (expected.ce, expected.kl), "{dtype:?}");
+        let gradient = |loss: &Tensor| loss.backward().unwrap().get(&xv).unwrap().clone();
+        close(&gradient(&got.loss), &gradient(&expected.loss), if dtype == DType::F32 { 1e-12 } else { 1e-5 });
+    }
+    let scalar = Tensor::zeros(6, DType::F32, &Device::Cpu).unwrap();
+    let path = dir.path().join("other.safetensors");
+    candle_core::safetensors::save(&[(HEAD, scalar)].into(), &path).unwrap();
+    assert!(MappedHead::open(&path).is_err(), "a vector is no head");
 }

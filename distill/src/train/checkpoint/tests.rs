@@ -5,13 +5,13 @@ use candle_core::Var;
 use shared::models::layers::Recomputed;
 
 use super::*;
-use crate::config::RunConfig;
+use crate::config::{OptimizerStates, RunConfig};
 use crate::train::optim::{Gradients, Param};
 
 fn optimizer(values: &[f32]) -> AdamW {
     let var = Var::new(values, &Device::Cpu).unwrap();
     let config = (&RunConfig::default().finetune).into();
-    AdamW::new(config, vec![Param { name: "student.w".into(), var }]).unwrap()
+    AdamW::new(config, OptimizerStates::F32, vec![Param { name: "student.w".into(), var }]).unwrap()
 }
 
 fn step(adam: &mut AdamW) {
@@ -19,7 +19,7 @@ fn step(adam: &mut AdamW) {
     let mut gradients = Gradients::none(1);
     let loss = var.sqr().unwrap().sum_all().unwrap();
     gradients.add(adam.params(), loss.backward().unwrap(), &Recomputed::default()).unwrap();
-    adam.step(&gradients, 0.1, 1.0).unwrap();
+    adam.step(gradients, 0.1, 1.0).unwrap();
 }
 
 fn state(step: usize) -> State {

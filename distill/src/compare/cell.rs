@@ -1,0 +1,207 @@
+//! One cell of the grid: a run of `distill run`, and its student's answers.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use shared::settings::overlay;
+use toml::{Table, Value};
+
+use super::config::{Asked, GridConfig, NamedStudent, NamedTeacher, Variant};
+use crate::cli::UsageError;
+use crate::config::RunConfig;
+use crate::train::checkpoint::publish_file;
+
+/// All cells, and the students as they came.
+pub(super) struct Cells {
+    /// The students first, then the cells: seed by seed, so that every row of the table fills up alike.
+    pub(super) all: Vec<Cell>,
+    /// The variant that gains are counted from.
+    pub(super) baseline: String,
+}
+
+/// Where a cell stands in the grid.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Place {
+    /// A student before any training.
+    Before { student: String },
+    /// A run.
+    Run { teacher: String, student: String, variant: String, seed: u64 },
+}
+
+/// What has to be done in one folder.
+#[derive(Clone, Debug)]
+pub(super) struct Cell {
+    pub(super) place: Place,
+    pub(super) dir: PathBuf,
+    /// The run's configuration; none for a student as it came.
+    run: Option<Table>,
+    /// The model that is asked.
+    model: PathBuf,
+    asked: Asked,
+}
+
+impl Cells {
+    /// The cells of a grid, each with keys that `distill run` accepts.
+    pub(super) fn of(config: &GridConfig) -> Result<Self> {
+        let mut all: Vec<Cell> = config.students.iter().map(|student| before(config, student)).collect();
+        for &seed in &config.seeds {
+            for teacher in &config.teachers {
+                for student in &config.students {
+                    for variant in &config.variants {
+                        all.push(cell(config, teacher, student, variant, seed)?);
+                    }
+                }
+            }
+        }
+        Ok(Self { all, baseline: config.baseline().to_owned() })
+    }
+}
+
+fn before(config: &GridConfig, student: &NamedStudent) -> Cell {
+    Cell {
+        place: Place::Before { student: student.name.clone() },
+        dir: config.out.join("before").join(&student.name),
+        run: None,
+        model: student.path.clone(),
+        asked: config.eval.clone(),
+    }
+}
+
+fn cell(
+    config: &GridConfig,
+    teacher: &NamedTeacher,
+    student: &NamedStudent,
+    variant: &Variant,
+    seed: u64,
+) -> Result<Cell> {
+    let names = [&teacher.name, &student.name, &variant.name];
+    let dir = names.into_iter().fold(config.out.join("cells"), |dir, name| dir.join(name));
+    let dir = dir.join(format!("seed-{seed}"));
+    let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
+    let mut keys = Table::try_from(RunConfig::default())?;
+    overlay(&mut keys, config.run.clone());
+    overlay(&mut keys, variant.keys.clone());
+    let own = [("cache", text(&teacher.cache)), ("student", text(&student.path)), ("out", text(&dir))];
+    overlay(&mut keys, own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect());
+    keys.insert("seed".into(), Value::try_from(seed)?);
+    let usage = |error: &dyn std::fmt::Display| {
+        UsageError(format!("variant `{}` is no run: {}", variant.name, error.to_string().trim()))
+    };
+    let run: RunConfig = keys.clone().try_into().map_err(|error: toml::de::Error| usage(&error))?;
+    run.validate().map_err(|error| usage(&error))?;
+    let place = Place::Run {
+        teacher: teacher.name.clone(),
+        student: student.name.clone(),
+        variant: variant.name.clone(),
+        seed,
+    };
+    Ok(Cell { place, model: dir.clone(), dir, run: Some(keys), asked: config.eval.clone() })
+}
+
+impl Cell {
+    /// A name for people.
+    pub(super) fn name(&self) -> String {
+        match &self.place {
+            Place::Before { student } => format!("{student} before training"),
+            Place::Run { teacher, student, variant, seed } => {
+                format!("{teacher} -> {student}, {variant}, seed {seed}")
+            }
+        }
+    }
+
+    /// Where the answers are.
+    pub(super) fn answers(&self) -> PathBuf {
+        self.dir.join("eval")
+    }
+
+    /// Whether the answers to these questions are there.
+    pub(super) fn is_done(&self) -> Result<bool> {
+        let asked = fs::read_to_string(self.answers().join("asked.json")).unwrap_or_default();
+        let summary = self.answers().join("summary.json");
+        Ok(summary.is_file() && asked == serde_json::to_string_pretty(&self.asked)?)
+    }
+
+    /// The commands that are left, in order, with what they say in `log.txt`.
+    pub(super) fn commands(&self) -> Result<Vec<Command>> {
+        fs::create_dir_all(self.answers())
+            .with_context(|| format!("cannot write `{}`", self.dir.display()))?;
+        let mut commands = Vec::new();
+        if let Some(run) = &self.run {
+            let path = self.dir.join("cell.toml");
+            publish_file(&path, toml::to_string(run)?.as_bytes())?;
+            let mut command = self.program()?;
+            command.arg("run").arg("--config").arg(path);
+            commands.push(command);
+        }
+        // The old answers go before the new questions are noted: a folder never shows one with the other.
+        let summary = self.answers().join("summary.json");
+        if summary.exists() {
+            fs::remove_file(&summary).with_context(|| format!("cannot replace `{}`", summary.display()))?;
+        }
+        publish_file(
+            &self.answers().join("asked.json"),
+            serde_json::to_string_pretty(&self.asked)?.as_bytes(),
+        )?;
+        let mut command = self.program()?;
+        command.arg("eval").arg("--model").arg(&self.model).arg("--out").arg(self.answers());
+        for source in &self.asked.data {
+            command.arg("--data").arg(source);
+        }
+        if let Some(root) = &self.asked.image_root {
+            command.arg("--image-root").arg(root);
+        }
+        if self.asked.prepend_image {
+            command.arg("--prepend-image");
+        }
+        if let Some(limit) = self.asked.limit {
+            command.arg("--limit").arg(limit.to_string());
+        }
+        command.arg("--metric").arg(serde_json::to_value(self.asked.metric)?.as_str().unwrap_or_default());
+        command.arg("--max-new-tokens").arg(self.asked.max_new_tokens.to_string());
+        if let Some(device) = self.run.as_ref().and_then(|run| run.get("device")?.as_str()) {
+            command.arg("--device").arg(device);
+        }
+        commands.push(command);
+        Ok(commands)
+    }
+
+    /// This program again, its words in the cell's log.
+    fn program(&self) -> Result<Command> {
+        let path = self.log();
+        let log = File::options().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("cannot write `{}`", path.display()))?;
+        let mut command =
+            Command::new(std::env::current_exe().context("cannot tell where this program lies")?);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("log.txt")
+    }
+
+    /// The error that a failed command left, from its log.
+    pub(super) fn complaint(&self) -> String {
+        let text = fs::read_to_string(self.log()).unwrap_or_default();
+        let error = text.rfind("error: ").map_or(text.as_str(), |at| &text[at + "error: ".len()..]);
+        format!("{}\n(the whole log: {})", error.trim(), self.log().display())
+    }
+
+    /// The most memory the run has held, once it is done.
+    pub(super) fn peak_rss_bytes(&self) -> Option<u64> {
+        self.run_summary().ok().flatten().map(|summary| summary.peak_rss_bytes)
+    }
+
+    /// What the run says of itself; none for a student as it came.
+    pub(super) fn run_summary(&self) -> Result<Option<crate::train::run::Summary>> {
+        match &self.run {
+            None => Ok(None),
+            Some(_) => match crate::train::run::read_summary(&self.dir)? {
+                None => bail!("`{}` has no summary", self.dir.display()),
+                summary => Ok(summary),
+            },
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What the cells say together: means, spreads, and gains over the baseline with intervals.
+//!
+//! A cell's student answers the same questions whatever its seed, so the outcomes of a row of the table form a matrix, seeds
+//! by questions. Its interval is a bootstrap over both (crossed: a resample draws seeds and questions, with replacement); a gain
+//! pairs each seed and question with the baseline's. With few seeds such an interval is somewhat too narrow: resampling n seeds sees
+//! (n - 1) / n of their variance, which is why the spread over seeds stands beside it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::cell::{Cell, Cells, Place};
+use crate::eval::{Prediction, interval_of_means};
+use crate::report::run::{Evaluation, Run};
+
+/// A cell that did not come to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Which.
+    pub cell: String,
+    /// What it said.
+    pub reason: String,
+}
+
+/// How much a variant is ahead of the baseline, of the same teacher and student, on the same seeds and questions.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gain {
+    /// Mean difference of the accuracies.
+    pub mean: f64,
+    /// Its 95 % interval, by a paired bootstrap over seeds and questions.
+    pub interval: [f64; 2],
+    /// Seeds that both have.
+    pub seeds: usize,
+}
+
+/// One row of the table: a teacher, a student and a variant over all seeds; or a student as it came.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Absent for a student as it came.
+    pub teacher: Option<String>,
+    /// The student.
+    pub student: String,
+    /// Absent for a student as it came.
+    pub variant: Option<String>,
+    /// The accuracy of each seed, in the grid's order.
+    pub accuracies: Vec<f64>,
+    /// Their mean.
+    pub mean: f64,
+    /// Their sample standard deviation; absent for a single one.
+    pub deviation: Option<f64>,
+    /// The 95 % interval of the mean, by a bootstrap over seeds and questions.
+    pub interval: [f64; 2],
+    /// Questions that were graded, of each seed.
+    pub questions: usize,
+    /// Over the baseline; absent for the baseline itself and for a student as it came.
+    pub gain: Option<Gain>,
+    /// How much the Recalibrator's loss rises when it sees another sample's question, at the last evaluation: how much it uses
+    /// the student, in nats, mean of the seeds. Absent without a Recalibrator.
+    pub student_use: Option<f64>,
+    /// Seconds of training, mean of the seeds (of a run's last call, where it was interrupted).
+    pub seconds: Option<f64>,
+    /// The most memory that a seed's run held.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// The grid's results.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The variant that gains are counted from.
+    pub baseline: String,
+    /// Students as they came, then the grid.
+    pub rows: Vec<Row>,
+    /// Cells that are missing in the rows.
+    pub failures: Vec<Failure>,
+}
+
+/// A question, by where it stands: source, row, turn.
+type Question = (String, u64, usize);
+
+/// The outcomes of one row of the table.
+#[derive(Default)]
+struct Group {
+    /// By seed; a student as it came has one.
+    outcomes: BTreeMap<u64, BTreeMap<Question, bool>>,
+    student_use: Vec<f64>,
+    seconds: Vec<f64>,
+    peaks: Vec<u64>,
+}
+
+/// Teacher, student and variant, in the grid's order.
+type Name = (Option<String>, String, Option<String>);
+
+/// Reads all cells that are done.
+pub(super) fn compare(cells: &Cells, failures: &[Failure]) -> Result<Comparison> {
+    let mut order: Vec<Name> = Vec::new();
+    let mut groups: BTreeMap<Name, Group> = BTreeMap::new();
+    for cell in &cells.all {
+        let (name, seed) = match &cell.place {
+            Place::Before { student } => ((None, student.clone(), None), 0),
+            Place::Run { teacher, student, variant, seed } => {
+                ((Some(teacher.clone()), student.clone(), Some(variant.clone())), *seed)
+            }
+        };
+        if !cell.is_done()? {
+            continue;
+        }
+        if !order.contains(&name) {
+            order.push(name.clone());
+        }
+        groups.entry(name).or_default().add(cell, seed)?;
+    }
+    let rows: Vec<Row> = order.into_iter().filter_map(|name| row(name, &groups, &cells.baseline)).collect();
+    if rows.iter().all(|row| row.variant.is_none()) {
+        let first = failures.first().map_or(String::new(), |it| format!(": {}: {}", it.cell, it.reason));
+        bail!("no run of the grid came to its end{first}");
+    }
+    Ok(Comparison { baseline: cells.baseline.clone(), rows, failures: failures.to_vec() })
+}
+
+impl Group {
+    fn add(&mut self, cell: &Cell, seed: u64) -> Result<()> {
+        let answers = Evaluation::open(&cell.answers(), "")?;
+        let outcome = |it: Prediction| ((it.source, it.row, it.turn), it.correct);
+        self.outcomes.insert(seed, answers.predictions.into_iter().map(outcome).collect());
+        if let Some(summary) = cell.run_summary()? {
+            self.seconds.push(summary.seconds);
+            self.peaks.push(summary.peak_rss_bytes);
+            self.student_use.extend(student_use(&Run::open(&cell.dir)?));
+        }
+        Ok(())
+    }
+
+    /// One list a seed, in the order of the questions, as far as `other` has them too: 1 for a right answer.
+    fn matrix(&self, other: &Self) -> Vec<Vec<f64>> {
+        let both = self.outcomes.iter().filter_map(|(seed, mine)| Some((mine, other.outcomes.get(seed)?)));
+        both.map(|(mine, theirs)| {
+            mine.iter().filter(|(at, _)| theirs.contains_key(*at)).map(|(_, &it)| f64::from(u8::from(it)))
+        })
+        .map(Iterator::collect)
+        .collect()
+    }
+}
+
+/// The last evaluation's loss with shuffled questions, less the loss as it is.
+fn student_use(run: &Run) -> Option<f64> {
+    Some(run.last("control_shuffled")? - run.last("eval_ce_teacher")? - run.last("eval_kl")?)
+}
+
+fn row(name: Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<Row> {
+    let group = groups.get(&name)?;
+    let matrix = group.matrix(group);
+    let accuracies: Vec<f64> = matrix.iter().map(|outcomes| mean(outcomes)).collect();
+    let base = (name.0.clone(), name.1.clone(), Some(baseline.to_owned()));
+    let rival = groups.get(&base).filter(|_| name.2.as_deref().is_some_and(|it| it != baseline));
+    let means = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
+    Some(Row {
+        gain: rival.and_then(|rival| gain(group, rival)),
+        mean: mean(&accuracies),
+        deviation: deviation(&accuracies),
+        interval: interval_of_means(&matrix)?,
+        questions: matrix.first().map_or(0, Vec::len),
+        student_use: means(&group.student_use),
+        seconds: means(&group.seconds),
+        peak_rss_bytes: group.peaks.iter().copied().max(),
+        accuracies,
+        teacher: name.0,
+        student: name.1,
+        variant: name.2,
+    })
+}
+
+fn gain(group: &Group, baseline: &Group) -> Option<Gain> {
+    let (mine, theirs) = (group.matrix(baseline), baseline.matrix(group));
+    let pairs = mine.iter().zip(&theirs);
+    let differences: Vec<Vec<f64>> =
+        pairs.map(|(mine, theirs)| mine.iter().zip(theirs).map(|(a, b)| a - b).collect()).collect();
+    let means: Vec<f64> = differences.iter().map(|it| mean(it)).collect();
+    Some(Gain { mean: mean(&means), interval: interval_of_means(&differences)?, seeds: differences.len() })
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// The sample standard deviation, n - 1 below.
+fn deviation(values: &[f64]) -> Option<f64> {
+    let centre = mean(values);
+    let squares: f64 = values.iter().map(|it| (it - centre).powi(2)).sum();
+    (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    fn group(seeds: &[(u64, &[bool])]) -> Group {
+        let outcomes = |answers: &[bool]| {
+            answers.iter().enumerate().map(|(at, it)| ((String::new(), at as u64, 0), *it)).collect()
+        };
+        Group {
+            outcomes: seeds.iter().map(|(seed, answers)| (*seed, outcomes(answers))).collect(),
+            ..Group::default()
+        }
+    }
+
+    #[test]
+    fn gains_pair_seeds_and_questions() {
+        let baseline = group(&[(0, &[true, false, false, false]), (1, &[true, true, false, false])]);
+        // Seed 2 has no partner, and question 3 was set aside.
+        let mine = group(&[(0, &[true, true, false]), (1, &[true, true, true]), (2, &[false, false, false])]);
+        let gain = gain(&mine, &baseline).unwrap();
+        // By hand, on questions 0 to 2: 2/3 - 1/3 and 3/3 - 2/3.
+        assert_eq!(gain.seeds, 2);
+        assert!((gain.mean - 1.0 / 3.0).abs() < 1e-12, "{gain:?}");
+        assert!(gain.interval[0] <= gain.mean && gain.mean <= gain.interval[1], "{gain:?}");
+    }
+
+    #[test]
+    fn equal_students_have_no_gain_and_no_width() {
+        let one = group(&[(0, &[true, false, true])]);
+        let gain = gain(&one, &one).unwrap();
+        assert_eq!(gain, Gain { mean: 0.0, interval: [0.0, 0.0], seeds: 1 });
+    }
+
+    #[test]
+    fn the_deviation_is_the_sample_one() {
+        // statistics.stdev([0.2, 0.4, 0.9]) in Python.
+        assert!((deviation(&[0.2, 0.4, 0.9]).unwrap() - 0.360_555_127_546).abs() < 1e-9);
+        assert_eq!(deviation(&[0.5]), None);
+    }
+}

@@ -1,0 +1,74 @@
+"""What the benchmarks of size share: checkpoints of a chosen size, and the programs with their time and peak memory."""
+
+import json
+import os
+import pathlib
+import shutil
+import statistics
+
+from peer import program
+
+WORDS = "There are two red rings left of the small blue cube and one more behind it".split()
+
+
+def make_checkout(processor, folder, width, layers, vocabulary=None):
+    """A Qwen2-VL of random weights with the tokenizer, template and image settings of `processor`; its parameters."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    folder = pathlib.Path(folder)
+    shutil.copytree(processor, folder, ignore=shutil.ignore_patterns("*.safetensors*", "ref", "v5", "sharded*"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": width, "intermediate_size": width * 8 // 3 // 8 * 8, "num_hidden_layers": layers,
+               "num_attention_heads": width // 64, "num_key_value_heads": width // 128,
+               "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}, "tie_word_embeddings": False}
+    if vocabulary:
+        config["vocab_size"] = vocabulary
+    config["vision_config"] |= {"depth": 4, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 4, "hidden_size": width}
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
+    rename = lambda name: name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+    weights = {rename(name): weight.detach().contiguous() for name, weight in model.named_parameters()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return sum(weight.numel() for weight in weights.values())
+
+
+def rows_with_answers(data, count, words=None):
+    """`count` rows spread over the data, each answer replaced by `words` words where that is given."""
+    rows = json.loads(pathlib.Path(data).read_text())
+    rows = [row for row in rows if len(row["conversations"]) == 2]
+    rows = rows[:: max(1, len(rows) // count)][:count]
+    for index, row in enumerate(rows if words else []):
+        row["conversations"][1]["value"] = " ".join(WORDS[(index + i) % len(WORDS)] for i in range(words))
+    return rows
+
+
+def extract(teacher, rows, image_root, cache, threads):
+    """The summary of `extract run` on these rows, images embedded."""
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    data = pathlib.Path(f"{cache}.json")
+    data.write_text(json.dumps(rows))
+    return program("extract", "release", "run", "--device", "cpu", "--teacher", teacher, "--data", data, "--image-root",
+                   image_root, "--out", cache, "--embed-images")
+
+
+def distill_steps(cache, student, out, rows, steps, threads, sets=()):
+    """Steps of stage distill, all rows in each: seconds a step (the median) and the peak of memory in bytes."""
+    os.environ["RAYON_NUM_THREADS"] = str(threads)
+    keys = [f"distill.steps={steps}", f"distill.batch_size={rows}", "eval.holdout=0", "checkpoint.every=1000", *sets]
+    summary = program("distill", "release", "run", "--device", "cpu", "--cache", cache, "--student", student, "--out", out,
+                      "--stages", "distill", *(part for key in keys for part in ("--set", key)))
+    metrics = pathlib.Path(out, "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line)["tokens_per_second"] for line in metrics]
+    tokens = summary_tokens(cache)
+    return tokens / statistics.median(speeds), summary["peak_rss_bytes"]
+
+
+def summary_tokens(cache):
+    """Tokens of all samples; teacher and student share tokenizer and image settings here."""
+    import pyarrow.parquet as pq
+
+    shards = sorted(pathlib.Path(cache, "data").glob("*.parquet"))
+    return sum(len(ids) for shard in shards for ids in pq.read_table(shard, columns=["input_ids"])["input_ids"])
