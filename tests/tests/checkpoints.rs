@@ -7,11 +7,14 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use e2e::damage::{copy_of, edit_config, edit_weights};
-use e2e::frozen::{options, frozen, features};
+use e2e::frozen::{features, frozen, options};
 use e2e::parity::TOLERANCE;
 use e2e::reference::{CHECKPOINTS, samples, worst_error};
 use e2e::rows::fixture;
-use shared::models::{Encoded, LoadOptions, PackedBatch, TrainableParts, config_of, expected_weights, export_checkout, identity, load, weights_digest};
+use shared::models::{
+    Encoded, LoadOptions, PackedBatch, TrainableParts, config_of, expected_weights, export_checkout,
+    identity, load, weights_digest,
+};
 
 /// The message of the error that loading ends in, which must carry a hint.
 fn refusal(dir: &Path) -> String {

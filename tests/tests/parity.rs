@@ -4,7 +4,7 @@
 
 use candle_core::{DType, Tensor};
 use e2e::damage::{copy_of, edit_config};
-use e2e::frozen::{options, frozen, encoded, features};
+use e2e::frozen::{encoded, features, frozen, options};
 use e2e::parity::{TOLERANCE, compare, encode};
 use e2e::reference::{CHECKPOINTS, Sample, samples, worst_error};
 use e2e::rows::fixture;
