@@ -1,6 +1,8 @@
 //! What the cross-crate tests share.
 
+pub mod damage;
 pub mod distilled;
+pub mod frozen;
 pub mod goldens;
 pub mod jobs;
 pub mod parity;

@@ -77,7 +77,11 @@ pub fn compare(dir: &Path) -> Result<Comparison> {
     Ok(result)
 }
 
-fn encode(processor: &Processor, sample: &Sample) -> Result<Encoded> {
+/// What our processor makes of a sample's image files and text.
+///
+/// # Errors
+/// When it refuses them.
+pub fn encode(processor: &Processor, sample: &Sample) -> Result<Encoded> {
     let images =
         sample.images.iter().map(|path| Ok(decode(&fs::read(path)?)?)).collect::<Result<Vec<_>>>()?;
     processor.encode(&sample.messages, &images).with_context(|| format!("sample `{}`", sample.name))

@@ -32,14 +32,17 @@ pub const CHECKPOINTS: &[&str] = &[
     "llava_next",
     "llava_onevision",
     "idefics3",
+    "smolvlm",
     "gemma3",
     "paligemma",
     "internvl_chat",
+    "internvl_chat_llama",
     "pixtral",
     "mistral3",
     "qwen2_text",
     "qwen3_text",
     "llama_text",
+    "mistral_text",
 ];
 
 /// One conversation and transformers' tensors for it.

@@ -189,7 +189,8 @@ fn buckets_do_not_depend_on_workers() {
     let run = |name: &str, workers: &str| {
         let out = dir.path().join(name);
         let workers = format!("data.workers={workers}");
-        let sets = ["--stages", "finetune", "--set", "data.bucket_steps=2", "--set", "finetune.steps=5", "--set"];
+        let sets =
+            ["--stages", "finetune", "--set", "data.bucket_steps=2", "--set", "finetune.steps=5", "--set"];
         distilled(&out, &[&sets[..], &[&workers]].concat()).unwrap();
         computed(&out)
     };

@@ -50,7 +50,8 @@ fn stopping_in_every_stage_and_killing_changes_nothing() {
     for (stop, resumed_from) in [(1, None), (4, Some(1)), (7, Some(4)), (9, Some(7)), (11, Some(9))] {
         let set = format!("checkpoint.stop_after_steps={stop}");
         // Recomputing blocks saves memory and changes no bit, so a run may go on with it or without.
-        let recompute = format!("memory.recompute={}", if stop == 1 || stop == 9 { "never" } else { "always" });
+        let recompute =
+            format!("memory.recompute={}", if stop == 1 || stop == 9 { "never" } else { "always" });
         let finished = distill(&stopped, &["--set", &set, "--set", &recompute]).unwrap();
         assert_eq!(finished.code, Some(1), "{}", finished.stderr);
         assert!(finished.stderr.contains("hint: the same command continues"), "{}", finished.stderr);

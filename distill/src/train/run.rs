@@ -304,7 +304,18 @@ impl Run<'_> {
         let optimizer = AdamW::new((&keys).into(), self.config.memory.optimizer, params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
         let loss = self.config.loss.clone();
-        Ok(Trainer { stage, schedule, loss, model, teacher, method, student_features, recomputed, optimizer, keys })
+        Ok(Trainer {
+            stage,
+            schedule,
+            loss,
+            model,
+            teacher,
+            method,
+            student_features,
+            recomputed,
+            optimizer,
+            keys,
+        })
     }
 
     /// Where a stage with a frozen student keeps its features. A student is its weights and what encodes its samples.

@@ -256,7 +256,11 @@ impl Trainer {
                 let (loss, sums) = self.forward(microbatch, &self.counts(&alone), QuestionFeatures::AsIs)?;
                 is_finite &= sums.is_finite();
                 if let Some(loss) = loss {
-                    gradients.add(self.optimizer.params(), loss.backward()?, &self.recomputed.recalibrator)?;
+                    gradients.add(
+                        self.optimizer.params(),
+                        loss.backward()?,
+                        &self.recomputed.recalibrator,
+                    )?;
                 }
             }
             gradients.add_recomputed(self.optimizer.params(), &self.recomputed.student)?;

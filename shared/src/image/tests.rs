@@ -1,11 +1,13 @@
 //! Expected values are Pillow's, torchvision's and transformers': `tests/fixtures/make_inputs.py` wrote them.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::*;
 
@@ -48,6 +50,38 @@ fn broken_files_are_errors_as_in_pillow() {
     }
     let half = fs::read(fixtures().join("broken/half.jpg")).unwrap();
     assert!(matches!(decode(&half), Err(ImageError::Truncated(_))));
+}
+
+/// What transformers' `load_image` makes of each file, as make_quirks.py wrote it down; none where it refuses.
+#[derive(Deserialize)]
+struct Outcome {
+    size: (u32, u32),
+    sha256: String,
+}
+
+#[test]
+fn quirks_end_as_in_transformers() {
+    let folder = fixtures().join("../quirks");
+    let outcomes = fs::read(folder.join("outcomes.json")).unwrap();
+    let outcomes: BTreeMap<String, Option<Outcome>> = serde_json::from_slice(&outcomes).unwrap();
+    assert!(outcomes.len() >= 30, "only {} files", outcomes.len());
+    let mut wrong = Vec::new();
+    for (name, expected) in outcomes {
+        let image = decode(&fs::read(folder.join(&name)).unwrap());
+        match (image, expected) {
+            (Err(_), None) => {}
+            (Ok(image), Some(expected)) => {
+                let same = (image.width, image.height) == expected.size;
+                let sha256 = format!("{:x}", Sha256::digest(&image.data));
+                if !same || sha256 != expected.sha256 {
+                    wrong.push(format!("{name}: other pixels, {} x {}", image.width, image.height));
+                }
+            }
+            (Ok(_), None) => wrong.push(format!("{name}: decoded, and transformers refuses it")),
+            (Err(error), Some(_)) => wrong.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
