@@ -1,6 +1,7 @@
 //! What the cross-crate tests share.
 
 pub mod distilled;
+pub mod generation;
 pub mod goldens;
 pub mod jobs;
 pub mod parity;

@@ -59,7 +59,9 @@ pub use checkpoint::{Checkpoint, Entry};
 pub use device::device;
 pub use error::ModelError;
 pub use export::export_checkout;
-pub use generate::{Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise};
+pub use generate::{
+    Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise,
+};
 pub use head::Head;
 pub use identity::{identity, weights_digest};
 pub use load::{LoadOptions, Model, expected_weights, load};

@@ -22,7 +22,6 @@ mod base64;
 mod json;
 mod mmbench;
 
-
 /// How an answer is graded when the user asks for no metric.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Grading {
