@@ -74,7 +74,7 @@ fn only_number(text: &str, alone: bool) -> Option<String> {
     let mut numbers = words.iter().filter(|word| word.parse::<f64>().is_ok_and(f64::is_finite));
     let first = *numbers.next()?;
     let same = |word: &&str| word.parse::<f64>() == first.parse::<f64>();
-    let is_only = numbers.all(|word| same(word)) && (!alone || words.len() == 1);
+    let is_only = numbers.all(same) && (!alone || words.len() == 1);
     is_only.then(|| first.to_owned())
 }
 
