@@ -81,11 +81,7 @@ pub fn answers(args: &AnswersArgs) -> Result<Summary> {
     let choice = config.choice(&defaults)?;
     let fingerprint = choice.fingerprint(&config, &processor, &dataset)?.digest().to_string();
     let mut journal = Journal::open(&config.run.out, &fingerprint)?;
-    let mut summary = Summary {
-        fingerprint,
-        resumed_from: journal.counts.rows,
-        ..Summary::default()
-    };
+    let mut summary = Summary { fingerprint, resumed_from: journal.counts.rows, ..Summary::default() };
     if !journal.is_complete() {
         let responder = Load { config: &config, processor: &processor, device: &device, choice };
         write(responder, dataset, &mut journal, &mut summary)?;
@@ -205,5 +201,7 @@ impl fmt::Display for Summary {
 
 /// The context of an error about the output.
 fn cannot_write<T>(outcome: std::io::Result<T>, path: &std::path::Path) -> Result<T> {
-    outcome.with_context(|| format!("cannot write `{}`\nhint: check the folder's permissions and free space", path.display()))
+    outcome.with_context(|| {
+        format!("cannot write `{}`\nhint: check the folder's permissions and free space", path.display())
+    })
 }

@@ -243,7 +243,12 @@ impl RunConfig {
     }
 
     /// The same for a command that writes something else than a cache: what, and the flag that says where.
-    pub(crate) fn from_flags(common: &CommonArgs, flags: toml::Table, what: &str, out: &str) -> Result<RunConfig> {
+    pub(crate) fn from_flags(
+        common: &CommonArgs,
+        flags: toml::Table,
+        what: &str,
+        out: &str,
+    ) -> Result<RunConfig> {
         let settings = Settings::load(common, flags)?;
         let teacher = required(settings.teacher.dir.clone(), "a teacher", "--teacher DIR", "teacher.dir")?;
         let teacher = checkout(&teacher)?;

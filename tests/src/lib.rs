@@ -3,6 +3,7 @@
 pub mod damage;
 pub mod distilled;
 pub mod frozen;
+pub mod generation;
 pub mod goldens;
 pub mod jobs;
 pub mod parity;

@@ -149,7 +149,8 @@ mod tests {
             images: vec![image("a.png"), image("b.png")],
         };
         let questions = of(record).unwrap();
-        let shapes: Vec<_> = questions.iter().map(|it| (it.asked.messages.len(), it.asked.images.len())).collect();
+        let shapes: Vec<_> =
+            questions.iter().map(|it| (it.asked.messages.len(), it.asked.images.len())).collect();
         assert_eq!(shapes, [(1, 1), (3, 2)], "the answer itself and later images are not shown");
         assert_eq!(questions[1].prediction.question, "two?");
         assert_eq!(questions[1].prediction.reference, "2");

@@ -136,7 +136,8 @@ impl Choice {
         fingerprint.insert("choice", format!("{self:?}"));
         fingerprint.insert("image_root", format!("{:?}", config.run.settings.data.image_root));
         for (number, path) in dataset.paths().enumerate() {
-            let digest = Digest::of_file(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let digest =
+                Digest::of_file(path).with_context(|| format!("cannot read `{}`", path.display()))?;
             fingerprint.insert(format!("data {number}"), digest);
         }
         Ok(fingerprint)

@@ -54,7 +54,8 @@ impl Journal {
     /// # Errors
     /// When the file is of another run, or cannot be read or written.
     pub(super) fn open(out: &Path, fingerprint: &str) -> Result<Self> {
-        let mut name = out.file_name().context("the output has no name\nhint: `--out FILE.jsonl`")?.to_owned();
+        let mut name =
+            out.file_name().context("the output has no name\nhint: `--out FILE.jsonl`")?.to_owned();
         name.push(".part");
         let mut journal = Self {
             part: out.with_file_name(name),
@@ -72,7 +73,8 @@ impl Journal {
             cannot_write(fs::create_dir_all(folder), folder)?;
         }
         let whole = if journal.part.exists() { journal.read(&journal.part.clone())? } else { 0 };
-        let file = cannot_write(OpenOptions::new().create(true).append(true).open(&journal.part), &journal.part)?;
+        let file =
+            cannot_write(OpenOptions::new().create(true).append(true).open(&journal.part), &journal.part)?;
         cannot_write(file.set_len(whole), &journal.part)?;
         journal.file = Some(file);
         Ok(journal)

@@ -55,7 +55,12 @@ pub(super) struct Responder<'a> {
 
 impl Responder<'_> {
     /// The rows of the output, in order; none if the run was stopped.
-    pub(super) fn answer(&self, rows: Vec<Asked>, stop: &Stop, generated: &mut u64) -> Result<Option<Vec<Value>>> {
+    pub(super) fn answer(
+        &self,
+        rows: Vec<Asked>,
+        stop: &Stop,
+        generated: &mut u64,
+    ) -> Result<Option<Vec<Value>>> {
         let turns: Vec<(usize, usize)> = rows
             .iter()
             .enumerate()
@@ -66,7 +71,9 @@ impl Responder<'_> {
         for attempt in 0..self.config.answers.tries {
             let lengths: Vec<usize> = open
                 .iter()
-                .map(|&at| self.encoded(&rows, turns[at]).prompt.input_ids.len() + self.config.answers.max_new_tokens)
+                .map(|&at| {
+                    self.encoded(&rows, turns[at]).prompt.input_ids.len() + self.config.answers.max_new_tokens
+                })
                 .collect();
             let max_tokens = self.config.run.settings.batch.max_tokens;
             for batch in models::in_like_lengths(&lengths, max_tokens) {

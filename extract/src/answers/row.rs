@@ -22,10 +22,13 @@ pub(super) fn can_hold(text: &str) -> bool {
 /// Whether the layout can hold a conversation; the reason why not, otherwise.
 pub(super) fn check(record: &Record) -> Result<(), String> {
     let parts = record.messages.iter().flat_map(|message| &message.content);
-    let holds = |part: &Part| matches!(part, Part::Image) || matches!(part, Part::Text { text } if can_hold(text));
+    let holds =
+        |part: &Part| matches!(part, Part::Image) || matches!(part, Part::Text { text } if can_hold(text));
     match parts.into_iter().all(holds) {
         true => Ok(()),
-        false => Err(format!("a text contains `{PLACEHOLDER}`, which the output could not tell from an image")),
+        false => {
+            Err(format!("a text contains `{PLACEHOLDER}`, which the output could not tell from an image"))
+        }
     }
 }
 
@@ -46,7 +49,8 @@ pub(super) fn of(record: &Record, key: SampleKey, turns: &[Provenance], run: &Ru
         }
         conversations.push(json!({ "from": from, "value": value }));
     }
-    let images = record.images.iter().map(|image| image_path(image, record, run)).collect::<Result<Vec<_>>>()?;
+    let images =
+        record.images.iter().map(|image| image_path(image, record, run)).collect::<Result<Vec<_>>>()?;
     let teacher = run.teacher.file_name().map(|name| name.to_string_lossy().into_owned());
     let mut row = json!({ "conversations": conversations });
     if !images.is_empty() {
@@ -85,18 +89,21 @@ fn image_path(image: &ImageSource, record: &Record, run: &RunConfig) -> Result<S
             let relative = path.strip_prefix(root.unwrap_or(beside)).unwrap_or(path);
             Ok(relative.to_string_lossy().into_owned())
         }
-        ImageSource::Bytes(_) if root.is_some() => {
-            bail!("images that are part of the dataset have no `--image-root`\nhint: leave `--image-root` out")
+        ImageSource::Bytes(_) | ImageSource::Slice { .. } if root.is_some() => {
+            bail!(
+                "images that are part of the dataset have no `--image-root`\nhint: leave `--image-root` out"
+            )
         }
-        ImageSource::Bytes(bytes) => {
+        ImageSource::Bytes(_) | ImageSource::Slice { .. } => {
+            let bytes = image.read()?;
             let name = run.out.file_stem().context("the output has no name\nhint: `--out FILE.jsonl`")?;
             let folder = format!("{}_images", name.to_string_lossy());
             let path = run.out.with_file_name(&folder);
             cannot_write(std::fs::create_dir_all(&path), &path)?;
-            let file = Digest::of(bytes).to_string();
+            let file = Digest::of(&bytes).to_string();
             let path = path.join(&file);
             if !path.exists() {
-                cannot_write(std::fs::write(&path, bytes), &path)?;
+                cannot_write(std::fs::write(&path, &bytes), &path)?;
             }
             Ok(format!("{folder}/{file}"))
         }

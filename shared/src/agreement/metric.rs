@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn names_read_and_write_themselves() {
-        assert!(NAMES.iter().all(|(name, metric)| metric.to_string() == *name && name.parse() == Ok(*metric)));
+        assert!(
+            NAMES.iter().all(|(name, metric)| metric.to_string() == *name && name.parse() == Ok(*metric))
+        );
         assert!("vibes".parse::<Metric>().is_err_and(|error| error.contains("`relaxed`")));
     }
 

@@ -38,13 +38,16 @@ pub fn agrees(response: &str, question: &str, reference: &str, metric: Metric) -
 /// What follows the words that announce an answer, or all of it.
 fn stated(response: &str) -> &str {
     let lower = response.to_ascii_lowercase();
-    let announced = ["answer is", "answer:"].iter().filter_map(|words| Some(lower.rfind(words)? + words.len())).max();
+    let announced =
+        ["answer is", "answer:"].iter().filter_map(|words| Some(lower.rfind(words)? + words.len())).max();
     announced.and_then(|at| response.get(at..)).unwrap_or(response)
 }
 
 fn chooses(response: &str, question: &str, reference: &str) -> bool {
     let options = listed_options(question);
-    let Some(wanted) = option_letter(reference, true) else { return Metric::Choice.accepts(response, reference) };
+    let Some(wanted) = option_letter(reference, true) else {
+        return Metric::Choice.accepts(response, reference);
+    };
     match (0..options.len()).find(|&place| letter(place) == wanted) {
         Some(place) => choose(response, &options) == Some(place),
         None => Metric::Choice.accepts(response, reference),
@@ -71,7 +74,7 @@ fn only_number(text: &str, alone: bool) -> Option<String> {
     let mut numbers = words.iter().filter(|word| word.parse::<f64>().is_ok_and(f64::is_finite));
     let first = *numbers.next()?;
     let same = |word: &&str| word.parse::<f64>() == first.parse::<f64>();
-    let is_only = numbers.all(|word| same(word)) && (!alone || words.len() == 1);
+    let is_only = numbers.all(same) && (!alone || words.len() == 1);
     is_only.then(|| first.to_owned())
 }
 
@@ -115,14 +118,20 @@ mod tests {
             ("Anything", "Which?", "", false),
         ];
         for (response, question, reference, expected) in cases {
-            assert_eq!(agrees(response, question, reference, Metric::Auto), expected, "{response:?} / {reference:?}");
+            assert_eq!(
+                agrees(response, question, reference, Metric::Auto),
+                expected,
+                "{response:?} / {reference:?}"
+            );
         }
     }
 
     #[test]
     fn relaxed_bears_five_percent_in_a_sentence() {
         let says = |response: &str, metric| agrees(response, "What share?", "40", metric);
-        assert!(says("About 41 percent of them.", Metric::Relaxed) && !says("About 41 percent.", Metric::Auto));
+        assert!(
+            says("About 41 percent of them.", Metric::Relaxed) && !says("About 41 percent.", Metric::Auto)
+        );
         assert!(!says("About 43 percent of them.", Metric::Relaxed));
         assert!(says("It is 40.", Metric::Contains) && !says("It is 40.", Metric::Exact));
     }

@@ -10,8 +10,8 @@ mod defaults;
 mod sampler;
 
 pub use defaults::GenerationDefaults;
-pub use sampler::{Sampling, penalise};
 use sampler::Dice;
+pub use sampler::{Sampling, penalise};
 
 /// How tokens are chosen, and when to end.
 #[derive(Clone, Copy, Debug)]
@@ -130,7 +130,12 @@ impl<'a> Answer<'a> {
 }
 
 /// The next token of each active answer, from its logits (S, V).
-fn choose(logits: &Tensor, answers: &mut [Answer], active: &[usize], generation: &Generation) -> Result<Vec<u32>> {
+fn choose(
+    logits: &Tensor,
+    answers: &mut [Answer],
+    active: &[usize],
+    generation: &Generation,
+) -> Result<Vec<u32>> {
     if generation.sampling.is_none() && generation.repetition_penalty == 1.0 {
         return logits.argmax(1)?.to_vec1();
     }

@@ -60,7 +60,9 @@ pub use checkpoint::{Checkpoint, Entry};
 pub use device::device;
 pub use error::ModelError;
 pub use export::export_checkout;
-pub use generate::{Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise};
+pub use generate::{
+    Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise,
+};
 pub use head::Head;
 pub use hub::{checkout, checkout_name};
 pub use identity::{identity, weights_digest};

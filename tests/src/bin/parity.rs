@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use e2e::goldens;
 use e2e::parity::{Comparison, TOLERANCE, compare};
+use e2e::{generation, goldens};
 use shared::models::config_of;
 
 /// Compare models with transformers' results for reference checkpoints.
@@ -19,6 +19,9 @@ struct Cli {
     reference: PathBuf,
     /// Which of its folders; all of a supported architecture if none is given.
     families: Vec<String>,
+    /// What tests/fixtures/make_generation.py wrote of the same folder, to compare generation too.
+    #[arg(long, value_name = "FILE.json")]
+    generation: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -56,6 +59,15 @@ fn run(cli: &Cli) -> Result<bool> {
             let verdict = if row.passes() { "pass" } else { "FAIL" };
             println!("{:<48} {}/{}  {verdict}", row.name, row.equal, row.total);
             all_pass &= row.passes();
+        }
+    }
+    if let Some(path) = &cli.generation {
+        let golden = generation::golden(path)?;
+        for (name, expected) in &golden.greedy {
+            let equal = generation::equal_answers(&cli.reference.join(name), expected, golden.limit)?;
+            let verdict = if equal == expected.len() { "pass" } else { "FAIL" };
+            println!("{:<48} {equal}/{}  {verdict}", format!("generation {name}"), expected.len());
+            all_pass &= equal == expected.len();
         }
     }
     Ok(all_pass)

@@ -24,7 +24,6 @@ mod mmbench;
 mod mmmu;
 mod python_list;
 
-
 /// How an answer is graded when the user asks for no metric.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Grading {

@@ -67,7 +67,10 @@ impl GenerationDefaults {
     fn parse(json: &Value) -> Parsed<Self> {
         for (key, neutral) in NEUTRAL {
             let value = &json[key];
-            only(value.is_null() || value.as_f64().is_some_and(|it| neutral.contains(&it)), format!("`{key}` = {value}"))?;
+            only(
+                value.is_null() || value.as_f64().is_some_and(|it| neutral.contains(&it)),
+                format!("`{key}` = {value}"),
+            )?;
         }
         for key in ABSENT {
             only(json[key].is_null() || json[key].as_array().is_some_and(Vec::is_empty), format!("`{key}`"))?;

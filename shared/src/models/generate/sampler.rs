@@ -32,7 +32,8 @@ pub fn penalise(scores: &mut [f32], seen: &[u32], penalty: f32) {
 impl Sampling {
     /// The tokens that may be drawn with their probabilities, likeliest first, equals by id.
     pub fn candidates(&self, scores: &[f32]) -> Vec<(u32, f64)> {
-        let mut kept: Vec<(u32, f32)> = (0..).zip(scores.iter().map(|score| score / self.temperature as f32)).collect();
+        let mut kept: Vec<(u32, f32)> =
+            (0..).zip(scores.iter().map(|score| score / self.temperature as f32)).collect();
         kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if let Some(&(_, last)) = self.top_k.checked_sub(1).and_then(|at| kept.get(at)) {
             kept.retain(|(_, score)| *score >= last);

@@ -13,12 +13,21 @@ fn wide(x: &Tensor) -> Result<Tensor> {
     if x.dtype() == DType::F64 { Ok(x.clone()) } else { x.to_dtype(DType::F32) }
 }
 
+/// a b, its sums formed in float32: a GPU does so for 16-bit types by itself, candle on a CPU does not.
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let is_half = matches!(a.dtype(), DType::BF16 | DType::F16);
+    match a.device() {
+        Device::Cpu if is_half => wide(a)?.matmul(&wide(b)?)?.to_dtype(a.dtype()),
+        _ => a.matmul(b),
+    }
+}
+
 /// x (.., I) times the transpose of `weight` (O, I), plus `bias` (O).
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let width = x.dim(D::Minus1)?;
     let mut dims = x.dims().to_vec();
     let rows = x.elem_count() / width.max(1);
-    let y = x.reshape((rows, width))?.matmul(&weight.t()?)?;
+    let y = product(&x.reshape((rows, width))?, &weight.t()?)?;
     let y = match bias {
         Some(bias) => y.broadcast_add(bias)?,
         None => y,
@@ -145,7 +154,7 @@ fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, sights: Option<Vec<Sight>>, s
     let q = q.contiguous()?.reshape((kv_heads, group * n, width))?;
     let k = k.transpose(0, 1)?.contiguous()?; // (Hkv, m, K)
     let v = v.transpose(0, 1)?.contiguous()?;
-    let scores = (wide(&q.matmul(&k.t()?)?)? * scale)?;
+    let scores = (wide(&product(&q, &k.t()?)?)? * scale)?;
     let scores = match sights {
         Some(sights) => {
             let mask = additive_mask(&sights, m, q.device())?.to_dtype(scores.dtype())?;
@@ -158,7 +167,7 @@ fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, sights: Option<Vec<Sight>>, s
         None => scores,
     };
     let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-    let out = weights.matmul(&v)?; // (Hkv, G*n, K)
+    let out = product(&weights, &v)?; // (Hkv, G*n, K)
     out.reshape((kv_heads, group, n, width))?.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, heads, width))
 }
 
