@@ -10,6 +10,7 @@
 
 pub mod cache;
 pub mod dataset;
+pub mod html;
 pub mod ids;
 pub mod image;
 pub mod memory;
