@@ -112,7 +112,8 @@ Examples:
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   extract inspect caches/teacher
-  extract inspect caches/teacher --sample 0f3c9a     the beginning of a key is enough where it is unambiguous";
+  extract inspect caches/teacher --sample 0f3c9a     the beginning of a key is enough where it is unambiguous
+  extract inspect caches/teacher --sample 0f3c9a --html sample.html";
 
 const PAIR_EXAMPLES: &str = "\
 Examples:
@@ -399,6 +400,12 @@ pub struct InspectArgs {
     /// One sample, by its key or the beginning of it.
     #[arg(long, value_name = "KEY")]
     pub sample: Option<String>,
+    /// Write the sample as a page: its images under the grid of their tokens, its text token by token.
+    #[arg(long, value_name = "FILE", requires = "sample", value_hint = ValueHint::FilePath)]
+    pub html: Option<PathBuf>,
+    /// An image of the sample, where the cache does not embed it; may be given several times.
+    #[arg(long, value_name = "FILE", requires = "html", value_hint = ValueHint::FilePath)]
+    pub image: Vec<PathBuf>,
     /// Common flags.
     #[command(flatten)]
     pub common: CommonArgs,

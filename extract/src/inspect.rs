@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::IsTerminal;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 use shared::cache::{CacheReader, CachedTurn, Manifest, SampleMeta};
 
 use crate::cli::{InspectArgs, Overrides, path};
 use crate::config::{Settings, required};
+use crate::page::page;
 use crate::paint;
 
 /// Longest text shown of a turn, in characters.
@@ -107,7 +108,7 @@ pub fn inspect(args: &InspectArgs) -> Result<Inspected> {
     let dir = required(settings.cache.dir, "the cache", "CACHE", "cache.dir")?;
     let reader = CacheReader::open(&dir)?;
     match &args.sample {
-        Some(key) => Ok(Inspected::Sample(Box::new(sample_facts(&reader, find(&reader, key)?)?))),
+        Some(key) => Ok(Inspected::Sample(Box::new(inspect_sample(&reader, find(&reader, key)?, args)?))),
         None => Ok(Inspected::Cache(Box::new(cache_facts(&reader)?))),
     }
 }
@@ -139,10 +140,22 @@ fn find(reader: &CacheReader, prefix: &str) -> Result<usize> {
     }
 }
 
-fn sample_facts(reader: &CacheReader, sample: usize) -> Result<SampleFacts> {
+fn inspect_sample(reader: &CacheReader, sample: usize, args: &InspectArgs) -> Result<SampleFacts> {
     let meta = reader.meta(sample)?;
     let mut values = Vec::new();
     reader.features_f32(sample, &mut values)?;
+    if let Some(file) = &args.html {
+        let mut images = reader.image_files(sample)?;
+        for path in &args.image {
+            images.push(std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?);
+        }
+        let html = page(&meta, &images, &values, reader.width());
+        std::fs::write(file, html).with_context(|| format!("cannot write `{}`", file.display()))?;
+    }
+    Ok(sample_facts(meta, &values, reader.width()))
+}
+
+fn sample_facts(meta: SampleMeta, values: &[f32], width: usize) -> SampleFacts {
     let image = |image: &shared::cache::CachedImage| {
         let (start, end) = (image.token_start, image.token_start + image.num_tokens);
         format!(
@@ -150,18 +163,18 @@ fn sample_facts(reader: &CacheReader, sample: usize) -> Result<SampleFacts> {
             image.width, image.height, image.grid, image.digest
         )
     };
-    Ok(SampleFacts {
+    SampleFacts {
         key: meta.key.to_string(),
         num_tokens: meta.input_ids.len(),
         num_positions: meta.positions.len(),
         images: meta.images.iter().map(image).collect(),
         turns: meta.turns.iter().map(|turn| turn_facts(&meta, turn)).collect(),
-        features: feature_facts(&values, reader.width()),
+        features: feature_facts(values, width),
         shown: shown(&meta),
         row_id: meta.row_id,
         source: meta.source,
         row: meta.row,
-    })
+    }
 }
 
 /// In colours for a person at a terminal, unless `NO_COLOR` (no-color.org) is set.

@@ -24,6 +24,7 @@ pub mod feed;
 pub mod forward;
 pub mod head;
 pub mod inspect;
+pub mod page;
 pub mod paint;
 pub mod pair;
 pub mod part;

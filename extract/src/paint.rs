@@ -4,7 +4,7 @@ use shared::cache::{CachedTurn, SampleMeta};
 
 /// What a token is to a student.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     /// No features.
     Bare,
     /// A question token with features.
@@ -18,6 +18,20 @@ enum Kind {
 }
 
 impl Kind {
+    /// In the order of the legend.
+    pub(crate) const ALL: [Kind; 5] = [Kind::Answer, Kind::Boundary, Kind::Kept, Kind::Image, Kind::Bare];
+
+    /// For the legend.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Bare => "no features",
+            Kind::Kept => "question with features",
+            Kind::Boundary => "last question position",
+            Kind::Answer => "answer",
+            Kind::Image => "image",
+        }
+    }
+
     /// The escape sequence that begins this kind on a terminal.
     fn colour(self) -> &'static str {
         match self {
@@ -34,14 +48,7 @@ const END: &str = "\x1b[0m";
 
 /// What the colours mean, in these colours.
 pub fn legend() -> String {
-    let names = [
-        (Kind::Answer, "answer"),
-        (Kind::Boundary, "last question position"),
-        (Kind::Kept, "question with features"),
-        (Kind::Image, "image"),
-        (Kind::Bare, "no features"),
-    ];
-    names.map(|(kind, name)| format!("{}{name}{END}", kind.colour())).join("  ")
+    Kind::ALL.map(|kind| format!("{}{}{END}", kind.colour(), kind.name())).join("  ")
 }
 
 /// The sample's text, in colours if there is a terminal to show them. An image's placeholders become one word, and control
@@ -70,7 +77,8 @@ pub fn painted(meta: &SampleMeta, in_colour: bool) -> String {
     shown
 }
 
-fn visible(character: char) -> String {
+/// Control characters are shown, not obeyed.
+pub(crate) fn visible(character: char) -> String {
     match character {
         '\n' | '\t' => character.to_string(),
         control if control.is_control() => control.escape_default().to_string(),
@@ -78,7 +86,8 @@ fn visible(character: char) -> String {
     }
 }
 
-fn kinds(meta: &SampleMeta) -> Vec<Kind> {
+/// What each token is.
+pub(crate) fn kinds(meta: &SampleMeta) -> Vec<Kind> {
     let mut kinds = vec![Kind::Bare; meta.input_ids.len()];
     meta.positions.iter().for_each(|&at| kinds[at as usize] = Kind::Kept);
     let answer =
@@ -95,14 +104,14 @@ fn kinds(meta: &SampleMeta) -> Vec<Kind> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use shared::cache::CachedImage;
     use shared::ids::{Digest, SampleKey};
 
     use super::*;
 
     /// `<image>` as two placeholders, a question of two words, an answer of one and an end that no token claims.
-    fn meta() -> SampleMeta {
+    pub(crate) fn meta() -> SampleMeta {
         let turn = |role: &str, token_start, num_tokens, answer_start, num_answer_tokens| CachedTurn {
             role: role.to_owned(),
             token_start,

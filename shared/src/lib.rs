@@ -11,6 +11,7 @@
 pub mod agreement;
 pub mod cache;
 pub mod dataset;
+pub mod html;
 pub mod ids;
 pub mod image;
 pub mod memory;

@@ -298,6 +298,44 @@ fn a_cache_that_was_copied_elsewhere_and_cannot_be_written_reads_as_it_is() {
     set_writable(true);
 }
 
+/// The page shows the image's own bytes, every token once, and how long the feature of each is.
+#[test]
+fn a_sample_is_shown_as_its_image_and_its_tokens() {
+    let job = Job::new(4);
+    job.expected();
+    assert_eq!(job.run("embedded", &["--embed-images"]).code, Some(0));
+    let show = |cache: &str, more: &[&str]| {
+        let reader = CacheReader::open(job.cache(cache)).unwrap();
+        let i = (0..reader.len()).find(|&i| !reader.meta(i).unwrap().images.is_empty()).unwrap();
+        let file = job.dir.path().join("sample.html");
+        let mut args = words(&["inspect", "--html"], &[&file, &job.cache(cache)]);
+        args.extend(words(&["--sample", &reader.key(i).to_string()], &[]));
+        args.extend(words(more, &[]));
+        object(&args);
+        (reader.meta(i).unwrap(), reader.features(i).unwrap(), fs::read_to_string(file).unwrap())
+    };
+    let (meta, block, html) = show("embedded", &[]);
+    // Base64 of "BM", with which the made-up images begin, and two bits of the byte after it.
+    assert_eq!(html.matches("src=\"data:image/bmp;base64,Qk").count(), meta.images.len());
+    let in_images: u32 = meta.images.iter().map(|image| image.num_tokens).sum();
+    let shown = meta.input_ids.len() - in_images as usize + meta.images.len();
+    assert_eq!(html.matches(", id ").count(), shown, "{html}");
+    assert_eq!(html.matches("<rect ").count(), in_images as usize);
+    let values: Vec<f64> = floats(&block.bytes).collect();
+    for (position, row) in meta.positions.iter().zip(values.chunks(block.width)) {
+        let norm = row.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let id = meta.input_ids[*position as usize];
+        assert!(html.contains(&format!("token {position}, id {id}, feature of length {norm:.4}")), "{html}");
+    }
+    // Without embedded images the page says so, unless the file is given.
+    let (meta, _, html) = show("undisturbed", &[]);
+    assert_eq!(html.matches("does not embed this image").count(), meta.images.len());
+    let files: Vec<String> = (0..4).map(|i| text(job.dir.path().join(format!("{i}.bmp")))).collect();
+    let given: Vec<&str> =
+        files.iter().filter(|file| Path::new(file).exists()).flat_map(|file| ["--image", file]).collect();
+    assert!(show("undisturbed", &given).2.contains("src=\"data:image/bmp;base64,Qk"));
+}
+
 #[test]
 fn more_data_joins_an_existing_cache() {
     let job = Job::new(10);

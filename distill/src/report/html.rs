@@ -2,21 +2,7 @@
 
 use std::fmt::Write;
 
-/// Text as HTML shows it literally.
-pub(crate) fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            _ => safe.push(letter),
-        }
-    }
-    safe
-}
+pub(crate) use shared::html::escape;
 
 /// A whole page that needs nothing else; title and body are HTML, made by the caller.
 pub(crate) fn document(title: &str, body: &str) -> String {

@@ -6,6 +6,7 @@ mod fixture;
 mod resume;
 mod roundtrip;
 mod rows;
+mod spec;
 
 use std::path::Path;
 
