@@ -53,7 +53,8 @@ fn write_head(path: &std::path::Path) {
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(header.as_bytes()).unwrap();
     for row in 0..V {
-        let value = |column: usize| half::bf16::from_f32((((row * 31 + column * 17) % 255) as f32 - 127.0) / 4096.0);
+        let value =
+            |column: usize| half::bf16::from_f32((((row * 31 + column * 17) % 255) as f32 - 127.0) / 4096.0);
         let bytes: Vec<u8> = (0..WIDTH).flat_map(|column| value(column).to_le_bytes()).collect();
         file.write_all(&bytes).unwrap();
     }

@@ -140,8 +140,10 @@ mod tests {
         let mut spreads = [0, 0];
         // The last bucket has two steps.
         for bucket in [0..5, 5..10, 10..15, 15..17] {
-            let mut batches: [Vec<Vec<usize>>; 2] =
-                [bucket.clone().map(|step| plain.batch(step)).collect(), bucket.map(|step| sampler.batch(step)).collect()];
+            let mut batches: [Vec<Vec<usize>>; 2] = [
+                bucket.clone().map(|step| plain.batch(step)).collect(),
+                bucket.map(|step| sampler.batch(step)).collect(),
+            ];
             for (sum, batches) in spreads.iter_mut().zip(&batches) {
                 *sum += batches.iter().map(|batch| spread(batch)).sum::<u32>();
             }
@@ -155,7 +157,10 @@ mod tests {
 
     #[test]
     fn a_resumed_bucketed_stream_is_the_tail_of_the_whole() {
-        let whole: Vec<_> = { let mut sampler = bucketed().1; (0..17).map(|step| sampler.batch(step)).collect() };
+        let whole: Vec<_> = {
+            let mut sampler = bucketed().1;
+            (0..17).map(|step| sampler.batch(step)).collect()
+        };
         for first in [1, 7, 12, 16] {
             let mut resumed = bucketed().1;
             let tail: Vec<_> = (first..17).map(|step| resumed.batch(step)).collect();

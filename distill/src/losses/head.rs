@@ -160,12 +160,7 @@ impl Problem<'_> {
     }
 
     /// One chunk's (ce, kl) and the gradient of its logits (n, V).
-    fn chunk_composite(
-        &self,
-        logits: &Tensor,
-        head: &Tensor,
-        start: usize,
-    ) -> Result<((f64, f64), Tensor)> {
+    fn chunk_composite(&self, logits: &Tensor, head: &Tensor, start: usize) -> Result<((f64, f64), Tensor)> {
         let (n, vocab) = logits.dims2()?;
         let options = &self.options;
         let targets = Tensor::new(&self.targets[start..start + n], logits.device())?.unsqueeze(1)?;

@@ -206,7 +206,8 @@ impl AdamW {
                 Moments::Device { m, v } => [vec![("", m.clone())], vec![("", v.clone())]],
             };
             for (kind, moment) in ["m", "v"].into_iter().zip(pair) {
-                tensors.extend(moment.into_iter().map(|(end, tensor)| (format!("{kind}.{name}{end}"), tensor)));
+                tensors
+                    .extend(moment.into_iter().map(|(end, tensor)| (format!("{kind}.{name}{end}"), tensor)));
             }
         }
         Ok((self.num_updates, tensors))

@@ -53,7 +53,8 @@ impl StudentFeatures {
     ) -> Result<Self> {
         let cannot = || format!("cannot write {}", dir.display());
         let (named, path) = (dir.join("identity.json"), dir.join("features.bin"));
-        let there = fs::read(&named).ok().and_then(|bytes| serde_json::from_slice::<Fingerprint>(&bytes).ok());
+        let there =
+            fs::read(&named).ok().and_then(|bytes| serde_json::from_slice::<Fingerprint>(&bytes).ok());
         if there.as_ref() != Some(identity) {
             if dir.exists() {
                 fs::remove_dir_all(dir).with_context(cannot)?;
@@ -64,7 +65,8 @@ impl StudentFeatures {
         }
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.with_context(cannot)?;
-        let records = Records::scan(file, width).with_context(|| format!("cannot read {}", path.display()))?;
+        let records =
+            Records::scan(file, width).with_context(|| format!("cannot read {}", path.display()))?;
         let (device, records) = (device.clone(), Mutex::new(records));
         Ok(Self { path, width, device, dtype, records })
     }
@@ -84,7 +86,8 @@ impl StudentFeatures {
         let samples = || microbatch.keys.iter().zip(bounds.windows(2).map(|pair| pair[1] - pair[0]));
         let mut values = Vec::new();
         if samples().all(|(key, rows)| records.read(key, rows, self.width, &mut values)) {
-            let tensor = Tensor::from_vec(values, (microbatch.student.num_tokens(), self.width), &self.device)?;
+            let tensor =
+                Tensor::from_vec(values, (microbatch.student.num_tokens(), self.width), &self.device)?;
             return Ok(tensor.to_dtype(self.dtype)?);
         }
         let features = compute()?.detach();

@@ -176,7 +176,11 @@ fn a_mapped_head_is_the_loaded_one() {
         // Logits are the same products; the gradient's sum over the vocabulary is cut at tiles.
         assert_eq!((got.ce, got.kl), (expected.ce, expected.kl), "{dtype:?}");
         let gradient = |loss: &Tensor| loss.backward().unwrap().get(&xv).unwrap().clone();
-        close(&gradient(&got.loss), &gradient(&expected.loss), if dtype == DType::F32 { 1e-12 } else { 1e-5 });
+        close(
+            &gradient(&got.loss),
+            &gradient(&expected.loss),
+            if dtype == DType::F32 { 1e-12 } else { 1e-5 },
+        );
     }
     let scalar = Tensor::zeros(6, DType::F32, &Device::Cpu).unwrap();
     let path = dir.path().join("other.safetensors");

@@ -169,7 +169,9 @@ impl Piece<'_> {
             }
             Self::F8 { order, codes, scales } => {
                 let (table, scale) = (&tables[usize::from(*order == Order::Second)], scales[block]);
-                out.iter_mut().zip(&codes[start..]).for_each(|(out, code)| *out = table[*code as usize] * scale);
+                out.iter_mut()
+                    .zip(&codes[start..])
+                    .for_each(|(out, code)| *out = table[*code as usize] * scale);
             }
         }
     }

@@ -45,7 +45,8 @@ fn equals_pytorch_over_three_steps() {
 fn tensor_operations_agree_with_the_fused_pass() {
     let [fused, composite] = [params(), params()];
     let update = Update::new(&config(), 1, 0.01, 0.5);
-    let mut adam = AdamW::new(AdamConfig { weight_decay: 0.0, ..config() }, OptimizerStates::F32, fused).unwrap();
+    let mut adam =
+        AdamW::new(AdamConfig { weight_decay: 0.0, ..config() }, OptimizerStates::F32, fused).unwrap();
     adam.step(gradients(0), 0.01, 0.5).unwrap();
     for (index, param) in composite.iter().enumerate() {
         let (mut m, mut v) = (param.var.zeros_like().unwrap(), param.var.zeros_like().unwrap());

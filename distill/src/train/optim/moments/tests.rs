@@ -44,7 +44,8 @@ fn values_become_a_neighbour_and_on_average_themselves() {
             let mut values = vec![x; 64 * BLOCK];
             values.iter_mut().step_by(BLOCK).for_each(|value| *value = 1.0);
             let stored = through(states, order, &values);
-            let kept = || stored.iter().zip(&values).filter(|(_, value)| **value == x).map(|(stored, _)| *stored);
+            let kept =
+                || stored.iter().zip(&values).filter(|(_, value)| **value == x).map(|(stored, _)| *stored);
             assert!(kept().all(|stored| (stored - x).abs() <= x * step), "{states:?} {order:?} {x}");
             let mean = kept().map(f64::from).sum::<f64>() / kept().count() as f64;
             // The standard deviation of one is at most half a step, of the mean of 16,320 a 255th of it; five of those.
