@@ -118,6 +118,18 @@ pub struct LossConfig {
     pub score_boundary: bool,
 }
 
+/// An exponential moving average of the weights that train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmaConfig {
+    /// Share of the old average that stays after an update, such as 0.999; 0 for no average.
+    pub decay: f64,
+    /// Evaluations during training use the averages.
+    pub evaluate: bool,
+    /// A stage leaves the averages, and exports of checkpoints have them; else the weights themselves.
+    pub export: bool,
+}
+
 /// Evaluation during training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -174,6 +186,8 @@ pub struct RunConfig {
     pub alm: AlmConfig,
     /// Memory.
     pub memory: MemoryConfig,
+    /// The average of the weights.
+    pub ema: EmaConfig,
     /// Evaluation during training.
     pub eval: EvalConfig,
     /// Checkpoints.
@@ -227,6 +241,7 @@ impl Default for RunConfig {
             multilevel_ot: MultilevelOtConfig::default(),
             alm: AlmConfig::default(),
             memory: MemoryConfig::default(),
+            ema: EmaConfig { decay: 0.0, evaluate: true, export: true },
             eval: EvalConfig { every: 100, holdout: 16 },
             checkpoint: CheckpointConfig { every: 200, keep: 2, stop_after_steps: 0 },
             align: StageConfig::align(),
@@ -286,6 +301,9 @@ impl RunConfig {
         }
         for stage in [StageName::Align, StageName::Distill, StageName::Finetune] {
             self.stage(stage).validate(stage)?;
+        }
+        if !(0.0..1.0).contains(&self.ema.decay) {
+            return usage("`ema.decay` must be at least 0 and below 1");
         }
         if self.data.bucket_steps == 0 {
             return usage("`data.bucket_steps` must be at least 1");

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use shared::models;
 
 use crate::config::{RunConfig, StageName};
+use crate::train::checkpoint::AVERAGES;
 
 mod card;
 
@@ -152,7 +153,9 @@ fn at_step(run: &Path, config: &RunConfig, step: usize) -> Result<Student> {
     let earlier = config.stages().into_iter().take_while(|name| *name != stage);
     let left = earlier.map(|name| run.join("stages").join(name.as_str()).join("student"));
     let base = left.filter(|path| path.is_dir()).last().unwrap_or_else(|| config.student.clone());
-    let weights = candle_core::safetensors::load(dir.join("weights.safetensors"), &Device::Cpu)
+    let averages = config.ema.decay > 0.0 && config.ema.export;
+    let file = if averages { AVERAGES } else { "weights.safetensors" };
+    let weights = candle_core::safetensors::load(dir.join(file), &Device::Cpu)
         .with_context(|| format!("the weights in `{}` cannot be read", dir.display()))?;
     let of_student = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(PREFIX)?.to_owned(), tensor));
     Ok(Student { base, weights: weights.into_iter().filter_map(of_student).collect(), stage: Some(stage) })

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod ema;
 pub mod identity;
 pub mod metrics;
 pub mod optim;

@@ -92,9 +92,9 @@ fn figure(number: usize, image: &CachedImage, file: Option<&[u8]>, norms: &Norms
     if t == 1 {
         html += &grid((h, w), tokens.clone(), norms);
     }
-    let _ = write!(
+    let _ = writeln!(
         html,
-        "</div><figcaption>image {number}: {} x {} pixels, grid {t} x {h} x {w}, tokens {} to {}</figcaption></figure>\n",
+        "</div><figcaption>image {number}: {} x {} pixels, grid {t} x {h} x {w}, tokens {} to {}</figcaption></figure>",
         image.width, image.height, tokens.start, tokens.end
     );
     html

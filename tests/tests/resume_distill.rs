@@ -109,6 +109,36 @@ fn progress(out: &Path) -> usize {
 }
 
 #[test]
+fn averages_and_small_moments_resume_exactly_and_are_what_a_stage_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["--set", "ema.decay=0.5", "--set", "memory.optimizer=f8"];
+    let run = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        distilled(&out, &[&keys[..], more].concat()).unwrap();
+        out
+    };
+    let whole = run("whole", &[]);
+    let stopped = dir.path().join("stopped");
+    for stop in ["3", "7", "11"] {
+        let set = format!("checkpoint.stop_after_steps={stop}");
+        assert_eq!(distill(&stopped, &[&keys[..], &["--set", &set]].concat()).unwrap().code, Some(1));
+    }
+    distilled(&stopped, &keys).unwrap();
+    assert_same(&stopped, &whole);
+
+    // The averages change what a stage leaves, and not how it trains.
+    let left = |out: &Path| fs::read(out.join("stages/align/recalibrator.safetensors")).unwrap();
+    let losses = |out: &Path| -> Vec<Value> {
+        metrics(out).unwrap().iter().take(4).map(|row| row["loss"].clone()).collect()
+    };
+    let plain = run("plain", &["--set", "ema.decay=0.0"]);
+    let unused = run("unused", &["--set", "ema.evaluate=false", "--set", "ema.export=false"]);
+    assert_eq!(losses(&whole), losses(&plain));
+    assert!(left(&whole) != left(&plain));
+    assert_same(&unused, &plain);
+}
+
+#[test]
 fn another_runs_folder_is_refused_with_the_difference() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");

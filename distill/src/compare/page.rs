@@ -36,7 +36,10 @@ pub(super) fn render(title: &str, comparison: &Comparison) -> String {
     document(&escape(title), &body)
 }
 
-fn points(comparison: &Comparison, value: fn(&Row) -> Option<(f64, [f64; 2])>) -> Vec<Point> {
+/// A value with its interval, as shares.
+type Measured = (f64, [f64; 2]);
+
+fn points(comparison: &Comparison, value: fn(&Row) -> Option<Measured>) -> Vec<Point> {
     let point = |row: &Row| {
         let (mean, interval) = value(row)?;
         let percent = |it: f64| it * 100.0;
@@ -45,11 +48,11 @@ fn points(comparison: &Comparison, value: fn(&Row) -> Option<(f64, [f64; 2])>) -
     comparison.rows.iter().filter_map(point).collect()
 }
 
-fn accuracy(row: &Row) -> Option<(f64, [f64; 2])> {
+fn accuracy(row: &Row) -> Option<Measured> {
     Some((row.mean, row.interval))
 }
 
-fn gain(row: &Row) -> Option<(f64, [f64; 2])> {
+fn gain(row: &Row) -> Option<Measured> {
     row.gain.map(|it| (it.mean, it.interval))
 }
 

@@ -1,6 +1,6 @@
 //! Checkpoints: a folder `step-N` that appears by rename, so that it is whole or not there.
 //!
-//! It holds the trained weights, the optimizer's moments, and how far the run had come. The order of samples is a
+//! It holds the trained weights, their averages where there are any, the optimizer's moments, and how far the run had come. The order of samples is a
 //! function of seed and step, so the step's number is the sampler's position; nothing else is drawn at random.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 use shared::ids::Fingerprint;
 
+use super::ema::Ema;
 use super::metrics::Offsets;
 use super::optim::AdamW;
 use crate::config::StageName;
@@ -23,6 +24,8 @@ pub const FORMAT_VERSION: u32 = 2;
 const STATE: &str = "state.json";
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// The averages of the weights, where the run keeps them.
+pub const AVERAGES: &str = "ema.safetensors";
 
 /// How far a run has come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,7 +66,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When the disk is full or not writable; an earlier checkpoint then still stands.
-    pub fn save(&self, state: &State, optimizer: &AdamW) -> Result<()> {
+    pub fn save(&self, state: &State, optimizer: &AdamW, ema: Option<&Ema>) -> Result<()> {
         let (_, moments) = optimizer.state()?;
         let params = optimizer.params().iter();
         let weights: HashMap<String, Tensor> =
@@ -72,6 +75,11 @@ impl Checkpoints {
         publish(&self.dir.join(format!("step-{}", state.step)), |dir| {
             save_tensors(&weights, &dir.join(WEIGHTS))?;
             save_tensors(&moments, &dir.join(OPTIMIZER))?;
+            if let Some(ema) = ema {
+                let named = ema.named(optimizer.params());
+                let averages = named.map(|(name, var)| (name.to_owned(), var.as_detached_tensor())).collect();
+                save_tensors(&averages, &dir.join(AVERAGES))?;
+            }
             let state = serde_json::to_vec_pretty(state)?;
             fs::write(dir.join(STATE), state).context("cannot write the checkpoint's state")
         })?;
@@ -150,13 +158,16 @@ impl Checkpoint {
         refuse_differences(&self.dir, &self.state.identity, identity)
     }
 
-    /// Puts weights and moments back.
+    /// Puts weights, their averages and moments back.
     ///
     /// # Errors
     /// When a file is damaged, or a weight is missing, unknown or of another shape.
-    pub fn restore(&self, optimizer: &mut AdamW) -> Result<()> {
+    pub fn restore(&self, optimizer: &mut AdamW, ema: Option<&Ema>) -> Result<()> {
         let weights = Tensors::open(&self.dir.join(WEIGHTS))?;
         weights.fill(optimizer.params().iter().map(|param| (param.name.as_str(), &param.var)))?;
+        if let Some(ema) = ema {
+            Tensors::open(&self.dir.join(AVERAGES))?.fill(ema.named(optimizer.params()))?;
+        }
         let moments = Tensors::open(&self.dir.join(OPTIMIZER))?;
         let num_updates = self.state.num_updates;
         optimizer

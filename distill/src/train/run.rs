@@ -21,6 +21,7 @@ use shared::ids::Fingerprint;
 use shared::models::{self, Model, Processor};
 
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
+use super::ema::Ema;
 use super::identity::{claim, identity};
 use super::metrics::{Offsets, Row, peak_rss_bytes};
 use super::optim::AdamW;
@@ -238,8 +239,11 @@ impl Run<'_> {
         if let Ended::Stopped(reason) = ended {
             bail!("stopped: {reason}; what is done is kept\nhint: the same command continues");
         }
-        let StageLoop { trainer, .. } = stage_loop;
+        let StageLoop { mut trainer, .. } = stage_loop;
         self.offsets = offsets;
+        if self.config.ema.export {
+            trainer.swap_ema()?;
+        }
         self.leave(planned.name, &trainer)
     }
 
@@ -301,6 +305,8 @@ impl Run<'_> {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
         let student_features = self.student_features(planned, &model)?;
+        let averaged = self.config.ema.decay > 0.0;
+        let ema = averaged.then(|| Ema::new(self.config.ema.decay, &params)).transpose()?;
         let optimizer = AdamW::new((&keys).into(), self.config.memory.optimizer, params)?;
         let schedule = Schedule::new(&keys, planned.num_steps);
         let loss = self.config.loss.clone();
@@ -314,6 +320,8 @@ impl Run<'_> {
             student_features,
             recomputed,
             optimizer,
+            ema,
+            evaluates_ema: self.config.ema.evaluate,
             keys,
         })
     }

@@ -61,7 +61,7 @@ impl StageLoop<'_> {
         let mut done = 0;
         let mut num_skipped = 0;
         if let Some(checkpoint) = checkpoint {
-            checkpoint.restore(&mut self.trainer.optimizer)?;
+            checkpoint.restore(&mut self.trainer.optimizer, self.trainer.ema.as_ref())?;
             (done, num_skipped) = (checkpoint.state.stage_step, checkpoint.state.num_skipped);
         }
         let mut metrics = MetricsWriter::open(out, offsets)?;
@@ -96,7 +96,7 @@ impl StageLoop<'_> {
             let stop = self.stops(done);
             if stop.is_some() || (done % self.config.checkpoint.every == 0 && done < self.num_steps) {
                 let state = self.state(done, num_skipped, metrics.sync()?);
-                checkpoints.save(&state, &self.trainer.optimizer)?;
+                checkpoints.save(&state, &self.trainer.optimizer, self.trainer.ema.as_ref())?;
             }
             if let Some(reason) = stop {
                 return Ok((Ended::Stopped(reason), metrics.sync()?));

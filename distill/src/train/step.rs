@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 use shared::models::Model;
 use shared::models::layers::Recomputed;
 
+use super::ema::Ema;
 use super::metrics::{EvalRow, Terms};
 use super::optim::{AdamW, Gradients};
 use super::schedule::Schedule;
@@ -40,6 +41,10 @@ pub struct Trainer {
     pub recomputed: RecomputedSides,
     /// The optimizer over all that trains.
     pub optimizer: AdamW,
+    /// The average of all that trains, where the run keeps one.
+    pub ema: Option<Ema>,
+    /// Whether evaluations use it.
+    pub evaluates_ema: bool,
     /// The learning rate.
     pub schedule: Schedule,
 }
@@ -114,6 +119,9 @@ impl Trainer {
         }
         let lr = self.schedule.at(index);
         self.optimizer.step(gradients, lr, clip_scale(self.keys.clip, grad_norm))?;
+        if let Some(ema) = &mut self.ema {
+            ema.update(self.optimizer.params())?;
+        }
         let (loss, terms) = sums.means(&counts, &self.loss);
         let num_tokens = microbatches.iter().map(|microbatch| microbatch.student.num_tokens()).sum();
         Ok(StepReport { loss, terms, lr, grad_norm, num_tokens })
@@ -211,7 +219,28 @@ impl Trainer {
     ///
     /// # Errors
     /// When a shape does not fit or the device fails.
-    pub fn evaluate(&self, samples: &[Arc<Sample>]) -> Result<EvalRow> {
+    pub fn evaluate(&mut self, samples: &[Arc<Sample>]) -> Result<EvalRow> {
+        if !self.evaluates_ema {
+            return self.evaluate_weights(samples);
+        }
+        self.swap_ema()?;
+        let row = self.evaluate_weights(samples);
+        self.swap_ema()?;
+        row
+    }
+
+    /// Exchanges the weights with their averages, where there are any.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn swap_ema(&mut self) -> Result<()> {
+        match &mut self.ema {
+            Some(ema) => ema.swap(self.optimizer.params()),
+            None => Ok(()),
+        }
+    }
+
+    fn evaluate_weights(&self, samples: &[Arc<Sample>]) -> Result<EvalRow> {
         let options = BatchOptions { regularisation: false, min_samples: 2, ..self.batch_options() };
         let microbatches = microbatches(samples, &options)?;
         let counts = self.counts(&microbatches);

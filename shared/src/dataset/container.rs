@@ -50,9 +50,11 @@ pub(super) struct Opening<'a> {
     pub(super) columns: &'a [String],
 }
 
+type Opened = Result<Box<dyn Rows>, RowsError>;
+
 struct Container {
     begins: fn(&[u8]) -> bool,
-    open: fn(&Path, &Opening<'_>) -> Result<Box<dyn Rows>, RowsError>,
+    open: fn(&Path, &Opening<'_>) -> Opened,
 }
 
 /// The first that knows a file's beginning reads it; JSON has no mark of its own and comes last.

@@ -103,13 +103,11 @@ impl Table {
 
     fn next_row(&mut self) -> Result<Option<TableRow>, TableError> {
         loop {
-            if let Some((batch, at)) = self.batch.take() {
-                if at < batch.num_rows() {
-                    let row = self.row(&batch, at);
-                    self.batch = Some((batch, at + 1));
-                    self.num_read += 1;
-                    return Ok(Some(row));
-                }
+            if let Some((batch, at)) = self.batch.take().filter(|(batch, at)| *at < batch.num_rows()) {
+                let row = self.row(&batch, at);
+                self.batch = Some((batch, at + 1));
+                self.num_read += 1;
+                return Ok(Some(row));
             }
             let Some(batches) = &mut self.batches else { return Ok(None) };
             match batches.next() {

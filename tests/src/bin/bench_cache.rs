@@ -14,6 +14,7 @@ const PASSES: usize = 5;
 /// Samples fetched ahead of a cold read.
 const AHEAD: usize = 8;
 
+#[allow(clippy::print_stdout, reason = "the figures are what this program is for")]
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [dir, mode, rest @ ..] = args.as_slice() else {

@@ -14,7 +14,8 @@ const CACHES: [&str; 5] = ["f32", "f16", "bf16", "bf16-int8", "bf16-none"];
 
 /// The module's documentation, without its comment signs.
 fn module() -> String {
-    let source = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/src/cache/mod.rs")).unwrap();
+    let source =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/src/cache/mod.rs")).unwrap();
     let lines = source.lines().filter_map(|line| line.strip_prefix("//!"));
     lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
 }
@@ -44,14 +45,16 @@ fn the_manifests_fields_are_those_of_the_specification() {
     for name in CACHES {
         let (text, manifest) = manifest(name);
         for field in manifest.as_object().unwrap().keys() {
-            let is_file = ["shards", "head", "quarantine", "card", "fingerprint_digest"].contains(&field.as_str());
+            let is_file =
+                ["shards", "head", "quarantine", "card", "fingerprint_digest"].contains(&field.as_str());
             assert!(is_file || names.contains(field.as_str()), "`{field}` of {name} is not specified");
         }
         // Its last member is the BLAKE3 of all bytes before it.
         let (before, _) = text.split_once(",\n  \"digest\"").unwrap();
         assert_eq!(manifest["digest"], Digest::of(before.as_bytes()).to_string());
         for shard in manifest["shards"].as_array().unwrap() {
-            let bytes = fs::read(fixture("cache_v1").join(name).join(shard["file"].as_str().unwrap())).unwrap();
+            let bytes =
+                fs::read(fixture("cache_v1").join(name).join(shard["file"].as_str().unwrap())).unwrap();
             assert_eq!(shard["bytes"], bytes.len());
             assert_eq!(shard["digest"], Digest::of(&bytes).to_string());
             let tail = shard["tail_offset"].as_u64().unwrap() as usize;

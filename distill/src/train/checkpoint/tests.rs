@@ -49,13 +49,13 @@ fn the_newest_are_kept_and_the_newest_continues_bit_for_bit() {
     let mut adam = optimizer(&[1.0, -2.0]);
     for done in 1..=3 {
         step(&mut adam);
-        checkpoints.save(&state(done), &adam).unwrap();
+        checkpoints.save(&state(done), &adam, None).unwrap();
     }
     assert_eq!(checkpoints.steps().unwrap(), [2, 3]);
     let checkpoint = checkpoints.latest().unwrap().unwrap();
     assert_eq!(checkpoint.state, state(3));
     let mut resumed = optimizer(&[0.0, 0.0]);
-    checkpoint.restore(&mut resumed).unwrap();
+    checkpoint.restore(&mut resumed, None).unwrap();
     step(&mut adam);
     step(&mut resumed);
     assert_eq!(values(&adam), values(&resumed));
@@ -68,7 +68,7 @@ fn what_was_left_half_written_is_not_a_checkpoint() {
     let target = dir.path().join("checkpoints/step-5");
     assert!(publish(&target, |_| bail!("disk full")).is_err());
     assert!(checkpoints.latest().unwrap().is_none());
-    checkpoints.save(&state(5), &optimizer(&[1.0])).unwrap();
+    checkpoints.save(&state(5), &optimizer(&[1.0]), None).unwrap();
     assert_eq!(checkpoints.steps().unwrap(), [5]);
 }
 
@@ -76,12 +76,12 @@ fn what_was_left_half_written_is_not_a_checkpoint() {
 fn a_checkpoint_of_another_run_is_refused_with_the_difference() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoints = Checkpoints::of(dir.path(), 1);
-    checkpoints.save(&state(1), &optimizer(&[1.0])).unwrap();
+    checkpoints.save(&state(1), &optimizer(&[1.0]), None).unwrap();
     let checkpoint = checkpoints.latest().unwrap().unwrap();
     let mut other = state(1).identity;
     checkpoint.check(&other).unwrap();
     other.insert("cache", "d");
     let message = checkpoint.check(&other).unwrap_err().to_string();
     assert!(message.contains("cache: expected c, got d") && message.contains("hint:"), "{message}");
-    assert!(checkpoint.restore(&mut optimizer(&[1.0, 2.0])).is_err());
+    assert!(checkpoint.restore(&mut optimizer(&[1.0, 2.0]), None).is_err());
 }
