@@ -138,7 +138,7 @@ pub struct CommonArgs {
 /// Flags of `extract run`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RunArgs {
-    /// The teacher: a checkout laid out as on the Hugging Face hub, or the name of one there: org/name[@revision].
+    /// The teacher: a checkout laid out as on the Hugging Face hub, or the name of one there: `org/name@revision`, the revision optional.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub teacher: Option<PathBuf>,
     /// The dataset: a file, a folder or a glob; may be given several times.

@@ -24,7 +24,7 @@ Reads the datasets of `distill run`, and MMBench (TSV), ChartQA, MM-Vet and plai
 answers that are graded elsewhere (MM-Vet, hidden test splits). The kind of a question, for the table, is what stands before
 the number in its row's id: `count/0012`, `count-12`.")]
 pub struct EvalArgs {
-    /// The checkpoint: a student or a teacher as on the Hugging Face hub, the name of one there (org/name[@revision]), or
+    /// The checkpoint: a student or a teacher as on the Hugging Face hub, the name of one there (`org/name@revision`, the revision optional), or
     /// a finished run's folder.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,

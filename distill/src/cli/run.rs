@@ -31,7 +31,7 @@ pub struct RunArgs {
     /// The teacher's feature cache, made by `extract run`. Not needed for stage finetune alone.
     #[arg(long, value_name = "CACHE")]
     pub cache: Option<PathBuf>,
-    /// The student: a checkout as on the Hugging Face hub, or the name of one there: org/name[@revision].
+    /// The student: a checkout as on the Hugging Face hub, or the name of one there: `org/name@revision`, the revision optional.
     #[arg(long, value_name = "DIR")]
     pub student: Option<PathBuf>,
     /// The run's folder: configuration, metrics, checkpoints, and the student at the end.

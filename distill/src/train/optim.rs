@@ -2,7 +2,7 @@
 //!
 //! On the CPU one pass over a parameter updates both moments and the weight; elsewhere tensor operations do
 //! the same. The arithmetic is PyTorch's (decoupled decay, bias-corrected moments), so that a run can be
-//! compared step by step. Moments may be stored in fewer bytes ([`moments`]): then they are widened, updated and
+//! compared step by step. Moments may be stored in fewer bytes (`moments`): then they are widened, updated and
 //! rounded block by block.
 
 use candle_core::backprop::GradStore;
