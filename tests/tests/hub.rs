@@ -152,7 +152,10 @@ fn a_name_is_fetched_resumed_and_then_needs_no_network() {
 
     let done = pair(&hub.address, home.path(), "tiny/qwen@v1");
     assert_eq!(done.code, Some(0), "{}", done.stderr);
-    let resumed: Vec<_> = hub.requests().into_iter().filter(|(_, start)| *start > 0).collect();
+    let requests = hub.requests().into_iter();
+    // The name's own address sends on to where the bytes lie.
+    let resumed: Vec<_> =
+        requests.filter(|(path, start)| path.starts_with("/large/") && *start > 0).collect();
     assert_eq!(resumed.len(), 1, "one file had been broken off: {resumed:?}");
     let folder = home.path().join("hub/models--tiny--qwen/snapshots").join(COMMIT);
     for (name, bytes) in &hub.state.files {
