@@ -50,7 +50,10 @@ impl Sampler {
 
     /// The samples of a step.
     pub fn batch(&mut self, step: usize) -> Vec<usize> {
-        let Some(buckets) = self.buckets.clone() else { return self.drawn(step..step + 1) };
+        // What is read ahead of the end is in no bucket, and nobody trains on it.
+        let Some(buckets) = self.buckets.clone().filter(|buckets| step < buckets.num_steps) else {
+            return self.drawn(step..step + 1);
+        };
         let bucket = step / buckets.bucket_steps;
         let first = bucket * buckets.bucket_steps;
         let num_steps = buckets.bucket_steps.min(buckets.num_steps.saturating_sub(first)).max(1);
