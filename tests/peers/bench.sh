@@ -10,8 +10,6 @@ python=$1 data=$2 images=$3 model=$4 toy=target/demo/world
 for states in bf16 f8; do
   "$python" tests/peers/bench_step.py --large --teacher "$model" --student "$model" --data "$data" --image-root "$images" --rows 8 --steps 4 --set "memory.optimizer=$states"
 done
-"$python" tests/peers/bench_experiment.py --processor "$model" --data "$data" --image-root "$images"
-"$python" tests/peers/bench_growth.py --processor "$model" --data "$data" --image-root "$images" --out docs/growth
 target/release/toy world --out "$toy" demo
 "$python" tests/peers/bench_step.py --teacher datasets/toy/teacher --student datasets/toy/student --data "$toy/demo.json" --image-root "$toy" --steps 20
 "$python" tests/peers/bench_cache.py

@@ -10,8 +10,8 @@ const AUTO_BYTES: usize = 256 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryConfig {
-    /// Whether decoder blocks keep their input alone and run again in the backward pass: the same gradients, a quarter
-    /// more time.
+    /// Whether decoder blocks keep their input alone and run again in the backward pass: the same gradients, at the
+    /// cost of a second forward pass.
     pub recompute: Recompute,
     /// How the optimizer's moments are stored: `f32`, `bf16` or `f8`, in 8, 4 or 2 bytes a trained weight.
     pub optimizer: OptimizerStates,

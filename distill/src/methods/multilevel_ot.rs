@@ -10,8 +10,9 @@
 //! | `sinkhorn` | sum over t, u of P_tu C_tu, C_tu = sum over i of \|p_ui - q_ti\| | `sinkhorn` |
 //!
 //! P comes from exp(-C / `regularisation`) by making its rows and then its columns add up to one, `iterations` times;
-//! the gradient goes through these too. Places run as far as the shorter of the two answers. The paper's defaults:
-//! k = 50, weights 0.1 and 0.1; its weight of 0.15 for the whole is `loss.method`. Softmaxes are at `loss.temperature`.
+//! the gradient goes through these too. Places run as far as the shorter of the two answers. Our defaults, which
+//! were not checked against the paper's text: k = 50, weights 0.1 and 0.1; `loss.method` weighs the whole. Softmaxes are at
+//! `loss.temperature`.
 //! The authors' own code (github.com/2018cx/Multi-Level-OT, `models/distillation_model.py`) has the same k and two weights, but
 //! scales the Sinkhorn distance by 0.001 more, takes it between distributions that went through another softmax at
 //! temperature 2, and iterates 10 times; `multilevel_ot.sinkhorn=0.0001` and `multilevel_ot.iterations=10` come near.
