@@ -45,7 +45,7 @@ readme: build ## run the commands of the README's tour
 	./docs/run_readme.sh README.md
 
 check: test ## also beside PyTorch and transformers, when PYTHON has them; REF=DIR adds parity
-	$(CARGO) test --workspace --release --test faults -- --ignored
+	INTERRUPTIONS=300 $(CARGO) test --workspace --release --test faults interruptions
 	./tests/peers/run.sh "$(PYTHON)"
 	if [ -n "$(REF)" ]; then $(MAKE) --no-print-directory parity; else echo "skipped: parity (no REF=DIR given)"; fi
 
@@ -57,7 +57,7 @@ parity: ## REF=DIR: every family against reference checkpoints with transformers
 SECONDS ?= 600
 SEED ?= 4294967296
 fuzz: ## SECONDS=600: mutated caches through the reader and `verify`, on seeds that `make test` has not seen
-	FUZZ_SECONDS="$(SECONDS)" FUZZ_SEED="$(SEED)" $(CARGO) test --workspace --release --test hostile -- --ignored
+	FUZZ_SECONDS="$(SECONDS)" FUZZ_SEED="$(SEED)" $(CARGO) test --workspace --release --test hostile -- --nocapture
 
 bench: build ## microbenchmarks; with DATA=, IMAGES=, MODEL= and a PYTHON that has torch, the comparisons of docs/benchmarks.md
 	$(CARGO) bench --workspace

@@ -72,6 +72,9 @@ pub struct DataConfig {
     /// Samples of this many steps are sorted by length and dealt anew, so that those of a step are of like length; 1
     /// leaves them as they are drawn.
     pub bucket_steps: usize,
+    /// Row groups of the cache that are mixed at a time, so that a disk is read in long stretches; 0 draws from the whole
+    /// cache alike.
+    pub groups_at_once: usize,
 }
 
 /// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
@@ -221,6 +224,7 @@ impl Default for RunConfig {
                 workers: 0,
                 read: Access::Map,
                 bucket_steps: 1,
+                groups_at_once: 0,
             },
             recalibrator: RecalibratorConfig {
                 depth: 2,
@@ -307,6 +311,9 @@ impl RunConfig {
         }
         if self.data.bucket_steps == 0 {
             return usage("`data.bucket_steps` must be at least 1");
+        }
+        if self.data.groups_at_once > 0 && self.cache.is_none() {
+            return usage("`data.groups_at_once` is about a cache's row groups, and there is no cache");
         }
         if self.recalibrator.depth == 0 {
             return usage("`recalibrator.depth` must be at least 1");

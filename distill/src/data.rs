@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! cache, datasets -> source -> loader (ahead, on its own threads) -> batch (microbatches with their row maps)
-//!                       sampler (order) ^
+//!                       sampler, disk_order (order) ^
 //! ```
 
 pub mod align;
 pub mod batch;
+pub mod disk_order;
 pub mod index;
 pub mod loader;
 pub mod sampler;

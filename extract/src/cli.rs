@@ -3,17 +3,22 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
-use toml::{Table, Value};
 
-use shared::agreement::Metric;
-use shared::cache::{Codec, Manifest};
-use shared::dataset::Format;
-
-use crate::answers::Sample;
 use crate::conditions::Condition;
-use crate::config::{DtypeChoice, Keep};
-use crate::part::PartChoice;
-use crate::units::{ByteSize, ImageSize, Interval, MaxBad};
+use crate::units::ImageSize;
+
+mod answers;
+mod overrides;
+mod run;
+mod source;
+
+pub use answers::AnswersArgs;
+pub(crate) use overrides::{Overrides, path};
+pub use run::RunArgs;
+pub use source::SourceArgs;
+
+use answers::ANSWERS_EXAMPLES;
+use run::RUN_EXAMPLES;
 
 /// Runs a teacher VLM once over a dataset and keeps its token-aligned last-layer features.
 ///
@@ -68,20 +73,6 @@ pub enum Command {
     },
 }
 
-const RUN_EXAMPLES: &str = "\
-Examples:
-  extract run --teacher teachers/qwen2-vl --data train.jsonl --image-root images --out caches/teacher
-  extract run --config run.toml --set batch.max_tokens=2048 --json > summary.json
-  extract run ... --part 0/8                   the first of eight processes that fill one cache; start all eight
-  extract run ... --features-all-for 10000     keep question features too for stage 1's subset
-
-Configuration file: the sections and keys are [teacher] dir, device, dtype; [data] sources, image_root, format,
-prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens; [cache] dir, shard_size,
-commit_every, embed_images, part, keep_free. A flag wins over --set, --set over the file.
-
-Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always computes in
-f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.";
-
 const ESTIMATE_EXAMPLES: &str = "\
 Examples:
   extract estimate --teacher teachers/qwen2-vl --data train.jsonl --image-root images
@@ -89,20 +80,6 @@ Examples:
 
 A sample of the rows is prepared, a few of them go through the teacher, and the real writer writes them to a temporary
 folder under each codec. Hours are for this machine, one process, and leave out loading the teacher.";
-
-const ANSWERS_EXAMPLES: &str = "\
-Examples:
-  extract answers --teacher teachers/qwen2-vl --data train.jsonl --image-root images --out answers.jsonl
-  extract run --teacher teachers/qwen2-vl --data answers.jsonl --image-root images --out caches/teacher
-  extract answers ... --tries 8 --temperature 0.7 --metric relaxed
-
-The first try generates as the checkpoint's generation_config.json says, the others sample. A response that agrees with the
-reference answer takes its place; otherwise the original stays, and `provenance` in the row says so, as it does of a
-response that was cut off at --max-new-tokens. The same command again continues, or does nothing when done.
-
-Metrics: auto reads a response for an option letter, a number, yes or no, or the reference's words; relaxed bears 5 % in
-numbers; exact, choice and contains are those of `distill eval`. Keys: [answers] metric, tries, max_new_tokens, sample,
-temperature, top_k, top_p, seed, and those of [teacher], [data] and [batch]; cache.dir is the file.";
 
 const SUBSET_EXAMPLES: &str = "\
 Examples:
@@ -133,208 +110,6 @@ pub struct CommonArgs {
     /// Print exactly one JSON object on standard output; everything else goes to standard error.
     #[arg(long)]
     pub json: bool,
-}
-
-/// Flags of `extract run`.
-#[derive(Clone, Debug, Default, Args)]
-pub struct RunArgs {
-    /// The teacher: a checkout laid out as on the Hugging Face hub, or the name of one there: `org/name@revision`, the revision optional.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub teacher: Option<PathBuf>,
-    /// The dataset: a file, a folder or a glob; may be given several times.
-    #[arg(long, value_name = "SRC", value_hint = ValueHint::AnyPath)]
-    pub data: Vec<String>,
-    /// The cache to write or to continue.
-    #[arg(long, value_name = "CACHE", value_hint = ValueHint::DirPath)]
-    pub out: Option<PathBuf>,
-    /// Where relative image paths of the dataset start.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub image_root: Option<PathBuf>,
-    /// Which tokens' features to keep [default: answer]. The last question position is always kept.
-    #[arg(long, value_enum)]
-    pub features: Option<Keep>,
-    /// Keep all tokens' features for the first N samples by key order: what stage 1 regularises on [default: 0].
-    #[arg(long, value_name = "N")]
-    pub features_all_for: Option<usize>,
-    /// How features are stored: lossless, int8 (rounded, about half the size) or none (uncompressed) [default: lossless].
-    #[arg(long, value_name = "CODEC")]
-    pub codec: Option<Codec>,
-    /// Type of the features [default: auto].
-    #[arg(long, value_enum)]
-    pub dtype: Option<DtypeChoice>,
-    /// auto, cpu or cuda:N [default: auto].
-    #[arg(long)]
-    pub device: Option<String>,
-    /// Tokens in one forward pass; changes speed and memory, never the result [default: 4096].
-    #[arg(long, value_name = "TOKENS")]
-    pub max_tokens_per_batch: Option<usize>,
-    /// Samples longer than this are quarantined, never cut [default: the teacher's maximum].
-    #[arg(long, value_name = "TOKENS")]
-    pub max_length: Option<usize>,
-    /// Bad rows to bear, as a share of the rows read or as a number, before the run fails [default: 1%].
-    #[arg(long, value_name = "1%|ROWS")]
-    pub max_bad: Option<MaxBad>,
-    /// Feature bytes in one shard file, as stored before compression [default: 256MiB].
-    #[arg(long, value_name = "SIZE")]
-    pub shard_size: Option<ByteSize>,
-    /// Commit at least this often, even when a shard is not full [default: 10min].
-    #[arg(long, value_name = "TIME")]
-    pub commit_every: Option<Interval>,
-    /// Keep the image files in the cache, so that `distill` needs no `--data`.
-    #[arg(long)]
-    pub embed_images: bool,
-    /// Take every N-th sample only, as process I of N (from 0) on the same cache [default: what a Slurm array or
-    /// RANK and WORLD_SIZE say, else all]. `auto/N` takes I from the environment.
-    #[arg(long, value_name = "I/N")]
-    pub part: Option<PartChoice>,
-    /// Stop, with everything committed, before the disk has less room than this [default: 1GiB].
-    #[arg(long, value_name = "SIZE")]
-    pub keep_free: Option<ByteSize>,
-    /// Read the dataset as this format instead of telling it by its content.
-    #[arg(long)]
-    pub format: Option<Format>,
-    /// Put images that no placeholder asks for at the front of the first question instead of refusing the row.
-    #[arg(long)]
-    pub prepend_image: bool,
-    /// Common flags.
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
-
-impl RunArgs {
-    /// The flags that were typed, as the tables of [`Settings`](crate::config::Settings).
-    pub fn overrides(&self) -> Table {
-        let mut flags = Overrides::default();
-        flags.put("teacher", "dir", self.teacher.as_deref().map(path));
-        flags.put("teacher", "device", self.device.clone());
-        flags.put("teacher", "dtype", self.dtype.map(|dtype| dtype.to_string()));
-        let sources = self.data.iter().cloned().map(Value::String).collect::<Vec<_>>();
-        flags.put("data", "sources", (!sources.is_empty()).then_some(sources));
-        flags.put("data", "image_root", self.image_root.as_deref().map(path));
-        flags.put("data", "format", self.format.map(|format| format.to_string()));
-        flags.put("data", "prepend_image", self.prepend_image.then_some(true));
-        flags.put("data", "max_length", self.max_length.map(integer));
-        flags.put("data", "max_bad", self.max_bad.map(|max| max.to_string()));
-        flags.put("features", "keep", self.features.map(|keep| keep.to_string()));
-        flags.put("features", "all_for", self.features_all_for.map(integer));
-        flags.put("features", "codec", self.codec.map(|codec| codec.to_string()));
-        flags.put("batch", "max_tokens", self.max_tokens_per_batch.map(integer));
-        flags.put("cache", "dir", self.out.as_deref().map(path));
-        flags.put("cache", "shard_size", self.shard_size.map(|size| size.to_string()));
-        flags.put("cache", "commit_every", self.commit_every.map(|every| every.to_string()));
-        flags.put("cache", "embed_images", self.embed_images.then_some(true));
-        flags.put("cache", "part", self.part.map(|part| part.to_string()));
-        flags.put("cache", "keep_free", self.keep_free.map(|size| size.to_string()));
-        flags.0
-    }
-}
-
-impl RunArgs {
-    /// Takes from a cache what decides its features, wherever no flag says otherwise.
-    ///
-    /// # Errors
-    /// When the manifest holds a setting that this program does not have.
-    pub fn take_from(&mut self, manifest: &Manifest) -> anyhow::Result<()> {
-        fn parsed<T: std::str::FromStr>(manifest: &Manifest, field: &str) -> anyhow::Result<Option<T>> {
-            let Some(text) = manifest.fingerprint.fields.get(field) else { return Ok(None) };
-            let wrong = |_| {
-                anyhow::anyhow!("the cache has `{field}` = `{text}`, which is no setting of this program")
-            };
-            text.parse().map(Some).map_err(wrong)
-        }
-        self.features = self.features.or(parsed(manifest, "features")?);
-        self.features_all_for = self.features_all_for.or(parsed(manifest, "features_all_for")?);
-        self.codec = self.codec.or(Some(manifest.features.codec));
-        self.dtype = self.dtype.or(parsed(manifest, "dtype")?);
-        Ok(())
-    }
-}
-
-/// Flags of `extract answers`.
-#[derive(Clone, Debug, Default, Args)]
-pub struct AnswersArgs {
-    /// The teacher: a checkout laid out as on the Hugging Face hub.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub teacher: Option<PathBuf>,
-    /// The dataset: a file, a folder or a glob; may be given several times.
-    #[arg(long, value_name = "SRC", value_hint = ValueHint::AnyPath)]
-    pub data: Vec<String>,
-    /// The dataset to write or to continue.
-    #[arg(long, value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
-    pub out: Option<PathBuf>,
-    /// Where relative image paths of the dataset start; the output's start there too.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub image_root: Option<PathBuf>,
-    /// Ask a question so often at most, until the response agrees [default: 4].
-    #[arg(long, value_name = "N")]
-    pub tries: Option<usize>,
-    /// When a response agrees: auto, exact, relaxed, choice or contains [default: auto].
-    #[arg(long)]
-    pub metric: Option<Metric>,
-    /// Whether the first try samples [default: auto, as the checkpoint says].
-    #[arg(long, value_enum)]
-    pub sample: Option<Sample>,
-    /// What scores are divided by before a token is drawn [default: the checkpoint's].
-    #[arg(long, value_name = "T")]
-    pub temperature: Option<f64>,
-    /// Draw among the N likeliest tokens, 0 for all [default: the checkpoint's].
-    #[arg(long, value_name = "N")]
-    pub top_k: Option<usize>,
-    /// Draw among the likeliest tokens that reach this probability [default: the checkpoint's].
-    #[arg(long, value_name = "P")]
-    pub top_p: Option<f64>,
-    /// Seed of the random numbers [default: 0].
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u32>,
-    /// A response has at most N tokens [default: 512].
-    #[arg(long, value_name = "N")]
-    pub max_new_tokens: Option<usize>,
-    /// Questions run together up to so many tokens, answers counted at their longest [default: 4096].
-    #[arg(long, value_name = "TOKENS")]
-    pub max_tokens_per_batch: Option<usize>,
-    /// Bad rows to bear, as a share of the rows read or as a number, before the command fails [default: 1%].
-    #[arg(long, value_name = "1%|ROWS")]
-    pub max_bad: Option<MaxBad>,
-    /// auto, cpu or cuda:N [default: auto].
-    #[arg(long)]
-    pub device: Option<String>,
-    /// Read the dataset as this format instead of telling it by its content.
-    #[arg(long)]
-    pub format: Option<Format>,
-    /// Put images that no placeholder asks for at the front of the first question instead of refusing the row.
-    #[arg(long)]
-    pub prepend_image: bool,
-    /// Common flags.
-    #[command(flatten)]
-    pub common: CommonArgs,
-}
-
-impl AnswersArgs {
-    /// The flags that were typed, as the tables of [`Settings`](crate::config::Settings).
-    pub fn overrides(&self) -> Table {
-        let shared = RunArgs {
-            teacher: self.teacher.clone(),
-            data: self.data.clone(),
-            out: self.out.clone(),
-            image_root: self.image_root.clone(),
-            max_tokens_per_batch: self.max_tokens_per_batch,
-            max_bad: self.max_bad,
-            device: self.device.clone(),
-            format: self.format,
-            prepend_image: self.prepend_image,
-            ..RunArgs::default()
-        };
-        let mut flags = Overrides(shared.overrides());
-        flags.put("answers", "tries", self.tries.map(integer));
-        flags.put("answers", "metric", self.metric.map(|metric| metric.to_string()));
-        flags.put("answers", "sample", self.sample.map(|sample| format!("{sample:?}").to_lowercase()));
-        flags.put("answers", "temperature", self.temperature);
-        flags.put("answers", "top_k", self.top_k.map(integer));
-        flags.put("answers", "top_p", self.top_p);
-        flags.put("answers", "seed", self.seed.map(i64::from));
-        flags.put("answers", "max_new_tokens", self.max_new_tokens.map(integer));
-        flags.0
-    }
 }
 
 /// Flags of `extract repair`.
@@ -434,34 +209,12 @@ pub struct PairArgs {
     pub common: CommonArgs,
 }
 
-/// The tables of a TOML document, filled with what was typed.
-#[derive(Default)]
-pub(crate) struct Overrides(pub(crate) Table);
-
-impl Overrides {
-    /// Sets `section.key` unless nothing was typed.
-    pub(crate) fn put(&mut self, section: &str, key: &str, value: Option<impl Into<Value>>) {
-        let Some(value) = value else { return };
-        let section = self.0.entry(section).or_insert_with(|| Value::Table(Table::new()));
-        if let Some(table) = section.as_table_mut() {
-            table.insert(key.to_owned(), value.into());
-        }
-    }
-}
-
-/// Paths travel through TOML as text.
-pub(crate) fn path(path: &std::path::Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-fn integer(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     // A failed unwrap is a failed test.
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use toml::Table;
 
     use super::*;
 

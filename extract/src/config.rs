@@ -282,10 +282,12 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
+    use crate::cli::SourceArgs;
 
     fn args() -> RunArgs {
         let data = vec!["d.jsonl".to_owned()];
-        RunArgs { teacher: Some("t".into()), out: Some("c".into()), data, ..RunArgs::default() }
+        let source = SourceArgs { teacher: Some("t".into()), data, ..SourceArgs::default() };
+        RunArgs { source, out: Some("c".into()), ..RunArgs::default() }
     }
 
     #[test]
@@ -304,7 +306,11 @@ mod tests {
     fn what_is_missing_is_named_with_its_flag() {
         let error = RunConfig::decide(&RunArgs { out: None, ..args() }).unwrap_err();
         assert!(error.is::<Usage>() && error.to_string().contains("`--out CACHE`"), "{error}");
-        let error = RunConfig::decide(&RunArgs { data: Vec::new(), ..args() }).unwrap_err();
+        let error = RunConfig::decide(&RunArgs {
+            source: SourceArgs { data: Vec::new(), ..args().source },
+            ..args()
+        })
+        .unwrap_err();
         assert!(error.to_string().contains("`data.sources`"), "{error}");
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use shared::cache::{CachedImage, SampleMeta};
-use shared::html::escape;
+use shared::html::{data_uri, escape};
 use shared::ids::Digest;
 
 use crate::paint::{Kind, kinds, visible};
@@ -78,17 +78,11 @@ fn figure(number: usize, image: &CachedImage, file: Option<&[u8]>, norms: &Norms
     let tokens = image.token_start as usize..(image.token_start + image.num_tokens) as usize;
     let mut html =
         format!("<figure><div class=\"image\" style=\"aspect-ratio:{}/{}\">", image.width, image.height);
-    match file {
-        Some(bytes) => {
-            let _ = write!(
-                html,
-                "<img alt=\"image {number}\" src=\"data:{};base64,{}\">",
-                mime(bytes),
-                base64(bytes)
-            );
-        }
-        None => html += "<p>The cache does not embed this image; <code>--image FILE</code> shows it.</p>",
-    }
+    html += &match file.map(data_uri) {
+        Some(Some(uri)) => format!("<img alt=\"image {number}\" src=\"{uri}\">"),
+        Some(None) => "<p>Browsers do not show files of this image's type.</p>".to_owned(),
+        None => "<p>The cache does not embed this image; <code>--image FILE</code> shows it.</p>".to_owned(),
+    };
     if t == 1 {
         html += &grid((h, w), tokens.clone(), norms);
     }
@@ -167,51 +161,10 @@ fn class(kind: Kind) -> &'static str {
     }
 }
 
-/// By the first bytes of the formats that browsers show.
-fn mime(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [0x89, b'P', b'N', b'G', ..] => "image/png",
-        [0xff, 0xd8, ..] => "image/jpeg",
-        [b'G', b'I', b'F', ..] => "image/gif",
-        [b'B', b'M', ..] => "image/bmp",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "image/webp",
-        _ => "application/octet-stream",
-    }
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let word =
-            three.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            let digit = ALPHABET[(word >> (18 - 6 * place)) as usize & 63] as char;
-            text.push(if place <= three.len() { digit } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::paint::tests::meta;
-
-    /// RFC 4648, section 10.
-    #[test]
-    fn base64_of_the_test_vectors() {
-        let pairs = [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("foobar", "Zm9vYmFy"),
-        ];
-        pairs.into_iter().for_each(|(text, encoded)| assert_eq!(base64(text.as_bytes()), encoded));
-    }
 
     #[test]
     fn tokens_cells_and_lengths_are_on_the_page() {

@@ -284,9 +284,20 @@ fn quiet() {
 /// One test alone in this program, because memory is counted for all threads.
 #[test]
 fn hostile_files_are_refused_within_bounds() {
+    static SEED: AtomicU64 = AtomicU64::new(0);
+    let seconds = std::env::var("FUZZ_SECONDS").map_or(0, |text| text.parse().unwrap());
+    let first: u64 = std::env::var("FUZZ_SEED").map_or(1 << 32, |text| text.parse().unwrap());
     quiet();
-    let caches = caches();
-    FOUND.into_iter().chain(0..SEEDS).for_each(|seed| attack(&caches, seed));
+    watch(&SEED);
+    let (caches, started) = (caches(), Instant::now());
+    let further = (first..).take_while(|_| started.elapsed() < Duration::from_secs(seconds));
+    let seeds = FOUND.into_iter().chain(0..SEEDS).chain(further);
+    let attack = |seed: &u64| {
+        SEED.store(*seed, Ordering::Relaxed);
+        attack(&caches, *seed);
+    };
+    let done = seeds.inspect(attack).count();
+    eprintln!("{done} mutated caches: no panic, no hang, no memory beyond {CAP_BYTES} bytes");
 }
 
 /// Ends the process when `seed` stays the same for too long: a decoder that turns forever cannot be stopped otherwise.
@@ -304,24 +315,4 @@ fn watch(seed: &'static AtomicU64) {
             }
         }
     });
-}
-
-#[test]
-#[ignore = "as long as FUZZ_SECONDS says; `make fuzz`"]
-fn fuzz() {
-    static SEED: AtomicU64 = AtomicU64::new(0);
-    let seconds = std::env::var("FUZZ_SECONDS").map_or(60, |text| text.parse().unwrap());
-    let first: u64 = std::env::var("FUZZ_SEED").map_or(1 << 32, |text| text.parse().unwrap());
-    quiet();
-    watch(&SEED);
-    let (caches, started) = (caches(), Instant::now());
-    let seeds = (first..).take_while(|_| started.elapsed() < Duration::from_secs(seconds));
-    let attack = |seed: &u64| {
-        SEED.store(*seed, Ordering::Relaxed);
-        attack(&caches, *seed);
-    };
-    let done = seeds.inspect(attack).count();
-    eprintln!(
-        "{done} mutated caches from seed {first} in {seconds} seconds: no panic, no hang, no memory beyond {CAP_BYTES} bytes"
-    );
 }

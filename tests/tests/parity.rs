@@ -236,8 +236,8 @@ fn half_precision_runs_in_its_own_type() {
             let ours = features(&model, &inputs);
             assert_eq!(ours.dtype(), DType::BF16);
             let worst = worst_error(&ours, sample.features().unwrap()).unwrap();
-            // Features reach 4.5, and 7 in Gemma; PyTorch's own bfloat16 is off by up to 0.15, and 0.56 there, ours by 1.41.
-            let limit = if name.contains("gemma") { 2.0 } else { 0.25 };
+            // Features reach 4.5, and 7 in Gemma; PyTorch's own bfloat16 is off by up to 0.15, and 0.56 there.
+            let limit = if name.contains("gemma") { 0.8 } else { 0.25 };
             assert!(worst < limit, "{name}/{}: {worst}", sample.name);
         }
     }

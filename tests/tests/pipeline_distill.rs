@@ -186,6 +186,29 @@ fn kept_student_features_change_no_bit() {
 }
 
 #[test]
+fn row_groups_are_an_order_of_their_own_that_resumes() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["--stages", "finetune", "--set", "finetune.steps=6", "--set", "data.groups_at_once=1"];
+    let run = |name: &str, more: &[&str]| distilled(&dir.path().join(name), &[&keys[..], more].concat());
+    run("whole", &["--set", "data.workers=1"]).unwrap();
+    let whole = computed(&dir.path().join("whole"));
+    let stopped = run("parts", &["--set", "checkpoint.stop_after_steps=3"]).unwrap_err().to_string();
+    assert!(stopped.contains("stopped"), "{stopped}");
+    run("parts", &["--set", "data.workers=3"]).unwrap();
+    assert_eq!(computed(&dir.path().join("parts")), whole);
+    distilled(&dir.path().join("plain"), &keys[..4]).unwrap();
+    assert_ne!(computed(&dir.path().join("plain")), whole);
+    let refused = ["run", "--student", "s", "--out", "o", "--stages", "finetune", "--data", "d"];
+    let refused = [&refused[..], &["--set", "data.groups_at_once=1"]].concat();
+    let refused = e2e::programs::run("distill", refused).unwrap();
+    assert!(
+        refused.code == Some(2) && refused.stderr.contains("`data.groups_at_once`"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
 fn buckets_do_not_depend_on_workers() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str, workers: &str| {

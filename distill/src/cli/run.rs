@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clap::Args;
+use shared::models::checkout;
 use toml::{Table, Value};
 
 use super::{CommonArgs, print_summary};
@@ -12,7 +13,6 @@ use crate::config::{self, Method, RunConfig, StageName};
 use crate::train;
 use crate::train::run::Summary;
 use crate::train::stage_loop::INTERRUPTED;
-use shared::models::checkout;
 
 /// Arguments of `distill run`, as typed.
 #[derive(Clone, Debug, Args)]

@@ -158,7 +158,7 @@ impl Cell {
         if let Some(limit) = self.asked.limit {
             command.arg("--limit").arg(limit.to_string());
         }
-        command.arg("--metric").arg(serde_json::to_value(self.asked.metric)?.as_str().unwrap_or_default());
+        command.arg("--metric").arg(self.asked.metric.to_string());
         command.arg("--max-new-tokens").arg(self.asked.max_new_tokens.to_string());
         if let Some(device) = self.run.as_ref().and_then(|run| run.get("device")?.as_str()) {
             command.arg("--device").arg(device);

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::disk_order::DiskOrder;
+
 /// How steps come to have samples of like length.
 #[derive(Clone, Debug)]
 pub struct Buckets {
@@ -31,6 +33,7 @@ pub struct Sampler {
     num_samples: usize,
     batch_size: usize,
     buckets: Option<Buckets>,
+    disk: Option<DiskOrder>,
     /// The epoch last asked for and its permutation.
     epoch: Option<(u64, Vec<u32>)>,
 }
@@ -39,13 +42,19 @@ impl Sampler {
     /// An order over samples `0..num_samples`, at least one of them.
     #[must_use]
     pub fn new(seed: u64, num_samples: usize, batch_size: usize) -> Self {
-        Self { seed, num_samples, batch_size, buckets: None, epoch: None }
+        Self { seed, num_samples, batch_size, buckets: None, disk: None, epoch: None }
     }
 
     /// The same order with samples of like length in each step.
     #[must_use]
     pub fn bucketed(self, buckets: Buckets) -> Self {
         Self { buckets: (buckets.bucket_steps > 1).then_some(buckets), ..self }
+    }
+
+    /// Epochs in an order that reads the disk in long stretches, in place of one over all samples alike.
+    #[must_use]
+    pub fn on_disk(self, disk: Option<DiskOrder>) -> Self {
+        Self { disk, ..self }
     }
 
     /// The samples of a step.
@@ -56,7 +65,7 @@ impl Sampler {
         };
         let bucket = step / buckets.bucket_steps;
         let first = bucket * buckets.bucket_steps;
-        let num_steps = buckets.bucket_steps.min(buckets.num_steps.saturating_sub(first)).max(1);
+        let num_steps = buckets.bucket_steps.min(buckets.num_steps - first);
         let mut samples = self.drawn(first..first + num_steps);
         // Stable: equal lengths stay in the order they were drawn in.
         samples.sort_by_key(|sample| buckets.lengths[*sample]);
@@ -77,7 +86,10 @@ impl Sampler {
         match &self.epoch {
             Some((current, order)) if *current == epoch => order[place] as usize,
             _ => {
-                let order = permutation(self.seed, epoch, self.num_samples);
+                let order = match &self.disk {
+                    Some(disk) => disk.epoch(self.seed, epoch),
+                    None => permutation(self.seed, epoch, self.num_samples),
+                };
                 let sample = order[place] as usize;
                 self.epoch = Some((epoch, order));
                 sample

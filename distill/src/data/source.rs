@@ -12,6 +12,7 @@ use shared::image::decode;
 use shared::models::{Encoded, Processor};
 
 use super::align::{CutText, Piece, pieces};
+use super::disk_order::DiskOrder;
 use super::index::{Conversation, Index, Skipped};
 use crate::config::{Method, RunConfig};
 use crate::methods;
@@ -176,6 +177,13 @@ impl Source {
             _ => entry.conversation.as_ref().map_or(0, guess),
         };
         self.entries[..self.num_train()].iter().map(|entry| length(entry) as u32).collect()
+    }
+
+    /// The training samples by where they lie in the cache, `groups_at_once` row groups mixed; `None` without a cache.
+    #[must_use]
+    pub fn disk_order(&self, groups_at_once: usize) -> Option<DiskOrder> {
+        let rows = self.entries[..self.num_train()].iter().filter_map(|entry| entry.row);
+        self.cache.as_ref().map(|cache| DiskOrder::new(cache.clone(), rows, groups_at_once))
     }
 
     /// A digest of which samples there are.

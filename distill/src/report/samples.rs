@@ -53,7 +53,7 @@ fn spread(index: usize) -> u64 {
 
 fn sample(question: &Prediction, tables: &[(&str, Answers)]) -> String {
     let mut html = String::from("<article class=\"sample\">");
-    if let Some(image) = question.images.first().and_then(|path| data_uri(path)) {
+    if let Some(image) = question.images.first().and_then(|path| embedded(path)) {
         let _ = write!(html, "<img src=\"{image}\" alt=\"the picture the question is about\">");
     }
     let _ = write!(
@@ -76,46 +76,9 @@ fn sample(question: &Prediction, tables: &[(&str, Answers)]) -> String {
 }
 
 /// An image file as part of the page; none where it is gone, large, or of a type that browsers do not show.
-fn data_uri(path: &str) -> Option<String> {
+fn embedded(path: &str) -> Option<String> {
     if std::fs::metadata(path).ok()?.len() > MAX_IMAGE_BYTES {
         return None;
     }
-    let bytes = std::fs::read(path).ok()?;
-    let kind = match bytes.as_slice() {
-        [0x89, b'P', b'N', b'G', ..] => "png",
-        [0xff, 0xd8, 0xff, ..] => "jpeg",
-        [b'G', b'I', b'F', b'8', ..] => "gif",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "webp",
-        _ => return None,
-    };
-    Some(format!("data:image/{kind};base64,{}", base64(&bytes)))
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let word = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for index in 0..4 {
-            let letter = LETTERS[(word >> (18 - 6 * index)) as usize & 63];
-            text.push(if index <= chunk.len() { char::from(letter) } else { '=' });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_of_the_rfc() {
-        // RFC 4648, section 10.
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
-        for (bytes, text) in cases {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
+    shared::html::data_uri(&std::fs::read(path).ok()?)
 }

@@ -15,7 +15,7 @@ use crate::config::RunConfig;
 const FILE_NAME: &str = "run.json";
 
 /// Keys that say where things lie or how fast they are read, not what is computed.
-const IRRELEVANT: [&str; 13] = [
+const IRRELEVANT: [&str; 14] = [
     "out",
     "cache",
     "student",
@@ -29,6 +29,7 @@ const IRRELEVANT: [&str; 13] = [
     "checkpoint",
     "data.max_bad",
     "memory.recompute",
+    "align.keep_student_features",
 ];
 
 /// The identity of a run, but for its samples.

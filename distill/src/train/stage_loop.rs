@@ -119,6 +119,10 @@ impl StageLoop<'_> {
         let place = StageName::Finetune as u64 - self.trainer.stage.name as u64;
         let seed = self.config.seed.wrapping_add(place << 32);
         let sampler = Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size);
+        let sampler = match self.config.data.groups_at_once {
+            0 => sampler,
+            groups => sampler.on_disk(self.source.disk_order(groups)),
+        };
         match self.config.data.bucket_steps {
             1 => sampler,
             bucket_steps => sampler.bucketed(Buckets {

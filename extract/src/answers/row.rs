@@ -4,15 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use shared::dataset::{ImageSource, Message, Part, Record, Role};
+use shared::dataset::{ImageSource, Message, PLACEHOLDER, Part, Record, Role};
 use shared::ids::{Digest, SampleKey};
+use shared::models::checkout_name;
 
 use super::cannot_write;
 use super::respond::{Origin, Provenance};
 use crate::config::RunConfig;
-
-/// What stands for an image in LLaVA's texts.
-const PLACEHOLDER: &str = "<image>";
 
 /// Whether a text can stand in a row: LLaVA has no way to write the placeholder as plain text.
 pub(super) fn can_hold(text: &str) -> bool {
@@ -51,7 +49,6 @@ pub(super) fn of(record: &Record, key: SampleKey, turns: &[Provenance], run: &Ru
     }
     let images =
         record.images.iter().map(|image| image_path(image, record, run)).collect::<Result<Vec<_>>>()?;
-    let teacher = run.teacher.file_name().map(|name| name.to_string_lossy().into_owned());
     let mut row = json!({ "conversations": conversations });
     if !images.is_empty() {
         row["images"] = images.into();
@@ -60,7 +57,7 @@ pub(super) fn of(record: &Record, key: SampleKey, turns: &[Provenance], run: &Ru
         row["id"] = id.clone().into();
     }
     row["provenance"] = json!({
-        "source": record.source, "row": record.row, "key": key.to_string(), "teacher": teacher, "turns": turns,
+        "source": record.source, "row": record.row, "key": key.to_string(), "teacher": checkout_name(&run.teacher), "turns": turns,
     });
     Ok(row)
 }
@@ -103,7 +100,11 @@ fn image_path(image: &ImageSource, record: &Record, run: &RunConfig) -> Result<S
             let file = Digest::of(&bytes).to_string();
             let path = path.join(&file);
             if !path.exists() {
-                cannot_write(std::fs::write(&path, &bytes), &path)?;
+                // Under another name first: a file of this name is whole.
+                let partial = path.with_extension("partial");
+                let written =
+                    std::fs::write(&partial, &bytes).and_then(|()| std::fs::rename(&partial, &path));
+                cannot_write(written, &path)?;
             }
             Ok(format!("{folder}/{file}"))
         }

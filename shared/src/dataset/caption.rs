@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::format::{Content, Parsed, RowContext};
 use super::images;
-use super::turns::{Turns, place_images, spoken};
+use super::turns::{Turns, spoken};
 
 /// The conversation and images of a row; the reason if it cannot be used.
 pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
@@ -17,7 +17,5 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
     let mut turns = Turns::default();
     turns.push("user", Vec::new())?;
     turns.push("assistant", spoken("assistant", caption.trim()))?;
-    let mut messages = turns.finish()?;
-    let images = place_images(&mut messages, Vec::new(), listed, true)?;
-    Ok((messages, images))
+    turns.with_listed(listed, true)
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::format::{Content, Parsed, RowContext};
 use super::images;
-use super::turns::{Turns, place_images, places, spoken};
+use super::turns::{Turns, spoken};
 
 #[derive(Deserialize)]
 struct Row {
@@ -29,8 +29,5 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
             turns.push(&turn.from, spoken(&turn.from, &turn.value))?;
         }
     }
-    let mut messages = turns.finish()?;
-    let inline = places(&messages);
-    let images = place_images(&mut messages, inline, listed, context.prepend_image)?;
-    Ok((messages, images))
+    turns.with_listed(listed, context.prepend_image)
 }

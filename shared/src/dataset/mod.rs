@@ -43,6 +43,7 @@ pub use format::Format;
 pub use question::Question;
 pub use reader::{Dataset, DatasetOptions, open};
 pub use table::{Table, TableError, TableRow};
+pub use turns::PLACEHOLDER;
 
 #[cfg(test)]
 mod tests;

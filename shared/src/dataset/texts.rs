@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::format::{Content, Parsed, RowContext};
 use super::images;
-use super::turns::{Turns, place_images, places, spoken};
+use super::turns::{Turns, spoken};
 
 #[derive(Deserialize)]
 struct Row {
@@ -27,8 +27,5 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
         turns.push("user", spoken("user", user))?;
         turns.push("assistant", spoken("assistant", assistant))?;
     }
-    let mut messages = turns.finish()?;
-    let inline = places(&messages);
-    let images = place_images(&mut messages, inline, listed, true)?;
-    Ok((messages, images))
+    turns.with_listed(listed, true)
 }

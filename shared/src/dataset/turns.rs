@@ -1,10 +1,11 @@
 //! What all conversations have in common: who may speak after whom, where a text's images are, and that there are as
 //! many images as places for them.
 
+use super::format::Parsed;
 use super::{ImageSource, Message, Part, Role};
 
-/// Where a text wants an image.
-const PLACEHOLDER: &str = "<image>";
+/// Where a text of a dataset wants an image.
+pub const PLACEHOLDER: &str = "<image>";
 
 /// A conversation under construction.
 #[derive(Default)]
@@ -52,6 +53,15 @@ impl Turns {
     /// The turns taken so far, the skipped ones among them.
     pub(super) fn num_given(&self) -> usize {
         self.num_given
+    }
+
+    /// The whole conversation with the row's `listed` images in the places that its texts have for them.
+    pub(super) fn with_listed(self, listed: Vec<ImageSource>, to_front: bool) -> Parsed {
+        let mut messages = self.finish()?;
+        let parts = messages.iter().flat_map(|message| &message.content);
+        let places = parts.filter(|part| **part == Part::Image).map(|_| None).collect();
+        let images = place_images(&mut messages, places, listed, to_front)?;
+        Ok((messages, images))
     }
 
     /// The whole conversation; its last turn is an answer.
@@ -135,10 +145,4 @@ pub(super) fn place_images(
     }
     let mut listed = listed.into_iter();
     Ok(inline.into_iter().filter_map(|image| image.or_else(|| listed.next())).collect())
-}
-
-/// One place for the row's next image for each [`Part::Image`].
-pub(super) fn places(messages: &[Message]) -> Vec<Option<ImageSource>> {
-    let parts = messages.iter().flat_map(|message| &message.content);
-    parts.filter(|part| **part == Part::Image).map(|_| None).collect()
 }

@@ -22,7 +22,7 @@ const INDEX: &str = "model.safetensors.index.json";
 pub fn checkout(given: &Path) -> Result<PathBuf, ModelError> {
     let name = given.to_str().filter(|_| !given.exists()).and_then(Name::parse);
     let Some(name) = name else { return Ok(given.to_owned()) };
-    let repo = Repo::with_revision(name.id, RepoType::Model, name.revision);
+    let repo = Repo::with_revision(name.id.clone(), RepoType::Model, name.revision);
     let kept = Cache::from_env().repo(repo.clone());
     let cached = kept.get("config.json").and_then(|config| config.parent().map(Path::to_owned));
     if let Some(folder) = cached.filter(|folder| is_complete(folder)) {
@@ -34,8 +34,8 @@ pub fn checkout(given: &Path) -> Result<PathBuf, ModelError> {
         builder = builder.with_token(Some(token));
     }
     let api = builder.build().map_err(failed)?;
-    let info = api.repo(repo.clone()).info().map_err(failed)?;
-    let commit = Repo::with_revision(repo_id(&repo), RepoType::Model, info.sha.clone());
+    let info = api.repo(repo).info().map_err(failed)?;
+    let commit = Repo::with_revision(name.id, RepoType::Model, info.sha.clone());
     let names: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
     let folder = fetch(&api.repo(commit), &names, given)?;
     let written = |source| ModelError::Io {
@@ -78,11 +78,6 @@ impl Name {
         (is_plain(org) && is_plain(name) && is_revision)
             .then(|| Self { id: id.to_owned(), revision: revision.to_owned() })
     }
-}
-
-fn repo_id(repo: &Repo) -> String {
-    // A model's address is its name.
-    repo.url()
 }
 
 /// Whether all weights are there. They are fetched last, so the rest is as well.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use e2e::rows::fixture;
 use serde_json::Value;
@@ -12,10 +13,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const CACHES: [&str; 5] = ["f32", "f16", "bf16", "bf16-int8", "bf16-none"];
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the workspace")
+}
+
 /// The module's documentation, without its comment signs.
 fn module() -> String {
-    let source =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/src/cache/mod.rs")).unwrap();
+    let source = fs::read_to_string(root().join("shared/src/cache/mod.rs")).unwrap();
     let lines = source.lines().filter_map(|line| line.strip_prefix("//!"));
     lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
 }
@@ -76,7 +80,7 @@ fn columns_codecs_and_files_are_those_of_the_specification() {
     let codecs = section(&module, "Codecs").lines().filter_map(|line| line.strip_prefix("| `"));
     let codecs: BTreeSet<&str> = codecs.filter_map(|line| line.split('`').next()).collect();
     assert_eq!(codecs, Codec::all().map(Codec::name).collect());
-    let short = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/format.md")).unwrap();
+    let short = fs::read_to_string(root().join("docs/format.md")).unwrap();
     assert!(codecs.iter().all(|codec| short.contains(&format!("`{codec}`"))));
     for name in CACHES {
         for file in fs::read_dir(fixture("cache_v1").join(name)).unwrap() {

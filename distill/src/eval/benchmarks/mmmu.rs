@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
+use shared::agreement::Metric;
 use shared::dataset::{ImageSource, Part, Table, TableRow};
 
 use super::{Asked, Grading, Item, Items, letter, options_text, python_list};
-use shared::agreement::Metric;
 
 const COLUMNS: [&str; 7] = ["id", "question", "options", "answer", "question_type", "subfield", "subject"];
 

@@ -13,13 +13,19 @@ fn wide(x: &Tensor) -> Result<Tensor> {
     if x.dtype() == DType::F64 { Ok(x.clone()) } else { x.to_dtype(DType::F32) }
 }
 
+/// Whether `x` is in 16 bits on a CPU, where candle rounds after each operation inside a kernel too.
+fn rounds_inside(x: &Tensor) -> bool {
+    matches!((x.device(), x.dtype()), (Device::Cpu, DType::BF16 | DType::F16))
+}
+
 /// a b, its sums formed in float32: a GPU does so for 16-bit types by itself, candle on a CPU does not.
 fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let is_half = matches!(a.dtype(), DType::BF16 | DType::F16);
-    match a.device() {
-        Device::Cpu if is_half => wide(a)?.matmul(&wide(b)?)?.to_dtype(a.dtype()),
-        _ => a.matmul(b),
-    }
+    if rounds_inside(a) { wide(a)?.matmul(&wide(b)?)?.to_dtype(a.dtype()) } else { a.matmul(b) }
+}
+
+/// An activation of x, rounded once.
+fn activation(x: &Tensor, apply: fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    if rounds_inside(x) { apply(&wide(x)?)?.to_dtype(x.dtype()) } else { apply(x) }
 }
 
 /// x (.., I) times the transpose of `weight` (O, I), plus `bias` (O).
@@ -56,22 +62,22 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
 
 /// x * sigmoid(x).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    x.silu()
+    activation(x, Tensor::silu)
 }
 
 /// silu(gate) * up, the gate of Llama-style feed-forwards.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()?.mul(up)
+    silu(gate)?.mul(up)
 }
 
 /// x * Phi(x), the exact form with the error function.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    activation(x, Tensor::gelu_erf)
 }
 
 /// The tanh approximation of [`gelu`].
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    x.gelu()
+    activation(x, Tensor::gelu)
 }
 
 /// x * sigmoid(1.702 x), as OpenAI's CLIP and Qwen2-VL's vision encoder have it.
