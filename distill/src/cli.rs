@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -18,6 +19,8 @@ pub mod run;
 /// The program's exit codes: 0 done, 1 failed, 2 used wrongly.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+/// What shells give for a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
 
 /// The graph of a deep student is walked recursively by candle, so work runs on a thread with this much stack
 /// (address space only: pages are taken when touched).
@@ -126,6 +129,20 @@ fn on_big_stack(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()
         Err(_) => {
             anyhow::bail!("stopped by an internal error\nhint: this is a bug of distill; please report it")
         }
+    }
+}
+
+/// The first interrupt raises `flag`, for the command to end in its own time, and says what that means; the second ends the
+/// process.
+fn on_interrupt(flag: &'static AtomicBool, meaning: &'static str) {
+    let handler = move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+        eprintln!("{meaning}; interrupt again to stop at once");
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        eprintln!("an interrupt will stop the command at once: {error}");
     }
 }
 

@@ -1,14 +1,13 @@
 //! `distill compare`.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use toml::{Table, Value};
 
-use super::{CommonArgs, print_summary};
+use super::{CommonArgs, on_interrupt, print_summary};
 use crate::compare::{self, Event, GridConfig, INTERRUPTED};
 use crate::config;
 
@@ -57,15 +56,7 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     let out = args.out.iter().map(|out| ("out".to_owned(), Value::String(out.to_string_lossy().into())));
     let config: GridConfig = config::resolve(&GridConfig::default(), &args.common, out.collect::<Table>())?;
     config.validate()?;
-    let handler = || {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping the runs under way after their step; interrupt again to stop at once");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("an interrupt will stop the grid at once: {error}");
-    }
+    on_interrupt(&INTERRUPTED, "stopping the runs under way after their step");
     let bar = ProgressBar::new(0);
     // The template is a constant: were it wrong, the plain default would show.
     if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos} of {len} cells, about {eta} left") {

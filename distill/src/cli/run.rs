@@ -1,14 +1,13 @@
 //! `distill run`.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clap::Args;
 use shared::models::checkout;
 use toml::{Table, Value};
 
-use super::{CommonArgs, print_summary};
+use super::{CommonArgs, on_interrupt, print_summary};
 use crate::config::{self, Method, RunConfig, StageName};
 use crate::train;
 use crate::train::run::Summary;
@@ -98,16 +97,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut config: RunConfig = config::resolve(&RunConfig::default(), &args.common, args.typed()?)?;
     config.validate()?;
     config.student = checkout(&config.student)?;
-    // The first interrupt ends the run after the step under way; the second ends the process.
-    let handler = || {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("finishing this step; interrupt again to stop at once");
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("an interrupt will stop the run at once: {error}");
-    }
+    on_interrupt(&INTERRUPTED, "finishing this step");
     let summary = train::run::run(&config)?;
     print_summary(args.common.json, &summary, &describe(&summary))
 }
