@@ -7,8 +7,8 @@ cd "$(dirname "$0")/../.."
 python=$1 data=$2 images=$3 model=$4 toy=target/demo/world
 "$python" tests/peers/bench_extract.py --processor "$model" --data "$data" --image-root "$images" --rows 48
 "$python" tests/peers/bench_step.py --large --teacher "$model" --student "$model" --data "$data" --image-root "$images" --rows 8 --steps 4
-for states in bf16 f8; do
-  "$python" tests/peers/bench_step.py --large --teacher "$model" --student "$model" --data "$data" --image-root "$images" --rows 8 --steps 4 --set "memory.optimizer=$states"
+for key in memory.optimizer=bf16 memory.optimizer=f8 memory.recompute=never; do
+  "$python" tests/peers/bench_step.py --large --teacher "$model" --student "$model" --data "$data" --image-root "$images" --rows 8 --steps 4 --set "$key"
 done
 target/release/toy world --out "$toy" demo
 "$python" tests/peers/bench_step.py --teacher datasets/toy/teacher --student datasets/toy/student --data "$toy/demo.json" --image-root "$toy" --steps 20
