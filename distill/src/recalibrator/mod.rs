@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use shared::models::DecoderConfig;
-use shared::models::layers::{DecoderLayer, LayerNorm, Linear, Recomputed, Rope, recomputed};
+use shared::models::layers::{BlockWeights, DecoderLayer, LayerNorm, Linear, Recomputed, Rope, recomputed};
 
 mod init;
 pub mod plan;
@@ -66,7 +66,7 @@ impl RecalibratorSpec {
         let mut shapes = BTreeMap::new();
         // Tensors of no memory: only names and shapes are wanted.
         let nothing = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        self.build(&mut |name, shape| {
+        self.build(&mut |name: &str, shape: &[usize]| {
             shapes.insert(name.to_string(), shape.to_vec());
             Ok(nothing.clone())
         })?;
@@ -78,23 +78,20 @@ impl RecalibratorSpec {
         Ok(self.parameters()?.values().map(|shape| shape.iter().product::<usize>()).sum())
     }
 
-    /// The layers, from `get(name, shape)`: the one place that names the parameters.
-    fn build(&self, get: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>) -> Result<Layers> {
+    /// The layers: the one place that names the parameters.
+    fn build(&self, weights: &mut impl BlockWeights) -> Result<Layers> {
         let (s, l) = (self.decoder.hidden_size, self.teacher_width);
         let bias = self.projection_bias;
-        let mut linear = |name: &str, shape: [usize; 2]| -> Result<Linear> {
-            let weight = get(&format!("{name}.weight"), &shape)?;
-            let bias = bias.then(|| get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-            Ok(Linear::new(weight, bias))
-        };
-        let proj_pre = linear("proj_pre", [s, l])?;
-        let proj_post = linear("proj_post", [l, s])?;
+        let proj_pre = weights.linear("proj_pre", [s, l], bias)?;
+        let proj_post = weights.linear("proj_post", [l, s], bias)?;
         let mut blocks = Vec::with_capacity(self.num_blocks);
         for i in 0..self.num_blocks {
-            let mut get_block = |name: &str, shape: &[usize]| get(&format!("blocks.{i}.{name}"), shape);
+            let mut get_block =
+                |name: &str, shape: &[usize]| weights.get(&format!("blocks.{i}.{name}"), shape);
             blocks.push(DecoderLayer::new(&self.decoder, &mut get_block)?);
         }
-        let norm = LayerNorm::new(get("norm.weight", &[l])?, get("norm.bias", &[l])?, self.norm_eps);
+        let norm =
+            LayerNorm::new(weights.get("norm.weight", &[l])?, weights.get("norm.bias", &[l])?, self.norm_eps);
         Ok(Layers { proj_pre, blocks, proj_post, norm })
     }
 }
@@ -133,7 +130,8 @@ impl Recalibrator {
     /// # Errors
     /// When the device fails.
     pub fn frozen(&self) -> Result<Recalibrator> {
-        let layers = self.spec.build(&mut |name, _| Ok(self.vars[name].as_detached_tensor()))?;
+        let layers =
+            self.spec.build(&mut |name: &str, _: &[usize]| Ok(self.vars[name].as_detached_tensor()))?;
         Ok(Recalibrator { layers, ..self.clone() })
     }
 
@@ -149,7 +147,7 @@ impl Recalibrator {
         vars: BTreeMap<String, Var>,
         device: &Device,
     ) -> Result<Recalibrator> {
-        let layers = spec.build(&mut |name, shape| match vars.get(name) {
+        let layers = spec.build(&mut |name: &str, shape: &[usize]| match vars.get(name) {
             Some(var) if var.dims() == shape => Ok(var.as_tensor().clone()),
             Some(var) => bail!("recalibrator parameter `{name}`: expected {shape:?}, got {:?}", var.dims()),
             None => bail!("recalibrator parameter `{name}` is missing"),
