@@ -240,7 +240,7 @@ mod tests {
         let footprint = Footprint { vision, patch_pixels: 1176, patch_width: 512, ..footprint() };
         let budget = Budget::plan(500 << 20, TAKEN, &footprint, &decoder(), [4096, 16_384]).unwrap();
         let pixels = budget.max_pixel_bytes;
-        assert!(pixels >= 1024 * 1176 * 4 && pixels < 100 << 20, "{pixels}");
+        assert!((1024 * 1176 * 4..100 << 20).contains(&pixels), "{pixels}");
         assert!(budget.fits([(256, pixels)].into_iter()));
         assert!(!budget.fits(vec![(256, pixels); 40].into_iter()));
         assert!(budget.fits(vec![(256, 0); 40].into_iter()));

@@ -153,7 +153,10 @@ fn open_cache(config: &RunConfig, files: &TeacherFiles, dataset: &Dataset) -> Re
     };
     let dataset = dataset.paths().map(digest).collect::<Result<_>>()?;
     let identity = CacheIdentity { dataset, ..identity(config, files)? };
-    Ok(CacheWriter::open(&config.out, identity, writer_options(config))?)
+    let writer = CacheWriter::open(&config.out, identity, writer_options(config))?;
+    // A new cache has a copy now.
+    files.head.release();
+    Ok(writer)
 }
 
 /// A row group for a run that keeps to `limit` bytes.

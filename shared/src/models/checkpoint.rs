@@ -158,6 +158,12 @@ impl Checkpoint {
         Ok(tensor)
     }
 
+    /// The stored bytes of a weight in pieces of up to `size` bytes, in order. Each is given back to the system once `take` has
+    /// read it, so that a large weight never is in memory as a whole.
+    pub fn for_each_piece(&self, entry: &Entry, size: usize, take: impl FnMut(&[u8])) {
+        self.bytes(entry).chunks(size.max(1)).map(take).for_each(|()| self.release(entry));
+    }
+
     /// Gives the pages of a weight back to the system; reading them again only costs time.
     pub fn release(&self, entry: &Entry) {
         let map = &self.files[entry.file].1;
