@@ -104,11 +104,13 @@ pub struct TeacherSettings {
     pub device: String,
     /// What features are stored in.
     pub dtype: DtypeChoice,
+    /// A GGUF file whose quantised matrices take the place of the language model's.
+    pub gguf: Option<PathBuf>,
 }
 
 impl Default for TeacherSettings {
     fn default() -> Self {
-        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto }
+        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto, gguf: None }
     }
 }
 

@@ -195,7 +195,12 @@ impl Probe {
         if samples.is_empty() {
             return Ok(probe);
         }
-        let teacher = Teacher::load(&config.teacher, &files.device, files.dtype)?;
+        let teacher = Teacher::load(
+            &config.teacher,
+            config.settings.teacher.gguf.as_deref(),
+            &files.device,
+            files.dtype,
+        )?;
         let mut window = Window::new(config.settings.batch.max_tokens);
         let step = samples.len().div_ceil(PROBE_SAMPLES);
         samples.iter().step_by(step).for_each(|sample| window.push(sample.clone()));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use shared::cache::{FeatureBlock, FeatureDtype};
-use shared::models::{Encoded, LoadOptions, Model, PackedBatch, TrainableParts, generate_greedy};
+use shared::models::{Encoded, LoadOptions, Model, PackedBatch, generate_greedy};
 
 use crate::head::{StoredHead, values};
 use crate::sample::Prepared;
@@ -21,18 +21,18 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// Loads the weights, frozen. A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
+    /// Loads the weights, frozen, the language model's matrices from a GGUF file if there is one. A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
     ///
     /// # Errors
-    /// When the checkpoint is incomplete or does not fit the device.
-    pub fn load(dir: &Path, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
+    /// When the checkpoint is incomplete, the GGUF file is not of its model, or they do not fit the device.
+    pub fn load(dir: &Path, gguf: Option<&Path>, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
         let compute = match (device, dtype) {
             (Device::Cpu, _) | (_, FeatureDtype::F32) => DType::F32,
             (_, FeatureDtype::Bf16) => DType::BF16,
             (_, FeatureDtype::F16) => DType::F16,
         };
-        let options =
-            LoadOptions { device: device.clone(), dtype: compute, trainable: TrainableParts::none() };
+        let gguf = gguf.map(Path::to_owned);
+        let options = LoadOptions { gguf, ..LoadOptions::frozen(device.clone(), compute) };
         Ok(Teacher { model: shared::models::load(dir, &options)?, dtype })
     }
 

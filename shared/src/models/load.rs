@@ -1,16 +1,17 @@
 //! From a folder to a model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
 use super::VlmBody;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
+use super::gguf::Gguf;
 use super::head::Head;
 use super::layers::BlockWeights;
-use super::params::{ParamSet, TrainableParts};
+use super::params::{ModelPart, ParamSet, TrainableParts};
 use super::registry::{ModelConfig, config_of};
 use super::weights::{Loader, Recorder, differences};
 
@@ -23,6 +24,15 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// What trains.
     pub trainable: TrainableParts,
+    /// A GGUF file whose quantised matrices take the place of the frozen language model's.
+    pub gguf: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// Everything frozen, with the checkpoint's own weights.
+    pub fn frozen(device: Device, dtype: DType) -> Self {
+        Self { device, dtype, trainable: TrainableParts::none(), gguf: None }
+    }
 }
 
 /// A loaded checkpoint.
@@ -55,6 +65,14 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, ModelError> {
     if !problems.is_empty() {
         return Err(ModelError::Weights { path: dir.to_owned(), problems });
     }
+    let gguf = match &options.gguf {
+        Some(path) if options.trainable.contains(ModelPart::Body) => {
+            let reason = "quantised weights cannot be trained";
+            return Err(ModelError::invalid(path, reason, "train the checkpoint's own weights"));
+        }
+        Some(path) => Some(Gguf::open(path, &config, &checkpoint)?),
+        None => None,
+    };
     let mut loader = Loader {
         checkpoint: &checkpoint,
         family: config.family,
@@ -62,6 +80,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, ModelError> {
         tied,
         device: &options.device,
         dtype: options.dtype,
+        gguf: gguf.as_ref(),
         params: ParamSet::default(),
     };
     let body = config.config.build(&mut loader)?;
