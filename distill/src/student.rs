@@ -21,7 +21,7 @@ const PREFIX: &str = "student.";
 pub fn open(dir: &Path, stage: &Stage, device: &Device) -> Result<Model> {
     let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
     let trainable = TrainableParts::of(&stage.student);
-    Ok(load(dir, &LoadOptions { device: device.clone(), dtype, trainable })?)
+    Ok(load(dir, &LoadOptions { trainable, ..LoadOptions::frozen(device.clone(), dtype) })?)
 }
 
 /// What trains, under the names of a run.

@@ -104,11 +104,13 @@ pub struct TeacherSettings {
     pub device: String,
     /// What features are stored in.
     pub dtype: DtypeChoice,
+    /// A GGUF file whose quantised matrices take the place of the language model's.
+    pub gguf: Option<PathBuf>,
 }
 
 impl Default for TeacherSettings {
     fn default() -> Self {
-        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto }
+        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto, gguf: None }
     }
 }
 
@@ -241,7 +243,12 @@ impl RunConfig {
     /// # Errors
     /// A [`Usage`] error when something indispensable is missing or a setting makes no sense.
     pub fn decide(args: &RunArgs) -> Result<RunConfig> {
-        Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")
+        let config = Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")?;
+        if config.settings.batch.memory_limit.is_some() && config.settings.teacher.gguf.is_some() {
+            let hint = "quantised matrices are held in memory: leave one of the two away";
+            return Err(Usage(format!("`--gguf` with `--memory-limit`\nhint: {hint}")).into());
+        }
+        Ok(config)
     }
 
     /// The same for a command that writes something else than a cache: what, and the flag that says where.

@@ -200,7 +200,8 @@ impl Probe {
         let (teacher, size, budget) = match Streamed::open(config, files)? {
             Some(Streamed { teacher, budget, .. }) => (teacher, budget.batch_size(), Some(budget)),
             None => {
-                let teacher = Teacher::load(&config.teacher, &files.device, files.dtype)?;
+                let gguf = config.settings.teacher.gguf.as_deref();
+                let teacher = Teacher::load(&config.teacher, gguf, &files.device, files.dtype)?;
                 (teacher, BatchSize::of_tokens(config.settings.batch.max_tokens), None)
             }
         };

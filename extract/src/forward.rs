@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use shared::cache::{FeatureBlock, FeatureDtype};
-use shared::models::{Encoded, Footprint, LoadOptions, Model, PackedBatch, TrainableParts, generate_greedy};
+use shared::models::{Encoded, Footprint, LoadOptions, Model, PackedBatch, generate_greedy};
 
 use crate::head::{StoredHead, values};
 use crate::passes::{Batch, Question};
@@ -28,14 +28,14 @@ fn compute_dtype(device: &Device, dtype: FeatureDtype) -> DType {
 }
 
 impl Teacher {
-    /// Loads the weights, frozen.
+    /// Loads the weights, frozen, the language model's matrices from a GGUF file if there is one.
     ///
     /// # Errors
-    /// When the checkpoint is incomplete or does not fit the device.
-    pub fn load(dir: &Path, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
-        let compute = compute_dtype(device, dtype);
+    /// When the checkpoint is incomplete, the GGUF file is not of its model, or they do not fit the device.
+    pub fn load(dir: &Path, gguf: Option<&Path>, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
+        let gguf = gguf.map(Path::to_owned);
         let options =
-            LoadOptions { device: device.clone(), dtype: compute, trainable: TrainableParts::none() };
+            LoadOptions { gguf, ..LoadOptions::frozen(device.clone(), compute_dtype(device, dtype)) };
         Ok(Teacher { model: shared::models::load(dir, &options)?, dtype })
     }
 
@@ -74,6 +74,19 @@ impl Teacher {
             }
         }
         Ok(())
+    }
+
+    /// As [`features`](Self::features), of one batch.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn features_of(&self, samples: Vec<Prepared>) -> Result<Vec<FeatureBlock>> {
+        let mut features = Vec::with_capacity(samples.len());
+        self.features(vec![Batch::pack(samples)], |_, blocks| {
+            features.extend(blocks);
+            Ok(true)
+        })?;
+        Ok(features)
     }
 
     /// Converts to the stored type and cuts at sample boundaries: `counts` rows each.

@@ -23,6 +23,7 @@ pub mod error;
 pub mod estimate;
 pub mod feed;
 pub mod forward;
+mod gguf;
 pub mod head;
 pub mod inspect;
 pub mod page;

@@ -24,6 +24,7 @@ use crate::config::{DtypeChoice, RunConfig};
 use crate::error::Interrupted;
 use crate::feed::{self, Feed};
 use crate::forward::{Teacher, is_finite};
+use crate::gguf::{self, GgufError};
 use crate::head::StoredHead;
 use crate::passes::{Batch, Passes, Question};
 use crate::plan::{Plan, last_of_first_keys};
@@ -42,6 +43,8 @@ pub(crate) struct TeacherFiles {
     pub(crate) dtype: FeatureDtype,
     pub(crate) head: StoredHead,
     pub(crate) processor: Processor,
+    /// The digest of the GGUF file, where there is one.
+    gguf: Option<Digest>,
 }
 
 /// Runs the teacher over what the cache does not have yet.
@@ -94,7 +97,8 @@ impl TeacherFiles {
             (DtypeChoice::Auto, _) => head.dtype(),
         };
         let processor = Processor::load(dir)?;
-        Ok(TeacherFiles { config: model, device, dtype, head, processor })
+        let gguf = settings.gguf.as_deref().map(gguf::digest).transpose()?;
+        Ok(TeacherFiles { config: model, device, dtype, head, processor, gguf })
     }
 
     /// Longest sample, in tokens.
@@ -107,6 +111,9 @@ impl TeacherFiles {
         let mut fingerprint = Fingerprint::default();
         fingerprint.extend(models::identity(&config.teacher)?);
         fingerprint.extend(self.processor.identity());
+        if let Some(digest) = self.gguf {
+            fingerprint.insert("gguf", digest);
+        }
         fingerprint.insert("features", config.settings.features.keep);
         fingerprint.insert("features_all_for", config.settings.features.all_for);
         Ok(fingerprint)
@@ -152,7 +159,14 @@ fn open_cache(config: &RunConfig, files: &TeacherFiles, dataset: &Dataset) -> Re
         Ok((path.display().to_string(), digest.to_string()))
     };
     let dataset = dataset.paths().map(digest).collect::<Result<_>>()?;
-    let identity = CacheIdentity { dataset, ..identity(config, files)? };
+    let mut identity = CacheIdentity { dataset, ..identity(config, files)? };
+    // A cache that exists says what was measured when it was made.
+    if let Some(path) = config.settings.teacher.gguf.as_ref().filter(|_| Manifest::load(&config.out).is_err())
+    {
+        let error = GgufError::measure(config, files)?;
+        eprintln!("{}: {error}", path.display());
+        identity.about.extend(error.about(path));
+    }
     let writer = CacheWriter::open(&config.out, identity, writer_options(config))?;
     // A new cache has a copy now.
     files.head.release();
@@ -164,6 +178,7 @@ fn row_group_within(limit: u64) -> usize {
     const LEAST: usize = 1 << 20;
     usize::try_from(limit / 32).unwrap_or(usize::MAX).max(LEAST)
 }
+
 /// Tells the other threads to stop when this one has failed.
 fn failing<T, E>(stop: &Stop, outcome: Result<T, E>) -> Result<T, E> {
     outcome.inspect_err(|_| stop.raise(StopReason::Failed))
@@ -264,9 +279,12 @@ impl Run<'_> {
             }
             let teacher = match &mut teacher {
                 Some(teacher) => teacher,
-                none => {
-                    none.insert(Teacher::load(&self.config.teacher, &self.files.device, self.files.dtype)?)
-                }
+                none => none.insert(Teacher::load(
+                    &self.config.teacher,
+                    self.config.settings.teacher.gguf.as_deref(),
+                    &self.files.device,
+                    self.files.dtype,
+                )?),
             };
             if !self.pass(teacher, passes.take_questions(), pass, &deliveries)? {
                 break;

@@ -19,8 +19,9 @@ Examples:
   extract run ... --part 0/8                   the first of eight processes that fill one cache; start all eight
   extract run ... --features-all-for 10000     keep question features too for stage 1's subset
   extract run ... --memory-limit 8GiB          a teacher of 30 GB of weights, in 8 GiB of memory
+  extract run ... --gguf qwen2-vl-q4_k.gguf    with quantised matrices; what that changes is measured first and kept in the manifest
 
-Configuration file: the sections and keys are [teacher] dir, device, dtype; [data] sources, image_root, format,
+Configuration file: the sections and keys are [teacher] dir, gguf, device, dtype; [data] sources, image_root, format,
 prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens, memory_limit; [cache] dir, shard_size,
 commit_every, embed_images, part, keep_free. A flag wins over --set, --set over the file.
 

@@ -1,15 +1,16 @@
 //! From a folder to a model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
 use super::VlmBody;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
+use super::gguf::Gguf;
 use super::head::Head;
-use super::params::{ParamSet, TrainableParts};
+use super::params::{ModelPart, ParamSet, TrainableParts};
 use super::registry::{ModelConfig, config_of};
 use super::stored::{Footprint, Stored};
 use super::table::Table;
@@ -24,6 +25,15 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// What trains.
     pub trainable: TrainableParts,
+    /// A GGUF file whose quantised matrices take the place of the frozen language model's.
+    pub gguf: Option<PathBuf>,
+}
+
+impl LoadOptions {
+    /// Everything frozen, with the checkpoint's own weights.
+    pub fn frozen(device: Device, dtype: DType) -> Self {
+        Self { device, dtype, trainable: TrainableParts::none(), gguf: None }
+    }
 }
 
 /// A loaded checkpoint.
@@ -50,6 +60,14 @@ pub struct Model {
 /// all such weights are named in one error.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, ModelError> {
     let Opened { config, checkpoint, tied, .. } = Opened::checked(dir)?;
+    let gguf = match &options.gguf {
+        Some(path) if options.trainable.contains(ModelPart::Body) => {
+            let reason = "quantised weights cannot be trained";
+            return Err(ModelError::invalid(path, reason, "train the checkpoint's own weights"));
+        }
+        Some(path) => Some(Gguf::open(path, &config, &checkpoint)?),
+        None => None,
+    };
     let mut loader = Loader {
         checkpoint: &checkpoint,
         family: config.family,
@@ -57,6 +75,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, ModelError> {
         tied,
         device: &options.device,
         dtype: options.dtype,
+        gguf: gguf.as_ref(),
         params: ParamSet::default(),
     };
     let (body, head) = build(&config, tied, &mut loader)?;

@@ -25,6 +25,7 @@ mod export;
 mod fields;
 mod gemma3;
 mod generate;
+mod gguf;
 mod head;
 mod hub;
 mod idefics3;
@@ -68,6 +69,7 @@ pub use export::export_checkout;
 pub use generate::{
     Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise,
 };
+pub use gguf::Gguf;
 pub use head::Head;
 pub use hub::{checkout, checkout_name};
 pub use identity::{identity, weights_digest};

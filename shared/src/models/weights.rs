@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::checkpoint::Checkpoint;
-use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm};
+use super::gguf::Gguf;
+use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm, Weight};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 use super::stored::Stored;
@@ -137,6 +138,8 @@ pub struct Loader<'a> {
     pub device: &'a Device,
     /// The compute dtype.
     pub dtype: DType,
+    /// Quantised matrices that take the place of the checkpoint's.
+    pub gguf: Option<&'a Gguf>,
     /// What has been loaded to train.
     pub params: ParamSet,
 }
@@ -156,6 +159,20 @@ impl BlockWeights for Loader<'_> {
         let tensor = var.as_tensor().clone();
         self.params.insert(name, var, part);
         Ok(tensor)
+    }
+
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+        let weight = format!("{name}.weight");
+        let quantised = self.gguf.map(|gguf| gguf.matrix(&weight, shape, self.device)).transpose()?.flatten();
+        let weight = match quantised {
+            Some(matrix) => {
+                self.pass_over(&weight, &shape)?;
+                Weight::from(matrix)
+            }
+            None => self.get(&weight, &shape)?.into(),
+        };
+        let bias = bias.then(|| self.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+        Ok(Linear::new(weight, bias))
     }
 }
 
@@ -215,9 +232,10 @@ pub fn differences(
 }
 
 /// Up to eight names, and how many more.
-fn listed(names: &[&str]) -> String {
+pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 8;
-    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let shown =
+        names.iter().take(SHOWN).map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
