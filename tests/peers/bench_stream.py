@@ -11,6 +11,7 @@ DIR is any Qwen2-VL checkout: its tokenizer, template and image settings are tak
 
 import argparse
 import pathlib
+import resource
 import tempfile
 
 from peer import cache_rows
@@ -34,9 +35,15 @@ def main():
         folder = pathlib.Path(folder)
         count = make_checkout(options.processor, folder / "teacher", WIDTH, LAYERS, VOCABULARY, VISION)
         limit = int(4 * count * options.share)
-        run = lambda name, more: extract(folder / "teacher", rows, options.image_root, folder / name, options.threads, more)
-        whole = run("whole", ())
-        streamed = run("streamed", ("--memory-limit", str(limit)))
+
+        def run(name, more):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            summary = extract(folder / "teacher", rows, options.image_root, folder / name, options.threads, more)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return summary, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+        whole, whole_cpu = run("whole", ())
+        streamed, streamed_cpu = run("streamed", ("--memory-limit", str(limit)))
         assert cache_rows(folder / "whole") == cache_rows(folder / "streamed"), "the caches differ"
     mib, streaming = 2**20, streamed["streaming"]
     print(f"{count / 1e6:.0f} M parameters, {4 * count / mib:.0f} MiB in float32; {whole['tokens']} tokens of {whole['samples']} samples")
@@ -45,6 +52,7 @@ def main():
           f"{limit / mib:.0f} MiB ({streamed['peak_rss_bytes'] / mib:.0f} MiB with mapped files)")
     print(f"ratio       {streamed['tokens_per_second'] / whole['tokens_per_second']:8.2f}            {streaming['passes']} passes over the weights, up to "
           f"{streaming['pass_tokens']} tokens each, in batches of up to {streaming['batch_tokens']}")
+    print(f"CPU seconds {whole_cpu:.1f} in memory, {streamed_cpu:.1f} streamed: ratio {whole_cpu / streamed_cpu:.2f}, whatever else the machine does")
 
 
 if __name__ == "__main__":
