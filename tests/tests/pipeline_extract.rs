@@ -193,7 +193,7 @@ fn the_cache_keeps_the_head_as_it_was() {
         let stored =
             Tensor::from_raw_buffer(head.data(), dtype, head.shape(), &candle_core::Device::Cpu).unwrap();
         let stored = stored.to_dtype(candle_core::DType::F32).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(stored, model.head.weight.to_vec2::<f32>().unwrap(), "{family}");
+        assert_eq!(stored, model.head.weight().unwrap().to_vec2::<f32>().unwrap(), "{family}");
         assert!(verify(bench.path("cache"), |_, _| ()).unwrap().problems.is_empty());
     }
 }

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::checkpoint::{Checkpoint, Entry};
-use super::gguf::Gguf;
-use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm, Weight};
+use super::checkpoint::Checkpoint;
+use super::gguf::{self, Gguf};
+use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
+use super::stored::Stored;
 
 /// Hands out weights by canonical name.
 pub trait WeightSource: BlockWeights {
@@ -17,6 +18,11 @@ pub trait WeightSource: BlockWeights {
     /// # Errors
     /// When there is no such weight.
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()>;
+
+    /// What blocks and tables can be read from later, whenever they are needed; none where all weights are loaded at once.
+    fn stored(&self) -> Option<Stored> {
+        None
+    }
 
     /// Where the weights go.
     fn device(&self) -> &Device;
@@ -138,21 +144,9 @@ pub struct Loader<'a> {
     pub params: ParamSet,
 }
 
-impl<'a> Loader<'a> {
-    fn entry(&self, name: &str, shape: &[usize]) -> Result<&'a Entry> {
-        let Some(entry) = self.checkpoint.entries().get(name) else {
-            candle_core::bail!("no weight `{name}` in `{}`", self.checkpoint.dir().display())
-        };
-        if entry.shape != shape {
-            candle_core::bail!("`{name}` has shape {:?}, not {shape:?}", entry.shape)
-        }
-        Ok(entry)
-    }
-}
-
 impl BlockWeights for Loader<'_> {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let entry = self.entry(name, shape)?;
+        let entry = self.checkpoint.find(name, shape)?;
         let part = self.family.part_of(name);
         let trains = self.trainable.contains(part)
             || (self.tied
@@ -168,23 +162,13 @@ impl BlockWeights for Loader<'_> {
     }
 
     fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let weight = format!("{name}.weight");
-        let quantised = self.gguf.map(|gguf| gguf.matrix(&weight, shape, self.device)).transpose()?.flatten();
-        let weight = match quantised {
-            Some(matrix) => {
-                self.pass_over(&weight, &shape)?;
-                Weight::from(matrix)
-            }
-            None => self.get(&weight, &shape)?.into(),
-        };
-        let bias = bias.then(|| self.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-        Ok(Linear::new(weight, bias))
+        gguf::linear(self.gguf, self, name, shape, bias)
     }
 }
 
 impl WeightSource for Loader<'_> {
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
-        self.entry(name, shape).map(|_| ())
+        self.checkpoint.find(name, shape).map(|_| ())
     }
 
     fn device(&self) -> &Device {
@@ -230,7 +214,8 @@ pub fn differences(
                 "`{}` has shape {:?}, config.json asks for {shape:?}",
                 entry.stored_name, entry.shape
             )),
-            _ => {}
+            Some(entry) => problems.extend(entry.float_type().err().map(|error| error.to_string())),
+            None => {}
         }
     }
     problems
