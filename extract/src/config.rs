@@ -243,12 +243,7 @@ impl RunConfig {
     /// # Errors
     /// A [`Usage`] error when something indispensable is missing or a setting makes no sense.
     pub fn decide(args: &RunArgs) -> Result<RunConfig> {
-        let config = Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")?;
-        if config.settings.batch.memory_limit.is_some() && config.settings.teacher.gguf.is_some() {
-            let hint = "quantised matrices are held in memory: leave one of the two away";
-            return Err(Usage(format!("`--gguf` with `--memory-limit`\nhint: {hint}")).into());
-        }
-        Ok(config)
+        Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")
     }
 
     /// The same for a command that writes something else than a cache: what, and the flag that says where.

@@ -200,8 +200,7 @@ impl Probe {
         let (teacher, size, budget) = match Streamed::open(config, files)? {
             Some(Streamed { teacher, budget, .. }) => (teacher, budget.batch_size(), Some(budget)),
             None => {
-                let gguf = config.settings.teacher.gguf.as_deref();
-                let teacher = Teacher::load(&config.teacher, gguf, &files.device, files.dtype)?;
+                let teacher = Teacher::load(files.weights(config))?;
                 (teacher, BatchSize::of_tokens(config.settings.batch.max_tokens), None)
             }
         };

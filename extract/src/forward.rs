@@ -18,34 +18,49 @@ pub struct Teacher {
     dtype: FeatureDtype,
 }
 
-/// A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
-fn compute_dtype(device: &Device, dtype: FeatureDtype) -> DType {
-    match (device, dtype) {
-        (Device::Cpu, _) | (_, FeatureDtype::F32) => DType::F32,
-        (_, FeatureDtype::Bf16) => DType::BF16,
-        (_, FeatureDtype::F16) => DType::F16,
+/// Where a teacher's weights are, and what it computes on.
+#[derive(Clone, Copy)]
+pub struct TeacherWeights<'a> {
+    /// The checkout.
+    pub dir: &'a Path,
+    /// A GGUF file whose matrices take the place of the language model's.
+    pub gguf: Option<&'a Path>,
+    /// Where it runs.
+    pub device: &'a Device,
+    /// What its features are stored in.
+    pub dtype: FeatureDtype,
+}
+
+impl TeacherWeights<'_> {
+    /// A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
+    fn options(&self) -> LoadOptions {
+        let compute = match (self.device, self.dtype) {
+            (Device::Cpu, _) | (_, FeatureDtype::F32) => DType::F32,
+            (_, FeatureDtype::Bf16) => DType::BF16,
+            (_, FeatureDtype::F16) => DType::F16,
+        };
+        let gguf = self.gguf.map(Path::to_owned);
+        LoadOptions { gguf, ..LoadOptions::frozen(self.device.clone(), compute) }
     }
 }
 
 impl Teacher {
-    /// Loads the weights, frozen, the language model's matrices from a GGUF file if there is one.
+    /// Loads the weights, frozen.
     ///
     /// # Errors
-    /// When the checkpoint is incomplete, the GGUF file is not of its model, or they do not fit the device.
-    pub fn load(dir: &Path, gguf: Option<&Path>, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
-        let gguf = gguf.map(Path::to_owned);
-        let options =
-            LoadOptions { gguf, ..LoadOptions::frozen(device.clone(), compute_dtype(device, dtype)) };
-        Ok(Teacher { model: shared::models::load(dir, &options)?, dtype })
+    /// When the checkpoint is incomplete, a GGUF file is not of its model, or they do not fit the device.
+    pub fn load(weights: TeacherWeights<'_>) -> Result<Teacher> {
+        let model = shared::models::load(weights.dir, &weights.options())?;
+        Ok(Teacher { model, dtype: weights.dtype })
     }
 
     /// Leaves blocks and tables in the checkpoint, to be read whenever they are needed.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn stream(dir: &Path, device: &Device, dtype: FeatureDtype) -> Result<(Teacher, Footprint)> {
-        let (model, footprint) = shared::models::load_streamed(dir, device, compute_dtype(device, dtype))?;
-        Ok((Teacher { model, dtype }, footprint))
+    pub fn stream(weights: TeacherWeights<'_>) -> Result<(Teacher, Footprint)> {
+        let (model, footprint) = shared::models::load_streamed(weights.dir, &weights.options())?;
+        Ok((Teacher { model, dtype: weights.dtype }, footprint))
     }
 
     /// Runs the batches of a pass through the teacher; `take` gets each with the features that its samples keep, in their
@@ -74,19 +89,6 @@ impl Teacher {
             }
         }
         Ok(())
-    }
-
-    /// As [`features`](Self::features), of one batch.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn features_of(&self, samples: Vec<Prepared>) -> Result<Vec<FeatureBlock>> {
-        let mut features = Vec::with_capacity(samples.len());
-        self.features(vec![Batch::pack(samples)], |_, blocks| {
-            features.extend(blocks);
-            Ok(true)
-        })?;
-        Ok(features)
     }
 
     /// Converts to the stored type and cuts at sample boundaries: `counts` rows each.

@@ -9,8 +9,9 @@ use shared::cache::{FeatureBlock, LossyError};
 use shared::ids::Digest;
 
 use crate::config::RunConfig;
-use crate::forward::Teacher;
+use crate::forward::{Teacher, TeacherWeights};
 use crate::head::values;
+use crate::passes::Batch;
 use crate::run::{TeacherFiles, open_dataset};
 use crate::sample::{Prepared, identify, prepare};
 
@@ -44,13 +45,11 @@ impl GgufError {
                  file to see in the quarantine why"
             );
         }
-        let features = |gguf: Option<&Path>| -> Result<Vec<FeatureBlock>> {
-            let teacher = Teacher::load(&config.teacher, gguf, &files.device, files.dtype)?;
-            let blocks = samples.iter().map(|sample| teacher.features_of(vec![sample.clone()]));
-            Ok(blocks.collect::<Result<Vec<_>>>()?.concat())
-        };
-        let float = features(None)?;
-        let quantised = features(config.settings.teacher.gguf.as_deref())?;
+        // The float teacher may be larger than memory.
+        let weights = files.weights(config);
+        let (float, _) = Teacher::stream(TeacherWeights { gguf: None, ..weights })?;
+        let float = features(float, &samples)?;
+        let quantised = features(Teacher::load(weights)?, &samples)?;
         Ok(Self::between(&float, &quantised, files, samples.len()))
     }
 
@@ -112,6 +111,17 @@ pub(crate) fn digest(path: &Path) -> Result<Digest> {
     Digest::of_file(path).with_context(|| {
         format!("cannot read `{}`\nhint: give a GGUF file of the teacher's language model", path.display())
     })
+}
+
+/// What the teacher makes of each sample.
+fn features(teacher: Teacher, samples: &[Prepared]) -> Result<Vec<FeatureBlock>> {
+    let pass = samples.iter().map(|sample| Batch::pack(vec![sample.clone()])).collect();
+    let mut all = Vec::with_capacity(samples.len());
+    teacher.features(pass, |_, blocks| {
+        all.extend(blocks);
+        Ok(true)
+    })?;
+    Ok(all)
 }
 
 fn first_samples(config: &RunConfig, files: &TeacherFiles) -> Result<Vec<Prepared>> {

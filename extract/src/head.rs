@@ -77,8 +77,8 @@ impl StoredHead {
     /// Logits (V) of one feature (D), in plain double precision: it shares no code with the models.
     pub fn logits(&self, feature: &[f32]) -> Vec<f64> {
         let row_bytes = (feature.len() * self.dtype.size()).max(1);
-        let dot = |row: &[u8]| -> f64 {
-            values(row, self.dtype).zip(feature).map(|(w, x)| f64::from(w) * f64::from(*x)).sum()
+        let dot = |row: &[u8]| {
+            values(row, self.dtype).zip(feature).map(|(w, x)| f64::from(w) * f64::from(*x)).sum::<f64>()
         };
         let mut logits = Vec::with_capacity(self.shape[0]);
         let rows_at_once = (READ_AT_ONCE / row_bytes).max(1);

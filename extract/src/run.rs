@@ -23,7 +23,7 @@ use crate::batch::BatchSize;
 use crate::config::{DtypeChoice, RunConfig};
 use crate::error::Interrupted;
 use crate::feed::{self, Feed};
-use crate::forward::{Teacher, is_finite};
+use crate::forward::{Teacher, TeacherWeights, is_finite};
 use crate::gguf::{self, GgufError};
 use crate::head::StoredHead;
 use crate::passes::{Batch, Passes, Question};
@@ -99,6 +99,12 @@ impl TeacherFiles {
         let processor = Processor::load(dir)?;
         let gguf = settings.gguf.as_deref().map(gguf::digest).transpose()?;
         Ok(TeacherFiles { config: model, device, dtype, head, processor, gguf })
+    }
+
+    /// What the teacher is loaded from.
+    pub(crate) fn weights<'a>(&'a self, config: &'a RunConfig) -> TeacherWeights<'a> {
+        let gguf = config.settings.teacher.gguf.as_deref();
+        TeacherWeights { dir: &config.teacher, gguf, device: &self.device, dtype: self.dtype }
     }
 
     /// Longest sample, in tokens.
@@ -178,7 +184,6 @@ fn row_group_within(limit: u64) -> usize {
     const LEAST: usize = 1 << 20;
     usize::try_from(limit / 32).unwrap_or(usize::MAX).max(LEAST)
 }
-
 /// Tells the other threads to stop when this one has failed.
 fn failing<T, E>(stop: &Stop, outcome: Result<T, E>) -> Result<T, E> {
     outcome.inspect_err(|_| stop.raise(StopReason::Failed))
@@ -279,12 +284,7 @@ impl Run<'_> {
             }
             let teacher = match &mut teacher {
                 Some(teacher) => teacher,
-                none => none.insert(Teacher::load(
-                    &self.config.teacher,
-                    self.config.settings.teacher.gguf.as_deref(),
-                    &self.files.device,
-                    self.files.dtype,
-                )?),
+                none => none.insert(Teacher::load(self.files.weights(self.config))?),
             };
             if !self.pass(teacher, passes.take_questions(), pass, &deliveries)? {
                 break;

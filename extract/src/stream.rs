@@ -33,7 +33,7 @@ impl Streamed {
     /// When the checkpoint is incomplete, or the limit cannot hold what it takes.
     pub(crate) fn open(config: &RunConfig, files: &TeacherFiles) -> Result<Option<Streamed>> {
         let Some(limit) = config.settings.batch.memory_limit else { return Ok(None) };
-        let (teacher, footprint) = Teacher::stream(&config.teacher, &files.device, files.dtype)?;
+        let (teacher, footprint) = Teacher::stream(files.weights(config))?;
         let budget = plan(config, files, &footprint, limit.0)?;
         Ok(Some(Streamed { teacher, budget, footprint, limit_bytes: limit.0 }))
     }

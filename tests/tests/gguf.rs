@@ -13,7 +13,7 @@ use e2e::reference::{samples, worst_error};
 use e2e::rows::{fixture, write_rows};
 use serde_json::json;
 use shared::cache::Manifest;
-use shared::models::{LoadOptions, ModelPart, TrainableParts, load};
+use shared::models::{LoadOptions, Model, ModelPart, TrainableParts, load, load_streamed};
 
 fn checkout() -> PathBuf {
     fixture("llama_gguf")
@@ -34,6 +34,9 @@ fn features_are_those_of_the_dequantised_matrices() {
     let stored = &samples(&checkout()).unwrap()[0];
     let model = load(&checkout(), &with(&gguf())).unwrap();
     let inputs = stored.stored_inputs(&model).unwrap();
+    let (streamed, _) = load_streamed(&checkout(), &with(&gguf())).unwrap();
+    let rows = |model: &Model| features(model, &inputs).to_vec2::<f32>().unwrap();
+    assert_eq!(rows(&streamed), rows(&model), "the same bits when blocks are read as they are needed");
     let expected = stored.features().unwrap();
     let error = worst_error(&features(&model, &inputs), expected).unwrap();
     assert!(error < TOLERANCE, "{error}");

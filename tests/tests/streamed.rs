@@ -1,15 +1,15 @@
 //! A model whose blocks are read from the checkpoint when they are needed against the same model in memory: the same bits.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use e2e::damage::{copy_of, edit_weights};
-use e2e::frozen::{encoded, features, frozen};
+use e2e::frozen::{encoded, features, frozen, options};
 use e2e::reference::{CHECKPOINTS, samples};
 use e2e::rows::fixture;
 use shared::models::{Model, PackedBatch, Table, generate_greedy, load_streamed};
 
 fn streamed(name: &str) -> Model {
-    load_streamed(&fixture(name), &Device::Cpu, DType::F32).unwrap().0
+    load_streamed(&fixture(name), &options(DType::F32)).unwrap().0
 }
 
 fn values(tensor: &Tensor) -> Vec<Vec<f32>> {
@@ -56,7 +56,7 @@ fn generation_and_logits_are_those_in_memory() {
 #[test]
 fn neither_blocks_nor_tables_are_loaded() {
     for name in CHECKPOINTS {
-        let (model, footprint) = load_streamed(&fixture(name), &Device::Cpu, DType::F32).unwrap();
+        let (model, footprint) = load_streamed(&fixture(name), &options(DType::F32)).unwrap();
         assert!(matches!((model.body.embedding(), &model.head.table), (Table::Stored(_), Table::Stored(_))));
         let [text, vision] = model.body.streamed();
         let decoder = model.body.decoder();
@@ -83,7 +83,7 @@ fn a_weight_that_no_block_could_read_is_refused_at_once() {
         let doubles = tensors[name].to_dtype(DType::F64).unwrap();
         tensors.insert(name.into(), doubles);
     });
-    let error = load_streamed(copy.path(), &Device::Cpu, DType::F32).err().unwrap().to_string();
+    let error = load_streamed(copy.path(), &options(DType::F32)).err().unwrap().to_string();
     assert!(error.contains("layers.1.mlp.down_proj.weight` is stored as F64"), "{error}");
     assert!(error.contains("hint: "), "{error}");
 }

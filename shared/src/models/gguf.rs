@@ -15,8 +15,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::DecoderConfig;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
+use super::layers::{Linear, Weight};
 use super::registry::ModelConfig;
-use super::weights::listed;
+use super::weights::{WeightSource, listed};
 
 /// A block's matrices: as on the hub, and as in a GGUF file.
 const MATRICES: [(&str, &str); 7] = [
@@ -106,12 +107,7 @@ impl Gguf {
     ///
     /// # Errors
     /// When it has another shape than (O, I), the file cannot be read or the device fails.
-    pub(super) fn matrix(
-        &self,
-        canonical: &str,
-        shape: [usize; 2],
-        device: &Device,
-    ) -> Result<Option<QTensor>> {
+    fn matrix(&self, canonical: &str, shape: [usize; 2], device: &Device) -> Result<Option<QTensor>> {
         let Some(name) = self.stored_name(canonical) else { return Ok(None) };
         let Some(info) = self.info(&name) else { return Ok(None) };
         if info.shape.dims() != shape {
@@ -233,6 +229,30 @@ impl Gguf {
         }
         QTensor::new(QStorage::from_data(bytes.into(), device, info.ggml_dtype)?, (rows, inputs))
     }
+}
+
+/// The linear layer called `name` of a source: quantised where the file has its matrix, the source's own otherwise.
+///
+/// # Errors
+/// Those of the source, and of reading the file.
+pub(super) fn linear(
+    gguf: Option<&Gguf>,
+    source: &mut dyn WeightSource,
+    name: &str,
+    shape: [usize; 2],
+    bias: bool,
+) -> Result<Linear> {
+    let weight = format!("{name}.weight");
+    let quantised = gguf.map(|gguf| gguf.matrix(&weight, shape, source.device())).transpose()?.flatten();
+    let weight = match quantised {
+        Some(matrix) => {
+            source.pass_over(&weight, &shape)?;
+            Weight::from(matrix)
+        }
+        None => source.get(&weight, &shape)?.into(),
+    };
+    let bias = bias.then(|| source.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+    Ok(Linear::new(weight, bias))
 }
 
 /// Whether llama.cpp pairs the rows of this file's queries and keys.

@@ -59,15 +59,7 @@ pub struct Model {
 /// When a file is missing or damaged, the architecture is unknown, or a weight is missing, unknown or misshapen;
 /// all such weights are named in one error.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, ModelError> {
-    let Opened { config, checkpoint, tied, .. } = Opened::checked(dir)?;
-    let gguf = match &options.gguf {
-        Some(path) if options.trainable.contains(ModelPart::Body) => {
-            let reason = "quantised weights cannot be trained";
-            return Err(ModelError::invalid(path, reason, "train the checkpoint's own weights"));
-        }
-        Some(path) => Some(Gguf::open(path, &config, &checkpoint)?),
-        None => None,
-    };
+    let Opened { config, checkpoint, tied, gguf, .. } = Opened::checked(dir, options)?;
     let mut loader = Loader {
         checkpoint: &checkpoint,
         family: config.family,
@@ -88,9 +80,10 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<Model, ModelError> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_streamed(dir: &Path, device: &Device, dtype: DType) -> Result<(Model, Footprint), ModelError> {
-    let Opened { config, checkpoint, tied, shapes } = Opened::checked(dir)?;
-    let mut source = Stored::new(checkpoint, device.clone(), dtype);
+pub fn load_streamed(dir: &Path, options: &LoadOptions) -> Result<(Model, Footprint), ModelError> {
+    let Opened { config, checkpoint, tied, shapes, gguf } = Opened::checked(dir, options)?;
+    let (device, dtype) = (&options.device, options.dtype);
+    let mut source = Stored::new(checkpoint, gguf, device.clone(), dtype);
     let (body, head) = build(&config, tied, &mut source)?;
     let elements: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
     let [text, vision] = body.streamed().map(Option::unwrap_or_default);
@@ -117,10 +110,11 @@ struct Opened {
     tied: bool,
     /// By canonical name.
     shapes: BTreeMap<String, Vec<usize>>,
+    gguf: Option<Gguf>,
 }
 
 impl Opened {
-    fn checked(dir: &Path) -> Result<Self, ModelError> {
+    fn checked(dir: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
         let config = config_of(dir)?;
         let checkpoint = Checkpoint::open(dir, config.family)?;
         let tied = is_tied(&config, &checkpoint);
@@ -129,7 +123,15 @@ impl Opened {
         if !problems.is_empty() {
             return Err(ModelError::Weights { path: dir.to_owned(), problems });
         }
-        Ok(Self { config, checkpoint, tied, shapes })
+        let gguf = match &options.gguf {
+            Some(path) if options.trainable.contains(ModelPart::Body) => {
+                let reason = "quantised weights cannot be trained";
+                return Err(ModelError::invalid(path, reason, "train the checkpoint's own weights"));
+            }
+            Some(path) => Some(Gguf::open(path, &config, &checkpoint)?),
+            None => None,
+        };
+        Ok(Self { config, checkpoint, tied, shapes, gguf })
     }
 }
 

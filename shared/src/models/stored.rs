@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::blocks::BlockSize;
 use super::checkpoint::Checkpoint;
-use super::layers::BlockWeights;
+use super::gguf::{self, Gguf};
+use super::layers::{BlockWeights, Linear};
 use super::weights::WeightSource;
 
 /// Reads frozen weights from a checkpoint that it keeps mapped.
@@ -14,6 +15,8 @@ use super::weights::WeightSource;
 pub struct Stored {
     /// The files.
     pub(super) checkpoint: Arc<Checkpoint>,
+    /// Quantised matrices that take the place of the checkpoint's.
+    gguf: Option<Arc<Gguf>>,
     /// Where the weights go.
     pub(super) device: Device,
     /// The compute dtype.
@@ -23,9 +26,9 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Weights of `checkpoint` for a device, in a compute dtype.
-    pub(super) fn new(checkpoint: Checkpoint, device: Device, dtype: DType) -> Self {
-        Self { checkpoint: Arc::new(checkpoint), device, dtype, loaded: 0 }
+    /// Weights of `checkpoint`, or of a GGUF file that has some of them, for a device, in a compute dtype.
+    pub(super) fn new(checkpoint: Checkpoint, gguf: Option<Gguf>, device: Device, dtype: DType) -> Self {
+        Self { checkpoint: Arc::new(checkpoint), gguf: gguf.map(Arc::new), device, dtype, loaded: 0 }
     }
 
     /// Bytes of the weights read so far.
@@ -39,6 +42,11 @@ impl BlockWeights for Stored {
         let entry = self.checkpoint.find(name, shape)?;
         self.loaded += shape.iter().product::<usize>();
         self.checkpoint.tensor(entry, self.dtype, &self.device)
+    }
+
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+        let file = self.gguf.clone();
+        gguf::linear(file.as_deref(), self, name, shape, bias)
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::checkpoint::Checkpoint;
-use super::gguf::Gguf;
-use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm, Weight};
+use super::gguf::{self, Gguf};
+use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 use super::stored::Stored;
@@ -162,17 +162,7 @@ impl BlockWeights for Loader<'_> {
     }
 
     fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let weight = format!("{name}.weight");
-        let quantised = self.gguf.map(|gguf| gguf.matrix(&weight, shape, self.device)).transpose()?.flatten();
-        let weight = match quantised {
-            Some(matrix) => {
-                self.pass_over(&weight, &shape)?;
-                Weight::from(matrix)
-            }
-            None => self.get(&weight, &shape)?.into(),
-        };
-        let bias = bias.then(|| self.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-        Ok(Linear::new(weight, bias))
+        gguf::linear(self.gguf, self, name, shape, bias)
     }
 }
 
