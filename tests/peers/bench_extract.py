@@ -127,12 +127,12 @@ def count_operations(model, inputs):
         return sum(layer.weight.numel() for layer in layers)
 
     text, vision = model.config.text_config, model.config.vision_config
-    patches = inputs["image_grid_thw"].prod(-1) if "image_grid_thw" in inputs else torch.zeros(0)
+    patches = inputs["image_grid_thw"].prod(-1) if "image_grid_thw" in inputs else torch.zeros(0, dtype=torch.long)
     lengths = inputs["attention_mask"].sum(-1)
     merged = vision.spatial_merge_size ** 2
     products = lengths.sum() * weights(model.language_model.layers)
     products += patches.sum() * (weights(model.visual.blocks) + weights(model.visual.patch_embed))
-    products += patches.sum() / merged * weights(model.visual.merger)
+    products += patches.sum() // merged * weights(model.visual.merger)
     # Scores and weighted sums: all pairs in an image, half of them in a causal text.
     products += (lengths**2).sum() * text.num_hidden_layers * text.hidden_size
     products += (patches**2).sum() * 2 * vision.depth * vision.embed_dim
