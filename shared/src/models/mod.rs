@@ -13,7 +13,7 @@
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
-use layers::{Recomputed, RmsNorm};
+use layers::{Linear, Recomputed, RmsNorm};
 
 mod anyres;
 mod batch;
@@ -59,7 +59,7 @@ pub use batch::{Encoded, PackedBatch, in_like_lengths};
 pub use checkpoint::{Checkpoint, Entry};
 pub use device::device;
 pub use error::ModelError;
-pub use export::export_checkout;
+pub use export::{Replacement, export_checkout};
 pub use generate::{
     Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise,
 };
@@ -137,6 +137,9 @@ pub trait VlmBody: Send + Sync {
     /// From now on the decoder's blocks keep their input alone in a forward pass and run again in the backward, which
     /// leaves their weights' gradients in `gradients`.
     fn recompute(&mut self, gradients: Recomputed);
+
+    /// The decoder blocks' linear layers by the canonical names of their weights, without `.weight`; the same order always.
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)>;
 
     /// Token embeddings with image features in their rows: vision encoder and projector.
     ///

@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::layers::{DecoderLayer, KvLayer, Recomputed, RmsNorm, Rope, Sight, recomputed};
+use super::layers::{DecoderLayer, KvLayer, Linear, Recomputed, RmsNorm, Rope, Sight, recomputed};
 use super::weights::{WeightSource, under};
 use super::{DecoderConfig, PackedBatch};
 
@@ -48,6 +48,8 @@ impl Embeds {
 
 /// Input embeddings, blocks and final norm.
 pub(super) struct TextModel {
+    /// What the weights' names begin with.
+    prefix: String,
     embedding: Tensor,
     /// What embeddings of text are multiplied by.
     scale: Option<f64>,
@@ -75,12 +77,24 @@ impl TextModel {
             .collect::<Result<_>>()?;
         let norm = config.rms_norm(source.get(&format!("{prefix}.norm.weight"), &[width])?);
         let scale = config.gemma.map(|_| (width as f64).sqrt());
-        Ok(Self { embedding, scale, layers, norm, recompute: None })
+        let prefix = prefix.to_owned();
+        Ok(Self { prefix, embedding, scale, layers, norm, recompute: None })
     }
 
     /// From now on blocks keep their input alone and run again in the backward pass.
     pub(super) fn recompute(&mut self, gradients: Recomputed) {
         self.recompute = Some(gradients);
+    }
+
+    /// The blocks' linear layers by the names of their weights, without `.weight`.
+    pub(super) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let prefix = &self.prefix;
+        let blocks = self.layers.iter_mut().enumerate();
+        let named = blocks.flat_map(|(block, layer)| {
+            let linears = layer.linears_mut().into_iter();
+            linears.map(move |(name, linear)| (format!("{prefix}.layers.{block}.{name}"), linear))
+        });
+        named.collect()
     }
 
     /// (V, D).

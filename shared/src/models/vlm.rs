@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::layers::Recomputed;
+use super::layers::{Linear, Recomputed};
 use super::pattern::Pattern;
 use super::registry::FamilyConfig;
 use super::rotary::Rotary;
@@ -130,6 +130,10 @@ impl VlmBody for Vlm {
 
     fn recompute(&mut self, gradients: Recomputed) {
         self.text.recompute(gradients);
+    }
+
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        self.text.linears_mut()
     }
 
     fn embed(&self, batch: &PackedBatch) -> Result<Embeds> {
