@@ -125,7 +125,7 @@ fn decoder_block_1280x192(bencher: Bencher, trained: bool) {
         tie_word_embeddings: false,
     };
     let mut vars = Vec::new();
-    let layer = DecoderLayer::new(&cfg, &mut |_, shape| {
+    let layer = DecoderLayer::new(&cfg, &mut |_: &str, shape: &[usize]| {
         let var = Var::randn(0f32, 0.05, shape, &Device::Cpu)?;
         vars.push(var.clone());
         Ok(if trained { var.as_tensor().clone() } else { var.as_detached_tensor() })

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 use shared::models::DecoderConfig;
-use shared::models::layers::{DecoderLayer, LayerNorm, Linear, Recomputed, Rope, recomputed};
+use shared::models::layers::{BlockWeights, DecoderLayer, LayerNorm, Linear, Recomputed, Rope, recomputed};
 
 mod init;
 pub mod plan;
@@ -82,7 +82,7 @@ impl RecalibratorSpec {
         let mut shapes = BTreeMap::new();
         // Tensors of no memory: only names and shapes are wanted.
         let nothing = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        self.build(&mut |name, shape| {
+        self.build(&mut |name: &str, shape: &[usize]| {
             shapes.insert(name.to_string(), shape.to_vec());
             Ok(nothing.clone())
         })?;
@@ -94,20 +94,16 @@ impl RecalibratorSpec {
         Ok(self.parameters()?.values().map(|shape| shape.iter().product::<usize>()).sum())
     }
 
-    /// The layers, from `get(name, shape)`: the one place that names the parameters.
-    fn build(&self, get: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor>) -> Result<Layers> {
+    /// The layers: the one place that names the parameters.
+    fn build(&self, weights: &mut impl BlockWeights) -> Result<Layers> {
         let (s, l) = (self.decoder.hidden_size, self.teacher_width);
         let bias = self.projection_bias;
-        let mut linear = |name: &str, shape: [usize; 2]| -> Result<Linear> {
-            let weight = get(&format!("{name}.weight"), &shape)?;
-            let bias = bias.then(|| get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-            Ok(Linear::new(weight, bias))
-        };
-        let proj_pre = linear("proj_pre", [s, l])?;
-        let proj_post = linear("proj_post", [l, s])?;
+        let proj_pre = weights.linear("proj_pre", [s, l], bias)?;
+        let proj_post = weights.linear("proj_post", [l, s], bias)?;
         let mut blocks = Vec::with_capacity(self.num_blocks);
         for i in 0..self.num_blocks {
-            let mut get_block = |name: &str, shape: &[usize]| get(&format!("blocks.{i}.{name}"), shape);
+            let mut get_block =
+                |name: &str, shape: &[usize]| weights.get(&format!("blocks.{i}.{name}"), shape);
             blocks.push(DecoderLayer::new(&self.decoder, &mut get_block)?);
         }
         let width = match self.norm {
@@ -116,7 +112,11 @@ impl RecalibratorSpec {
             NormPlace::None => None,
         };
         let mut new_norm = |width: usize| -> Result<LayerNorm> {
-            Ok(LayerNorm::new(get("norm.weight", &[width])?, get("norm.bias", &[width])?, self.norm_eps))
+            Ok(LayerNorm::new(
+                weights.get("norm.weight", &[width])?,
+                weights.get("norm.bias", &[width])?,
+                self.norm_eps,
+            ))
         };
         let norm = width.map(&mut new_norm).transpose()?;
         Ok(Layers { proj_pre, blocks, proj_post, norm })
@@ -157,7 +157,8 @@ impl Recalibrator {
     /// # Errors
     /// When the device fails.
     pub fn frozen(&self) -> Result<Recalibrator> {
-        let layers = self.spec.build(&mut |name, _| Ok(self.vars[name].as_detached_tensor()))?;
+        let layers =
+            self.spec.build(&mut |name: &str, _: &[usize]| Ok(self.vars[name].as_detached_tensor()))?;
         Ok(Recalibrator { layers, ..self.clone() })
     }
 
@@ -173,7 +174,7 @@ impl Recalibrator {
         vars: BTreeMap<String, Var>,
         device: &Device,
     ) -> Result<Recalibrator> {
-        let layers = spec.build(&mut |name, shape| match vars.get(name) {
+        let layers = spec.build(&mut |name: &str, shape: &[usize]| match vars.get(name) {
             Some(var) if var.dims() == shape => Ok(var.as_tensor().clone()),
             Some(var) => bail!("recalibrator parameter `{name}`: expected {shape:?}, got {:?}", var.dims()),
             None => bail!("recalibrator parameter `{name}` is missing"),

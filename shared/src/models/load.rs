@@ -9,9 +9,10 @@ use super::VlmBody;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
 use super::head::Head;
+use super::layers::BlockWeights;
 use super::params::{ParamSet, TrainableParts};
 use super::registry::{ModelConfig, config_of};
-use super::weights::{Loader, Recorder, WeightSource, differences};
+use super::weights::{Loader, Recorder, differences};
 
 /// How to load a checkpoint.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::layers::{DecoderLayer, KvLayer, Linear, Recomputed, RmsNorm, Rope, Sight, recomputed};
-use super::weights::{WeightSource, under};
+use super::weights::{Under, WeightSource};
 use super::{DecoderConfig, PackedBatch};
 
 /// Keys and values of the samples being generated, a layer each.
@@ -73,7 +73,9 @@ impl TextModel {
         let width = config.hidden_size;
         let embedding = source.get(&format!("{prefix}.embed_tokens.weight"), &[config.vocab_size, width])?;
         let layers = (0..config.num_layers)
-            .map(|layer| DecoderLayer::new(config, &mut under(source, &format!("{prefix}.layers.{layer}"))))
+            .map(|layer| {
+                DecoderLayer::new(config, &mut Under::new(source, format!("{prefix}.layers.{layer}")))
+            })
             .collect::<Result<_>>()?;
         let norm = config.rms_norm(source.get(&format!("{prefix}.norm.weight"), &[width])?);
         let scale = config.gemma.map(|_| (width as f64).sqrt());

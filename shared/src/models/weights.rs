@@ -5,18 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::checkpoint::{Checkpoint, Entry};
-use super::layers::{LayerNorm, Linear, RmsNorm};
+use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 
 /// Hands out weights by canonical name.
-pub trait WeightSource {
-    /// The weight of this name and shape.
-    ///
-    /// # Errors
-    /// When there is no such weight or the device fails.
-    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
-
+pub trait WeightSource: BlockWeights {
     /// Names a weight that checkpoints have and the forward pass never reads: it is neither loaded nor trained.
     ///
     /// # Errors
@@ -30,22 +24,27 @@ pub trait WeightSource {
     fn dtype(&self) -> DType;
 }
 
-/// Weights by name under a prefix: a closure that layers call.
-pub fn under<'a>(
+/// The weights whose names begin with a prefix, under the rest of their names.
+pub struct Under<'a> {
     source: &'a mut dyn WeightSource,
-    prefix: &'a str,
-) -> impl FnMut(&str, &[usize]) -> Result<Tensor> + 'a {
-    move |name, shape| source.get(&format!("{prefix}.{name}"), shape)
+    prefix: String,
 }
 
-/// The linear layer called `name`, of `shape` (O, I).
-///
-/// # Errors
-/// Those of the source.
-pub fn linear(source: &mut dyn WeightSource, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-    let weight = source.get(&format!("{name}.weight"), &shape)?;
-    let bias = bias.then(|| source.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-    Ok(Linear::new(weight, bias))
+impl<'a> Under<'a> {
+    /// Those of `source` that begin with `prefix` and a dot.
+    pub fn new(source: &'a mut dyn WeightSource, prefix: String) -> Self {
+        Self { source, prefix }
+    }
+}
+
+impl BlockWeights for Under<'_> {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.source.get(&format!("{}.{name}", self.prefix), shape)
+    }
+
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+        self.source.linear(&format!("{}.{name}", self.prefix), shape, bias)
+    }
 }
 
 /// The layer norm called `name`.
@@ -68,12 +67,14 @@ pub fn rms_norm(source: &mut dyn WeightSource, name: &str, width: usize, eps: f6
 /// Passes over all weights that are asked of it: what is built from it has shapes and no numbers.
 pub struct PassedOver<'a>(pub &'a mut dyn WeightSource);
 
-impl WeightSource for PassedOver<'_> {
+impl BlockWeights for PassedOver<'_> {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.0.pass_over(name, shape)?;
         Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
     }
+}
 
+impl WeightSource for PassedOver<'_> {
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
         self.0.pass_over(name, shape)
     }
@@ -94,12 +95,14 @@ pub struct Recorder {
     pub shapes: BTreeMap<String, Vec<usize>>,
 }
 
-impl WeightSource for Recorder {
+impl BlockWeights for Recorder {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.shapes.insert(name.to_owned(), shape.to_vec());
         Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)
     }
+}
 
+impl WeightSource for Recorder {
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
         self.shapes.insert(name.to_owned(), shape.to_vec());
         Ok(())
@@ -144,7 +147,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-impl WeightSource for Loader<'_> {
+impl BlockWeights for Loader<'_> {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let entry = self.entry(name, shape)?;
         let part = self.family.part_of(name);
@@ -160,7 +163,9 @@ impl WeightSource for Loader<'_> {
         self.params.insert(name, var, part);
         Ok(tensor)
     }
+}
 
+impl WeightSource for Loader<'_> {
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
         self.entry(name, shape).map(|_| ())
     }

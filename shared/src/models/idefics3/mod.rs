@@ -12,7 +12,7 @@ use super::registry::{Family, FamilyConfig};
 use super::text_config;
 use super::vit::{Vit, VitConfig};
 use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
-use super::weights::{WeightSource, linear};
+use super::weights::WeightSource;
 use crate::image::ImageInput;
 
 mod processor;
@@ -83,7 +83,7 @@ impl TowerConfig for TileTowerConfig {
         Ok(Box::new(TileTower {
             vit: Vit::build(&self.vision, "model.vision_model", source)?,
             shuffle: self.shuffle,
-            projection: linear(source, name, [width, shuffled], false)?,
+            projection: source.linear(name, [width, shuffled], false)?,
         }))
     }
 }

@@ -7,7 +7,7 @@ use super::vision::VisionModel;
 use crate::image::ImageInput;
 use crate::models::layers::{Activation, LayerNorm, Linear, pixel_shuffle};
 use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
-use crate::models::weights::{WeightSource, layer_norm, linear};
+use crate::models::weights::{WeightSource, layer_norm};
 
 /// The norm keeps PyTorch's default.
 const NORM_EPS: f64 = 1e-5;
@@ -30,9 +30,9 @@ impl TowerConfig for TileTowerConfig {
             vision: VisionModel::build(&self.vision, source)?,
             shuffle: self.shuffle,
             norm: layer_norm(source, &name("layer_norm"), shuffled, NORM_EPS)?,
-            linear_1: linear(source, &name("linear_1"), [width, shuffled], true)?,
+            linear_1: source.linear(&name("linear_1"), [width, shuffled], true)?,
             activation: self.projector_activation,
-            linear_2: linear(source, &name("linear_2"), [width, width], true)?,
+            linear_2: source.linear(&name("linear_2"), [width, width], true)?,
         }))
     }
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::config::VisionConfig;
 use crate::image::{ImageInput, cut_planes};
 use crate::models::layers::{EncoderLayer, LayerNorm, Linear, Mlp, Norm, Qkv};
-use crate::models::weights::{WeightSource, layer_norm, linear, rms_norm};
+use crate::models::weights::{WeightSource, layer_norm, rms_norm};
 
 /// The norms on queries and keys keep their class default, whatever `layer_norm_eps` says.
 const QK_NORM_EPS: f64 = 1e-6;
@@ -108,11 +108,11 @@ fn layer(config: &VisionConfig, index: usize, source: &mut dyn WeightSource) -> 
     let (width, mlp, bias) = (config.width, config.mlp_width, config.attention_bias);
     let name = |part: &str| format!("vision_tower.encoder.layer.{index}.{part}");
     let qkv = match config.fused_qkv {
-        true => Qkv::Stacked(linear(source, &name("attention.qkv"), [3 * width, width], bias)?),
+        true => Qkv::Stacked(source.linear(&name("attention.qkv"), [3 * width, width], bias)?),
         false => Qkv::Separate([
-            linear(source, &name("attention.q_proj"), [width, width], bias)?,
-            linear(source, &name("attention.k_proj"), [width, width], bias)?,
-            linear(source, &name("attention.v_proj"), [width, width], bias)?,
+            source.linear(&name("attention.q_proj"), [width, width], bias)?,
+            source.linear(&name("attention.k_proj"), [width, width], bias)?,
+            source.linear(&name("attention.v_proj"), [width, width], bias)?,
         ]),
     };
     let qk_norm = match config.qk_norm {
@@ -126,12 +126,12 @@ fn layer(config: &VisionConfig, index: usize, source: &mut dyn WeightSource) -> 
         norm1: norm(config, &name("layernorm_before"), source)?,
         qkv,
         qk_norm,
-        proj: linear(source, &name("attention.projection_layer"), [width, width], true)?,
+        proj: source.linear(&name("attention.projection_layer"), [width, width], true)?,
         norm2: norm(config, &name("layernorm_after"), source)?,
         mlp: Mlp::Plain {
-            up: linear(source, &name("mlp.fc1"), [mlp, width], true)?,
+            up: source.linear(&name("mlp.fc1"), [mlp, width], true)?,
             activation: config.activation,
-            down: linear(source, &name("mlp.fc2"), [width, mlp], true)?,
+            down: source.linear(&name("mlp.fc2"), [width, mlp], true)?,
         },
         scales: Some([source.get(&name("lambda_1"), &[width])?, source.get(&name("lambda_2"), &[width])?]),
         num_heads: config.num_heads,

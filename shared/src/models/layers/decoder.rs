@@ -4,7 +4,8 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::{
-    Heads, Linear, Qkv, RmsNorm, Rope, Segments, Sight, attention, attention_within, gelu_tanh, swiglu,
+    BlockWeights, Heads, Linear, Qkv, RmsNorm, Rope, Segments, Sight, attention, attention_within, gelu_tanh,
+    swiglu,
 };
 use crate::models::{DecoderConfig, GemmaBlocks};
 
@@ -27,18 +28,15 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    /// A block whose weights come from `get(name, shape)`, names as under `model.layers.N.` on the hub.
+    /// A block of `weights`, whose names are those under `model.layers.N.` on the hub.
     ///
     /// # Errors
-    /// Those of `get`.
-    pub fn new(
-        cfg: &DecoderConfig,
-        get: &mut impl FnMut(&str, &[usize]) -> Result<Tensor>,
-    ) -> Result<DecoderLayer> {
+    /// Those of `weights`.
+    pub fn new(cfg: &DecoderConfig, weights: &mut impl BlockWeights) -> Result<DecoderLayer> {
         let (d, i) = (cfg.hidden_size, cfg.intermediate_size);
         let (q, kv) = (cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim);
         let mut norm = |name: &str, width: usize| -> Result<RmsNorm> {
-            Ok(cfg.rms_norm(get(&format!("{name}.weight"), &[width])?))
+            Ok(cfg.rms_norm(weights.get(&format!("{name}.weight"), &[width])?))
         };
         let qk_norm = match cfg.qk_norm {
             true => Some([norm("self_attn.q_norm", cfg.head_dim)?, norm("self_attn.k_norm", cfg.head_dim)?]),
@@ -53,28 +51,23 @@ impl DecoderLayer {
             }
             _ => (norm("post_attention_layernorm", d)?, None),
         };
-        let mut linear = |name: &str, shape: [usize; 2], bias: bool| -> Result<Linear> {
-            let weight = get(&format!("{name}.weight"), &shape)?;
-            let bias = bias.then(|| get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-            Ok(Linear::new(weight, bias))
-        };
         let qkv = match cfg.fused_qkv {
-            true => Qkv::Grouped(linear("self_attn.qkv_proj", [q + 2 * kv, d], cfg.qkv_bias)?),
+            true => Qkv::Grouped(weights.linear("self_attn.qkv_proj", [q + 2 * kv, d], cfg.qkv_bias)?),
             false => Qkv::Separate([
-                linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
-                linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
-                linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
+                weights.linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,
+                weights.linear("self_attn.k_proj", [kv, d], cfg.qkv_bias)?,
+                weights.linear("self_attn.v_proj", [kv, d], cfg.qkv_bias)?,
             ]),
         };
         Ok(DecoderLayer {
             input_norm,
             qkv,
             qk_norm,
-            o_proj: linear("self_attn.o_proj", [d, q], false)?,
+            o_proj: weights.linear("self_attn.o_proj", [d, q], false)?,
             post_norm,
-            gate_proj: linear("mlp.gate_proj", [i, d], false)?,
-            up_proj: linear("mlp.up_proj", [i, d], false)?,
-            down_proj: linear("mlp.down_proj", [d, i], false)?,
+            gate_proj: weights.linear("mlp.gate_proj", [i, d], false)?,
+            up_proj: weights.linear("mlp.up_proj", [i, d], false)?,
+            down_proj: weights.linear("mlp.down_proj", [d, i], false)?,
             heads: Heads { queries: cfg.num_heads, key_values: cfg.num_kv_heads, width: cfg.head_dim },
             added_norms,
             gemma: cfg.gemma,

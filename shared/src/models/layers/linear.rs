@@ -5,6 +5,32 @@ use candle_core::{Result, Tensor, bail};
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
 use super::{Adapter, fused, plain};
 
+/// What a block is built from: weights by name, and linear layers in whatever form their weights have. A closure from name
+/// and shape to weight is one.
+pub trait BlockWeights {
+    /// The weight of this name and shape.
+    ///
+    /// # Errors
+    /// When there is no such weight or the device fails.
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// The linear layer called `name`, of `shape` (O, I).
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+        let weight = self.get(&format!("{name}.weight"), &shape)?;
+        let bias = bias.then(|| self.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
+        Ok(Linear::new(weight, bias))
+    }
+}
+
+impl<F: FnMut(&str, &[usize]) -> Result<Tensor>> BlockWeights for F {
+    fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self(name, shape)
+    }
+}
+
 /// y = x W^T + b. A weight that tracks gradients (a `Var`) is trained; any other is frozen, and may have an adapter.
 #[derive(Clone, Debug)]
 pub struct Linear {

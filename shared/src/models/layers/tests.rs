@@ -378,7 +378,7 @@ fn small_layer(noise: &mut Noise) -> (DecoderConfig, DecoderLayer, Vec<(String, 
         tie_word_embeddings: false,
     };
     let mut vars = Vec::new();
-    let layer = DecoderLayer::new(&cfg, &mut |name, shape| {
+    let layer = DecoderLayer::new(&cfg, &mut |name: &str, shape: &[usize]| {
         let var = Var::from_tensor(&(noise.tensor(shape).to_dtype(DType::F32)? * 0.3)?)?;
         vars.push((name.to_string(), var.clone()));
         Ok(var.as_tensor().clone())

@@ -10,7 +10,7 @@ use crate::models::layers::{Activation, Linear};
 use crate::models::llava_names::{PROJECTOR_PREFIX, VIT_PREFIX};
 use crate::models::vit::{Vit, VitConfig};
 use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
-use crate::models::weights::{WeightSource, linear};
+use crate::models::weights::WeightSource;
 
 /// Their configuration.
 #[derive(Clone, Debug, Serialize)]
@@ -41,9 +41,9 @@ impl ProjectedVit {
         let from = self.vision.width;
         Ok(ProjectedTower {
             vit: Vit::build(&self.vision, VIT_PREFIX, source)?,
-            linear_1: linear(source, &name("linear_1"), [width, from], self.projector_bias)?,
+            linear_1: source.linear(&name("linear_1"), [width, from], self.projector_bias)?,
             activation: self.projector_activation,
-            linear_2: linear(source, &name("linear_2"), [width, width], self.projector_bias)?,
+            linear_2: source.linear(&name("linear_2"), [width, width], self.projector_bias)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::image::ImageInput;
 use crate::models::layers::{Linear, RmsNorm};
 use crate::models::pixtral::{Projector, VisionModel};
 use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
-use crate::models::weights::{WeightSource, linear, rms_norm};
+use crate::models::weights::{WeightSource, rms_norm};
 
 struct MergingTower {
     vision: VisionModel,
@@ -28,7 +28,7 @@ impl TowerConfig for Mistral3Config {
             vision: VisionModel::build(&self.vision, source)?,
             norm: rms_norm(source, "multi_modal_projector.norm", from, self.norm_eps)?,
             merge_size: self.merge_size,
-            merge: linear(source, merging, [from, merged], false)?,
+            merge: source.linear(merging, [from, merged], false)?,
             projector: Projector::build([from, width], self.projector_bias, activation, source)?,
         }))
     }

@@ -14,7 +14,7 @@ use super::registry::{Family, FamilyConfig};
 use super::text_config;
 use super::vit::{Vit, VitConfig};
 use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
-use super::weights::{WeightSource, linear};
+use super::weights::WeightSource;
 use crate::image::ImageInput;
 
 mod processor;
@@ -63,7 +63,7 @@ impl TowerConfig for LinearConfig {
         let name = format!("{PROJECTOR_PREFIX}.linear");
         Ok(Box::new(LinearTower {
             vit: Vit::build(&self.vision, VIT_PREFIX, source)?,
-            projection: linear(source, &name, [width, self.vision.width], true)?,
+            projection: source.linear(&name, [width, self.vision.width], true)?,
         }))
     }
 }

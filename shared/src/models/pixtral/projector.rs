@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::models::layers::{Activation, Linear};
-use crate::models::weights::{WeightSource, linear};
+use crate::models::weights::WeightSource;
 
 /// Two layers with an activation between them.
 pub(in crate::models) struct Projector {
@@ -21,9 +21,9 @@ impl Projector {
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
         Ok(Self {
-            linear_1: linear(source, "multi_modal_projector.linear_1", [to, from], bias)?,
+            linear_1: source.linear("multi_modal_projector.linear_1", [to, from], bias)?,
             activation,
-            linear_2: linear(source, "multi_modal_projector.linear_2", [to, to], bias)?,
+            linear_2: source.linear("multi_modal_projector.linear_2", [to, to], bias)?,
         })
     }
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::config::VisionConfig;
 use crate::image::{ImageInput, cut_planes};
 use crate::models::layers::{EncoderLayer, Linear, Mlp, Norm, Qkv, RmsNorm, Rope};
-use crate::models::weights::{WeightSource, linear, rms_norm};
+use crate::models::weights::{WeightSource, rms_norm};
 
 /// Epsilon of every norm; no configuration changes it.
 const NORM_EPS: f64 = 1e-5;
@@ -78,7 +78,7 @@ fn layer(config: &VisionConfig, index: usize, source: &mut dyn WeightSource) -> 
     let name = |part: &str| format!("vision_tower.transformer.layers.{index}.{part}");
     let norm1 = Norm::Rms(rms_norm(source, &name("attention_norm"), width, NORM_EPS)?);
     let norm2 = Norm::Rms(rms_norm(source, &name("ffn_norm"), width, NORM_EPS)?);
-    let mut layer = |part: &str, shape: [usize; 2]| linear(source, &name(part), shape, false);
+    let mut layer = |part: &str, shape: [usize; 2]| source.linear(&name(part), shape, false);
     Ok(EncoderLayer {
         norm1,
         qkv: Qkv::Separate([

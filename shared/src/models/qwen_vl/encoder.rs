@@ -9,7 +9,7 @@ use super::merger::Merger;
 use super::patches::{PatchEmbed, PatchShape};
 use crate::models::fields::{Parsed, count, only};
 use crate::models::layers::{Activation, EncoderLayer, Mlp, Norm, Qkv, Rope};
-use crate::models::weights::{WeightSource, layer_norm, linear, rms_norm};
+use crate::models::weights::{WeightSource, layer_norm, rms_norm};
 
 /// Epsilon of every norm; no configuration changes it.
 const NORM_EPS: f64 = 1e-6;
@@ -103,8 +103,8 @@ pub(in crate::models) fn merger(
     Ok(Merger {
         norm,
         is_norm_merged,
-        up: linear(source, &up, [merged, merged], true)?,
-        down: linear(source, &down, [width, merged], true)?,
+        up: source.linear(&up, [merged, merged], true)?,
+        down: source.linear(&down, [width, merged], true)?,
     })
 }
 
@@ -124,7 +124,7 @@ fn layer(
     let (width, mlp_width, activation) = (config.width, config.mlp_width, config.activation);
     let name = |part: &str| format!("visual.blocks.{index}.{part}");
     let norms = [norm(style, &name("norm1"), width, source)?, norm(style, &name("norm2"), width, source)?];
-    let mut layer = |part: &str, shape: [usize; 2]| linear(source, &name(part), shape, true);
+    let mut layer = |part: &str, shape: [usize; 2]| source.linear(&name(part), shape, true);
     let mlp = match style.plain_mlp {
         Some([up, down]) => Mlp::Plain {
             up: layer(up, [mlp_width, width])?,
