@@ -20,7 +20,7 @@ from twin_step import BETA1, Recalibrator, Sample, torch_name, torch_step
 
 RANK, ALPHA, RATE, NUM_UPDATES = 3, 6.0, 1e-2, 3
 KEYS = ["distill.train=[]", f"distill.lora.rank={RANK}", f"distill.lora.alpha={ALPHA}", "distill.lora.linears=['q_proj', 'mlp.*']",
-        "distill.warmup=0.0", "distill.clip=0.0", "distill.batch_size=1000", f"distill.steps={NUM_UPDATES}",
+        "distill.warmup=0.0", "distill.clip=0.0", "distill.batch_size=5", f"distill.steps={NUM_UPDATES}",
         "eval.holdout=0", "checkpoint.every=1"]
 
 

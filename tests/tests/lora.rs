@@ -196,7 +196,7 @@ fn updates_equal_pytorch() {
         "distill.lora.linears=['q_proj', 'mlp.*']",
         "distill.warmup=0.0",
         "distill.clip=0.0",
-        "distill.batch_size=1000",
+        "distill.batch_size=5",
         "distill.steps=3",
         "eval.holdout=0",
         "distill.lr=1e-2",

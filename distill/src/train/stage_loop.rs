@@ -58,6 +58,7 @@ impl StageLoop<'_> {
         checkpoints: &Checkpoints,
     ) -> Result<(Ended, Offsets)> {
         let out = &self.config.out;
+        let sampler = self.sampler()?;
         let mut done = 0;
         let mut num_skipped = 0;
         if let Some(checkpoint) = checkpoint {
@@ -70,7 +71,7 @@ impl StageLoop<'_> {
         let held_out = self.held_out(need)?;
         let mut loader = Loader::start(
             self.source.clone(),
-            self.sampler()?,
+            sampler,
             done..self.num_steps,
             need,
             &self.config.data,
