@@ -35,7 +35,7 @@ pub fn adapt(model: &mut Model, keys: &LoraConfig, seed: u64) -> Result<()> {
         let is_adapted = keys.linears.iter().any(|pattern| is_meant(pattern));
         unmatched.retain(|pattern| !is_meant(pattern));
         if is_adapted {
-            let (outputs, inputs) = linear.weight().dims2()?;
+            let [outputs, inputs] = *linear.weight().dims() else { bail!("`{name}` has no matrix") };
             let std = (3.0 * inputs as f64).sqrt().recip();
             let a = fresh(A, &[keys.rank, inputs], std, seed, FIRST_STREAM + stream as u64, &device)?;
             let (a, b) = (Var::from_tensor(&a)?, Var::zeros((outputs, keys.rank), DType::F32, &device)?);

@@ -22,7 +22,7 @@ const PREFIX: &str = "student.";
 /// When the checkout is damaged or of an unknown architecture.
 pub fn open(dir: &Path, stage: &Stage, device: &Device, dtype: DType) -> Result<Model> {
     let trainable = TrainableParts::of(&stage.student);
-    Ok(load(dir, &LoadOptions { device: device.clone(), dtype, trainable })?)
+    Ok(load(dir, &LoadOptions { trainable, ..LoadOptions::frozen(device.clone(), dtype) })?)
 }
 
 /// What trains, under the names of a run.

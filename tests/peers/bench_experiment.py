@@ -14,7 +14,7 @@ import argparse
 import pathlib
 import tempfile
 
-from sized import distill_steps, extract, make_checkout, rows_with_answers
+from sized import distill_steps, extract, make_checkout, processor_seconds, rows_with_answers
 
 STUDENT = (384, 4)
 # Width and layers of the teachers, and about how many times the student they are.
@@ -38,10 +38,11 @@ def main():
         for times, shape in TEACHERS.items():
             teacher = folder / f"teacher{times}"
             ratio = make_checkout(args.processor, teacher, *shape) / size
-            teacher_seconds, teacher_peak = extract(teacher, rows, args.image_root, folder / f"cache{times}", args.threads)
-            seconds, peak = distill_steps(folder / f"cache{times}", student, folder / f"run{times}", args.rows, args.steps,
+            cache = folder / f"cache{times}"
+            extracted, teacher_seconds = processor_seconds(lambda: extract(teacher, rows, args.image_root, cache, args.threads))
+            seconds, peak = distill_steps(cache, student, folder / f"run{times}", args.rows, args.steps,
                                           args.threads)
-            looped, looped_peak = seconds + teacher_seconds, peak + teacher_peak
+            looped, looped_peak = seconds + teacher_seconds, peak + extracted["peak_rss_bytes"]
             print(f"| {ratio:.1f} | {seconds:.1f} s, {peak / 2**20:.0f} MiB | {looped:.1f} s, {looped_peak / 2**20:.0f} MiB "
                   f"| {seconds / looped:.2f} | {peak / looped_peak:.2f} |", flush=True)
 

@@ -16,8 +16,10 @@ from peer import program
 WORDS = "There are two red rings left of the small blue cube and one more behind it".split()
 
 
-def make_checkout(processor, folder, width, layers, vocabulary=None):
-    """A Qwen2-VL of random weights with the tokenizer, template and image settings of `processor`; its parameters."""
+def make_checkout(processor, folder, width, layers, vocabulary=None, vision=(4, 256)):
+    """A Qwen2-VL of random weights with the tokenizer, template and image settings of `processor`; its parameters.
+
+    `vision` has the number and the width of the vision encoder's blocks."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -30,7 +32,8 @@ def make_checkout(processor, folder, width, layers, vocabulary=None):
                "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}, "tie_word_embeddings": False}
     if vocabulary:
         config["vocab_size"] = vocabulary
-    config["vision_config"] |= {"depth": 4, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 4, "hidden_size": width}
+    depth, embed = vision
+    config["vision_config"] |= {"depth": depth, "embed_dim": embed, "num_heads": embed // 64, "mlp_ratio": 4, "hidden_size": width}
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
@@ -58,14 +61,13 @@ def processor_seconds(work):
     return result, used() - before
 
 
-def extract(teacher, rows, image_root, cache, threads):
-    """`extract run` on these rows, images embedded: the processor's seconds and the peak of memory in bytes."""
+def extract(teacher, rows, image_root, cache, threads, more=("--embed-images",)):
+    """The summary of `extract run` on these rows."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     data = pathlib.Path(f"{cache}.json")
     data.write_text(json.dumps(rows))
-    arguments = ("--device", "cpu", "--teacher", teacher, "--data", data, "--image-root", image_root, "--out", cache)
-    summary, seconds = processor_seconds(lambda: program("extract", "release", "run", *arguments, "--embed-images"))
-    return seconds, summary["peak_rss_bytes"]
+    return program("extract", "release", "run", "--device", "cpu", "--teacher", teacher, "--data", data, "--image-root",
+                   image_root, "--out", cache, *more)
 
 
 def distill_steps(cache, student, out, rows, steps, threads, sets=()):

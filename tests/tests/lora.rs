@@ -13,9 +13,7 @@ use e2e::programs::run;
 use e2e::reference::{CHECKPOINTS, samples, worst_error};
 use e2e::rows::fixture;
 use serde_json::Value;
-use shared::models::{
-    LoadOptions, Model, ModelPart, PackedBatch, TrainableParts, config_of, export_checkout, load,
-};
+use shared::models::{LoadOptions, Model, ModelPart, PackedBatch, config_of, export_checkout, load};
 
 /// Stage distill with adapters of rank 2 on the body in place of the body itself.
 const KEYS: [&str; 10] = [
@@ -32,8 +30,7 @@ const KEYS: [&str; 10] = [
 ];
 
 fn open(dir: &Path) -> Model {
-    let trainable = TrainableParts::none();
-    load(dir, &LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable }).unwrap()
+    load(dir, &LoadOptions::frozen(Device::Cpu, DType::F32)).unwrap()
 }
 
 fn features(name: &str, model: &Model) -> Tensor {

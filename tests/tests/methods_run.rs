@@ -174,11 +174,7 @@ fn extract_pair_names_the_methods_that_distill_has() {
     let names: Vec<_> = same.iter().map(|(method, _)| method.as_str()).collect();
     assert_eq!(names, Method::value_variants().iter().map(|method| method.as_str()).collect::<Vec<_>>());
     let dir = e2e::rows::fixture("qwen2_vl");
-    let load = shared::models::LoadOptions {
-        device: candle_core::Device::Cpu,
-        dtype: candle_core::DType::F32,
-        trainable: shared::models::TrainableParts::none(),
-    };
+    let load = shared::models::LoadOptions::frozen(candle_core::Device::Cpu, candle_core::DType::F32);
     let model = shared::models::load(&dir, &load).unwrap();
     for ((method, with_one), (_, with_two)) in same.iter().zip(&other) {
         let config = RunConfig { method: Method::from_str(method, false).unwrap(), ..RunConfig::default() };

@@ -69,13 +69,8 @@ impl StageLoop<'_> {
         let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
         let need = self.need();
         let held_out = self.held_out(need)?;
-        let mut loader = Loader::start(
-            self.source.clone(),
-            sampler,
-            done..self.num_steps,
-            need,
-            &self.config.data,
-        )?;
+        let mut loader =
+            Loader::start(self.source.clone(), sampler, done..self.num_steps, need, &self.config.data)?;
         while done < self.num_steps {
             let start = Instant::now();
             let batch = loader.next_batch()?;

@@ -197,11 +197,11 @@ impl Trainer {
         let views = Views {
             student: view(
                 features,
-                &self.model.head.weight,
+                self.model.head.weight()?,
                 &microbatch.student_scored,
                 &microbatch.student.input_ids,
             )?,
-            embedding: self.model.body.embedding(),
+            embedding: self.model.body.embedding().tensor()?,
             teacher: view(&teacher, &side.head, &rows.scored, &rows.tokens)?,
             answers: &rows.answers,
         };
@@ -216,7 +216,7 @@ impl Trainer {
         let rows = Tensor::new(scored.rows.as_slice(), features.device())?;
         let features = features.index_select(&rows, 0)?;
         let weights = HeadLossOptions { ce_weight: self.loss.ce_student, ..HeadLossOptions::default() };
-        let output = head_loss(&features, &self.model.head.weight, &scored.targets, None, &weights)?;
+        let output = head_loss(&features, self.model.head.weight()?, &scored.targets, None, &weights)?;
         Ok((output.loss, output.ce))
     }
 

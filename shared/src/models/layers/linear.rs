@@ -1,6 +1,9 @@
 //! The linear layer, trainable or frozen.
 
-use candle_core::{Result, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
 use super::{Adapter, fused, plain};
@@ -31,22 +34,64 @@ impl<F: FnMut(&str, &[usize]) -> Result<Tensor>> BlockWeights for F {
     }
 }
 
+/// The matrix of a linear layer, (O, I).
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// Floats.
+    Plain(Tensor),
+    /// Blocks of integers and their scales, frozen, made floats of where they are used.
+    Quantised(Arc<QTensor>),
+}
+
+impl From<Tensor> for Weight {
+    fn from(tensor: Tensor) -> Self {
+        Self::Plain(tensor)
+    }
+}
+
+impl From<QTensor> for Weight {
+    fn from(tensor: QTensor) -> Self {
+        Self::Quantised(Arc::new(tensor))
+    }
+}
+
+impl Weight {
+    /// O and I.
+    pub fn dims(&self) -> &[usize] {
+        match self {
+            Self::Plain(tensor) => tensor.dims(),
+            Self::Quantised(tensor) => tensor.shape().dims(),
+        }
+    }
+
+    /// Floats of this type, (O, I).
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Plain(tensor) => tensor.to_dtype(dtype),
+            Self::Quantised(tensor) => tensor.dequantize(&tensor.device())?.to_dtype(dtype),
+        }
+    }
+}
+
 /// y = x W^T + b. A weight that tracks gradients (a `Var`) is trained; any other is frozen, and may have an adapter.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     adapter: Option<Adapter>,
 }
 
 impl Linear {
     /// A layer of `weight` (O, I) and `bias` (O).
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Linear {
-        Linear { weight, bias, adapter: None }
+    pub fn new(weight: impl Into<Weight>, bias: Option<Tensor>) -> Linear {
+        Linear { weight: weight.into(), bias, adapter: None }
     }
 
     /// The weight as given, (O, I).
-    pub fn weight(&self) -> &Tensor {
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -60,7 +105,8 @@ impl Linear {
     /// # Errors
     /// When the weight is trained, or the adapter is of another shape.
     pub fn adapt(&mut self, adapter: Adapter) -> Result<()> {
-        if self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op) {
+        let trains = matches!(&self.weight, Weight::Plain(weight) if weight.track_op());
+        if trains || self.bias.as_ref().is_some_and(Tensor::track_op) {
             bail!("an adapter beside a weight that trains")
         }
         let shape = adapter.shape()?;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::lora::Adapted;
-use super::{fused, plain};
+use super::{Weight, fused, plain};
 
 /// What stands beside a weight W (O, I): y = x W^T + scale (x A^T) B^T.
 #[derive(Clone, Debug)]
@@ -48,9 +48,10 @@ impl Adapter {
     }
 
     /// x (.., I) -> (.., O) through the frozen `weight` and `bias`, in x's type.
-    pub(super) fn forward(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
         let cast = |tensor: &Tensor| tensor.to_dtype(x.dtype())?.contiguous();
-        let (a, b, weight) = (cast(&self.a)?, cast(&self.b)?, cast(weight)?);
+        let (a, b) = (cast(&self.a)?, cast(&self.b)?);
+        let weight = weight.to_dtype(x.dtype())?.contiguous()?;
         let bias = bias.map(cast).transpose()?;
         let operands: Vec<&Tensor> = [x, &a, &b, &weight].into_iter().chain(&bias).collect();
         if !fused(&operands) {

@@ -32,7 +32,7 @@ pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu, swiglu};
 pub use attention::{Segments, Sight, attention, attention_within};
 pub use decoder::{DecoderLayer, KvLayer};
 pub use encoder::{EncoderLayer, Mlp};
-pub use linear::{BlockWeights, Linear};
+pub use linear::{BlockWeights, Linear, Weight};
 pub use lora::Adapter;
 pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use qkv::{Heads, Qkv};
