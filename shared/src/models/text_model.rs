@@ -199,10 +199,9 @@ impl TextModel {
         let View { rope, sights } = pass.views.of(i);
         let cu_seqlens = &pass.batch.cu_seqlens;
         let is_last = i + 1 == self.blocks.len() && pass.deepstack.is_empty();
-        if is_last && kept.is_none() && self.recompute.is_none() {
-            if let Some(rows) = pass.wanted.take() {
-                return block.forward_at(&pass.x, rope, sights, cu_seqlens, &rows);
-            }
+        let trims = is_last && kept.is_none() && self.recompute.is_none();
+        if let Some(rows) = pass.wanted.take_if(|_| trims) {
+            return block.forward_at(&pass.x, rope, sights, cu_seqlens, &rows);
         }
         let x = match (&self.recompute, kept) {
             (Some(gradients), None) => recomputed(block, &pass.x, rope, sights, cu_seqlens, gradients)?,
