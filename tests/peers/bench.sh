@@ -16,3 +16,6 @@ done
 target/release/toy world --out "$toy" demo
 "$python" tests/peers/bench_step.py --teacher datasets/toy/teacher --student datasets/toy/student --data "$toy/demo.json" --image-root "$toy" --steps 20
 "$python" tests/peers/bench_cache.py
+for script in bench_experiment.py "bench_growth.py --out docs/growth"; do
+  "$python" tests/peers/$script --processor "$model" --data "$data" --image-root "$images"
+done

@@ -1,10 +1,15 @@
-"""What the benchmarks of size share: checkpoints of a chosen size, and the programs with their time and peak memory."""
+"""What the benchmarks of size share: checkpoints of a chosen size, and the programs with their time and peak memory.
+
+Time is the processor's, of all threads together (user and system, as the kernel counts them for the program that ended):
+it tells what a step costs even where other programs share the cores, and is about `threads` times the time on an idle
+machine's clock.
+"""
 
 import json
 import os
 import pathlib
+import resource
 import shutil
-import statistics
 
 from peer import program
 
@@ -48,6 +53,14 @@ def rows_with_answers(data, count, words=None):
     return rows
 
 
+def processor_seconds(work):
+    """What `work()` returns, and the processor's seconds of the programs it ran."""
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = used()
+    result = work()
+    return result, used() - before
+
+
 def extract(teacher, rows, image_root, cache, threads, more=("--embed-images",)):
     """The summary of `extract run` on these rows."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
@@ -58,20 +71,17 @@ def extract(teacher, rows, image_root, cache, threads, more=("--embed-images",))
 
 
 def distill_steps(cache, student, out, rows, steps, threads, sets=()):
-    """Steps of stage distill, all rows in each: seconds a step (the median) and the peak of memory in bytes."""
+    """Steps of stage distill, all rows in each: the processor's seconds a step, and the peak of memory in bytes.
+
+    A run of one step is taken from one of `steps` more, so that starting, loading and writing count in neither.
+    """
     os.environ["RAYON_NUM_THREADS"] = str(threads)
-    keys = [f"distill.steps={steps}", f"distill.batch_size={rows}", "eval.holdout=0", "checkpoint.every=1000", *sets]
-    summary = program("distill", "release", "run", "--device", "cpu", "--cache", cache, "--student", student, "--out", out,
-                      "--stages", "distill", *(part for key in keys for part in ("--set", key)))
-    metrics = pathlib.Path(out, "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line)["tokens_per_second"] for line in metrics]
-    tokens = summary_tokens(cache)
-    return tokens / statistics.median(speeds), summary["peak_rss_bytes"]
 
+    def run(num_steps):
+        keys = [f"distill.steps={num_steps}", f"distill.batch_size={rows}", "eval.holdout=0", "checkpoint.every=1000", *sets]
+        return processor_seconds(lambda: program(
+            "distill", "release", "run", "--device", "cpu", "--cache", cache, "--student", student, "--out",
+            f"{out}-{num_steps}", "--stages", "distill", *(part for key in keys for part in ("--set", key))))
 
-def summary_tokens(cache):
-    """Tokens of all samples; teacher and student share tokenizer and image settings here."""
-    import pyarrow.parquet as pq
-
-    shards = sorted(pathlib.Path(cache, "data").glob("*.parquet"))
-    return sum(len(ids) for shard in shards for ids in pq.read_table(shard, columns=["input_ids"])["input_ids"])
+    (_, one), (summary, all_of_them) = run(1), run(1 + steps)
+    return (all_of_them - one) / steps, summary["peak_rss_bytes"]

@@ -9,7 +9,7 @@ use e2e::distilled::{arguments, distill, distilled, metrics, weights};
 use e2e::programs::run;
 use e2e::rows::fixture;
 use serde_json::Value;
-use shared::models::{ModelPart, config_of, export_checkout};
+use shared::models::{ModelPart, Replacement, config_of, export_checkout};
 
 /// One stage of two steps, a checkpoint after the first, and no loss but the method's.
 const ALONE: [&str; 8] = [
@@ -79,7 +79,8 @@ fn moved_teacher(dir: &Path) -> PathBuf {
     let family = config_of(&base).unwrap().family;
     let moved = |(name, tensor): (String, Tensor)| {
         let wide = tensor.to_dtype(DType::F32).unwrap();
-        (family.canonical_name(&name).into_owned(), (&wide + (wide.sin().unwrap() * 0.3).unwrap()).unwrap())
+        let moved = (&wide + (wide.sin().unwrap() * 0.3).unwrap()).unwrap();
+        (family.canonical_name(&name).into_owned(), Replacement::Weight(moved))
     };
     let out = dir.join("student");
     export_checkout(&base, &out, &weights(&base).unwrap().into_iter().map(moved).collect(), None).unwrap();

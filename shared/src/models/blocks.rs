@@ -78,6 +78,14 @@ impl<B: Send> Blocks<B> {
         }
     }
 
+    /// The blocks in memory: all, or none where they are read when they are needed.
+    pub(super) fn resident_mut(&mut self) -> &mut [B] {
+        match self {
+            Self::Resident(blocks) => blocks,
+            Self::Streamed { .. } => &mut [],
+        }
+    }
+
     /// The largest block that is read when it is needed; none where all are in memory.
     pub(super) fn streamed(&self) -> Option<BlockSize> {
         match self {

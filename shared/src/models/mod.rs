@@ -13,7 +13,7 @@
 use candle_core::{Result, Tensor, bail};
 use serde::Serialize;
 
-use layers::{Recomputed, RmsNorm};
+use layers::{Linear, Recomputed, RmsNorm};
 
 mod anyres;
 mod batch;
@@ -65,7 +65,7 @@ pub use blocks::BlockSize;
 pub use checkpoint::{Checkpoint, Entry};
 pub use device::device;
 pub use error::ModelError;
-pub use export::export_checkout;
+pub use export::{Replacement, export_checkout};
 pub use generate::{
     Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise,
 };
@@ -153,6 +153,10 @@ pub trait VlmBody: Send + Sync {
     /// From now on the decoder's blocks keep their input alone in a forward pass and run again in the backward, which
     /// leaves their weights' gradients in `gradients`.
     fn recompute(&mut self, gradients: Recomputed);
+
+    /// The decoder blocks' linear layers by the canonical names of their weights, without `.weight`; the same order
+    /// always. None where blocks are read when they are needed.
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)>;
 
     /// Token embeddings of each batch with image features in their rows: vision encoder and projector. Each block runs over
     /// all batches before the next one does, so that its weights are needed once.

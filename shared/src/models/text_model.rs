@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use candle_core::{Result, Tensor, bail};
 
 use super::blocks::{BlockSize, Blocks};
-use super::layers::{DecoderLayer, KvLayer, Recomputed, RmsNorm, recomputed};
+use super::layers::{DecoderLayer, KvLayer, Linear, Recomputed, RmsNorm, recomputed};
 use super::pattern::{View, Views};
 use super::table::Table;
 use super::weights::{Under, WeightSource};
@@ -53,6 +53,8 @@ impl Embeds {
 
 /// Input embeddings, blocks and final norm.
 pub(super) struct TextModel {
+    /// What the weights' names begin with.
+    prefix: &'static str,
     embedding: Table,
     /// What embeddings of text are multiplied by.
     scale: Option<f64>,
@@ -104,12 +106,24 @@ impl TextModel {
         })?;
         let norm = config.rms_norm(source.get(&format!("{prefix}.norm.weight"), &[width])?);
         let scale = config.gemma.map(|_| (width as f64).sqrt());
-        Ok(Self { embedding, scale, blocks, norm, recompute: None })
+        Ok(Self { prefix, embedding, scale, blocks, norm, recompute: None })
     }
 
     /// From now on blocks keep their input alone and run again in the backward pass.
     pub(super) fn recompute(&mut self, gradients: Recomputed) {
         self.recompute = Some(gradients);
+    }
+
+    /// The blocks' linear layers by the names of their weights, without `.weight`; none
+    /// where blocks are read when they are needed.
+    pub(super) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let prefix = self.prefix;
+        let blocks = self.blocks.resident_mut().iter_mut().enumerate();
+        let named = blocks.flat_map(|(block, layer)| {
+            let linears = layer.linears_mut().into_iter();
+            linears.map(move |(name, linear)| (format!("{prefix}.layers.{block}.{name}"), linear))
+        });
+        named.collect()
     }
 
     /// V x D.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::blocks::BlockSize;
-use super::layers::Recomputed;
+use super::layers::{Linear, Recomputed};
 use super::pattern::Pattern;
 use super::registry::FamilyConfig;
 use super::rotary::Rotary;
@@ -104,6 +104,10 @@ impl VlmBody for Vlm {
 
     fn recompute(&mut self, gradients: Recomputed) {
         self.text.recompute(gradients);
+    }
+
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        self.text.linears_mut()
     }
 
     fn embed_all(&self, batches: &[PackedBatch]) -> Result<Vec<Embeds>> {

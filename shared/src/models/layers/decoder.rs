@@ -74,6 +74,18 @@ impl DecoderLayer {
         })
     }
 
+    /// The linear layers by their names under the block.
+    pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        let mut linears = self.qkv.linears_mut();
+        linears.extend([
+            ("self_attn.o_proj", &mut self.o_proj),
+            ("mlp.gate_proj", &mut self.gate_proj),
+            ("mlp.up_proj", &mut self.up_proj),
+            ("mlp.down_proj", &mut self.down_proj),
+        ]);
+        linears
+    }
+
     /// x (T, D) -> (T, D). `cu_seqlens` divides the T tokens into samples (S+1 numbers); with a cache, they are the
     /// tokens after those that it already holds, and it grows by them.
     ///
