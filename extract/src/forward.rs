@@ -79,11 +79,9 @@ impl Teacher {
         let (packed, samples): (Vec<PackedBatch>, Vec<_>) =
             pass.into_iter().map(|batch| (batch.packed, batch.samples)).unzip();
         let features = self.model.body.features_all(&packed).with_context(advice)?;
-        for ((features, batch), samples) in features.into_iter().zip(&packed).zip(samples) {
-            let kept = kept_rows(&features, batch, &samples).with_context(advice)?;
-            drop(features);
+        for (features, samples) in features.into_iter().zip(samples) {
             let counts: Vec<usize> = samples.iter().map(|sample| sample.positions().len()).collect();
-            let blocks = self.split(&kept, &counts)?;
+            let blocks = self.split(&features, &counts)?;
             if !take(samples, blocks)? {
                 break;
             }
@@ -137,16 +135,6 @@ impl Teacher {
         }
         Ok(())
     }
-}
-
-/// Features (T, D) of a packed batch, reduced to the positions that its samples keep.
-fn kept_rows(features: &Tensor, batch: &PackedBatch, samples: &[Prepared]) -> candle_core::Result<Tensor> {
-    let starts = batch.cu_seqlens.iter();
-    let rows = samples
-        .iter()
-        .zip(starts)
-        .flat_map(|(sample, start)| sample.positions().iter().map(|at| at + *start as u32));
-    features.index_select(&Tensor::from_iter(rows, features.device())?, 0)
 }
 
 /// Rows of `width` values, `counts` of them a sample.

@@ -23,7 +23,11 @@ impl Batch {
     /// Packs the samples; the pixels are there once after that.
     pub fn pack(mut samples: Vec<Prepared>) -> Batch {
         let encoded: Vec<&Encoded> = samples.iter().map(|sample| &sample.encoded).collect();
-        let packed = PackedBatch::pack(&encoded);
+        let mut packed = PackedBatch::pack(&encoded);
+        let positions = samples.iter().zip(&packed.cu_seqlens);
+        let wanted =
+            positions.flat_map(|(sample, start)| sample.positions().iter().map(|at| at + *start as u32));
+        packed.wanted = Some(wanted.collect());
         samples.iter_mut().for_each(|sample| sample.encoded.images = Vec::new());
         Batch { samples, packed }
     }

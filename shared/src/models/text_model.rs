@@ -68,6 +68,8 @@ pub(super) struct Pass<'a> {
     /// What is still to be added to the image rows.
     deepstack: VecDeque<Tensor>,
     batch: &'a PackedBatch,
+    /// The rows of x that are wanted, while x still has others.
+    wanted: Option<Tensor>,
     views: Views<'a>,
     cache: Option<&'a mut KvCache>,
 }
@@ -79,8 +81,10 @@ impl<'a> Pass<'a> {
         batch: &'a PackedBatch,
         views: Views<'a>,
         cache: Option<&'a mut KvCache>,
-    ) -> Self {
-        Self { x: embeds.tokens, deepstack: embeds.deepstack.into(), batch, views, cache }
+    ) -> Result<Self> {
+        let rows = batch.wanted.as_deref().map(|rows| Tensor::new(rows, embeds.tokens.device()));
+        let wanted = rows.transpose()?;
+        Ok(Self { x: embeds.tokens, deepstack: embeds.deepstack.into(), batch, wanted, views, cache })
     }
 }
 
@@ -157,7 +161,7 @@ impl TextModel {
         }
     }
 
-    /// Features (T, D) of each pass: blocks and final norm. Each block runs over all passes before the next one does.
+    /// Features (T, D) of each pass, or of the wanted rows of its batch: blocks and final norm. Each block runs over all passes before the next one does.
     pub(super) fn decode(&self, mut passes: Vec<Pass<'_>>) -> Result<Vec<Tensor>> {
         for cache in passes.iter_mut().filter_map(|pass| pass.cache.as_deref_mut()) {
             cache.layers.resize_with(self.blocks.len(), KvLayer::default);
@@ -168,7 +172,11 @@ impl TextModel {
                 Ok(())
             })
         })?;
-        passes.into_iter().map(|pass| self.norm.forward(&pass.x)).collect()
+        let features = |pass: Pass<'_>| match pass.wanted {
+            None => self.norm.forward(&pass.x),
+            Some(rows) => self.norm.forward(&pass.x.index_select(&rows, 0)?),
+        };
+        passes.into_iter().map(features).collect()
     }
 
     /// The output (T, D) of the block number `i`.
@@ -176,6 +184,11 @@ impl TextModel {
         let kept = pass.cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
         let View { rope, sights } = pass.views.of(i);
         let cu_seqlens = &pass.batch.cu_seqlens;
+        let is_last = i + 1 == self.blocks.len() && pass.deepstack.is_empty();
+        let trims = is_last && kept.is_none() && self.recompute.is_none();
+        if let Some(rows) = pass.wanted.take_if(|_| trims) {
+            return block.forward_at(&pass.x, rope, sights, cu_seqlens, &rows);
+        }
         let x = match (&self.recompute, kept) {
             (Some(gradients), None) => recomputed(block, &pass.x, rope, sights, cu_seqlens, gradients)?,
             (_, kept) => block.forward_within(&pass.x, rope, sights, cu_seqlens, kept)?,

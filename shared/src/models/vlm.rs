@@ -151,6 +151,6 @@ impl Vlm {
         let rope = self.rotary.rope(&batch.positions, &self.decoder, device)?;
         let cached = cache.as_deref().map(KvCache::lengths).unwrap_or_default();
         let views = self.pattern.views(rope, &self.decoder, batch, &cached, device)?;
-        Ok(Pass::new(embeds, batch, views, cache))
+        Pass::new(embeds, batch, views, cache)
     }
 }
