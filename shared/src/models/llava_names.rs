@@ -29,12 +29,6 @@ pub(super) const PARTS: &[(&str, ModelPart)] = &[
     ("image_newline", ModelPart::Projector),
     ("language_model.lm_head.", ModelPart::Head),
 ];
-/// Buffers that some checkpoints store.
-pub(super) const IGNORED: &[&str] = &["rotary_emb.inv_freq", "embeddings.position_ids"];
-/// The canonical name of the input embedding.
-pub(super) const EMBEDDING: &str = "language_model.model.embed_tokens.weight";
-/// The canonical name of the head.
-pub(super) const HEAD: &str = "language_model.lm_head.weight";
 /// Where the decoder's weights lie.
 pub(super) const TEXT_PREFIX: &str = "language_model.model";
 /// Where the weights of a CLIP or SigLIP tower lie.
@@ -42,24 +36,29 @@ pub(super) const VIT_PREFIX: &str = "vision_tower.vision_model";
 /// Where the projector's weights lie.
 pub(super) const PROJECTOR_PREFIX: &str = "multi_modal_projector";
 
-/// The registry entry of a family with a CLIP or SigLIP tower that keeps these names.
-pub(super) const fn vit_family(
+/// The registry entry of a family that keeps these names.
+pub(super) const fn family(
     model_type: &'static str,
     architecture: &'static str,
     parse: ParseConfig,
     processor: ParseProcessor,
 ) -> Family {
     Family {
-        model_type,
-        architecture,
-        vision_type: None,
-        renames: VIT_RENAMES,
-        infixes: &[],
+        renames: RENAMES,
         parts: PARTS,
-        ignored: IGNORED,
-        embedding: EMBEDDING,
-        head: HEAD,
-        parse,
-        processor,
+        ignored: &["rotary_emb.inv_freq", "embeddings.position_ids"],
+        embedding: "language_model.model.embed_tokens.weight",
+        head: "language_model.lm_head.weight",
+        ..Family::text(model_type, architecture, parse, processor)
     }
+}
+
+/// The same with a CLIP or SigLIP tower.
+pub(super) const fn vit_family(
+    model_type: &'static str,
+    architecture: &'static str,
+    parse: ParseConfig,
+    processor: ParseProcessor,
+) -> Family {
+    Family { renames: VIT_RENAMES, ..family(model_type, architecture, parse, processor) }
 }

@@ -94,6 +94,28 @@ pub trait FamilyConfig: Send + Sync {
 }
 
 impl Family {
+    /// A text model whose weights keep the names that transformers gives them; other families say what differs.
+    pub(super) const fn text(
+        model_type: &'static str,
+        architecture: &'static str,
+        parse: ParseConfig,
+        processor: ParseProcessor,
+    ) -> Family {
+        Family {
+            model_type,
+            architecture,
+            vision_type: None,
+            renames: &[],
+            infixes: &[],
+            parts: &[("lm_head.", ModelPart::Head)],
+            ignored: &["rotary_emb.inv_freq"],
+            embedding: "model.embed_tokens.weight",
+            head: "lm_head.weight",
+            parse,
+            processor,
+        }
+    }
+
     /// The canonical name of a stored weight.
     pub fn canonical_name<'a>(&self, stored: &'a str) -> Cow<'a, str> {
         let renamed = self.renames.iter().find_map(|(from, to)| Some((to, stored.strip_prefix(from)?)));

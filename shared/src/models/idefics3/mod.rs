@@ -26,11 +26,6 @@ pub(super) static SMOLVLM: Family = family("smolvlm", "SmolVLMForConditionalGene
 
 const fn family(model_type: &'static str, architecture: &'static str) -> Family {
     Family {
-        model_type,
-        architecture,
-        vision_type: None,
-        renames: &[],
-        infixes: &[],
         parts: &[
             ("model.vision_model.", ModelPart::Vision),
             ("model.connector.", ModelPart::Projector),
@@ -38,9 +33,7 @@ const fn family(model_type: &'static str, architecture: &'static str) -> Family 
         ],
         ignored: &["rotary_emb.inv_freq", "embeddings.position_ids"],
         embedding: "model.text_model.embed_tokens.weight",
-        head: "lm_head.weight",
-        parse,
-        processor: processor::parse,
+        ..Family::text(model_type, architecture, parse, processor::parse)
     }
 }
 

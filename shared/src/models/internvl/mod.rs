@@ -13,16 +13,5 @@ pub(super) use config::{TileTowerConfig, VisionConfig};
 pub(super) use processor::TileProcessor;
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "internvl",
-    architecture: "InternVLForConditionalGeneration",
-    vision_type: None,
-    renames: llava_names::RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse: config::parse,
-    processor: processor::parse,
-};
+pub(super) static FAMILY: Family =
+    llava_names::family("internvl", "InternVLForConditionalGeneration", config::parse, processor::parse);

@@ -9,9 +9,6 @@ mod processor;
 
 /// The family's registry entry.
 pub(super) static FAMILY: Family = Family {
-    model_type: "internvl_chat",
-    architecture: "InternVLChatModel",
-    vision_type: None,
     renames: &[
         ("vision_model.embeddings.class_embedding", "vision_tower.embeddings.cls_token"),
         ("vision_model.embeddings.position_embedding", "vision_tower.embeddings.position_embeddings"),
@@ -40,10 +37,5 @@ pub(super) static FAMILY: Family = Family {
         (".attention_norm.", ".input_layernorm."),
         (".ffn_norm.", ".post_attention_layernorm."),
     ],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse: config::parse,
-    processor: processor::parse,
+    ..llava_names::family("internvl_chat", "InternVLChatModel", config::parse, processor::parse)
 };

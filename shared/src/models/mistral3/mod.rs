@@ -8,15 +8,11 @@ mod merger;
 
 /// The family's registry entry.
 pub(super) static FAMILY: Family = Family {
-    model_type: "mistral3",
-    architecture: "Mistral3ForConditionalGeneration",
     vision_type: Some("pixtral"),
-    renames: llava_names::RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse: config::parse,
-    processor: pixtral::parse_processor,
+    ..llava_names::family(
+        "mistral3",
+        "Mistral3ForConditionalGeneration",
+        config::parse,
+        pixtral::parse_processor,
+    )
 };

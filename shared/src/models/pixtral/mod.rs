@@ -16,15 +16,6 @@ pub(super) use vision::VisionModel;
 
 /// The family's registry entry.
 pub(super) static FAMILY: Family = Family {
-    model_type: "llava",
-    architecture: "LlavaForConditionalGeneration",
     vision_type: Some("pixtral"),
-    renames: llava_names::RENAMES,
-    infixes: &[],
-    parts: llava_names::PARTS,
-    ignored: llava_names::IGNORED,
-    embedding: llava_names::EMBEDDING,
-    head: llava_names::HEAD,
-    parse: config::parse,
-    processor: processor::parse,
+    ..llava_names::family("llava", "LlavaForConditionalGeneration", config::parse, processor::parse)
 };

@@ -9,16 +9,5 @@ mod vision;
 mod window;
 
 /// The family's registry entry.
-pub(super) static FAMILY: Family = Family {
-    model_type: "qwen2_5_vl",
-    architecture: "Qwen2_5_VLForConditionalGeneration",
-    vision_type: None,
-    renames: qwen_vl::RENAMES,
-    infixes: &[],
-    parts: qwen_vl::PARTS,
-    ignored: qwen_vl::IGNORED,
-    embedding: qwen_vl::EMBEDDING,
-    head: qwen_vl::HEAD,
-    parse: config::parse,
-    processor: qwen_vl::parse_processor,
-};
+pub(super) static FAMILY: Family =
+    qwen_vl::family("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", config::parse);

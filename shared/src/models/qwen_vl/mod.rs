@@ -1,6 +1,7 @@
 //! What Qwen2-VL, Qwen2.5-VL and Qwen3-VL share: names, processor, M-RoPE positions, patches and the merger.
 
 use super::params::ModelPart;
+use super::registry::{Family, ParseConfig};
 
 mod config;
 mod encoder;
@@ -13,24 +14,27 @@ pub(super) use config::{check_width, text};
 pub(super) use encoder::{Encoder, EncoderConfig, Style, merger, num_heads};
 pub(super) use merger::Merger;
 pub(super) use patches::{PatchShape, boundaries, frame_boundaries, patch_positions};
-pub(super) use processor::parse as parse_processor;
 
-/// transformers' own naming, which is also that of Qwen3-VL's files, to the shorter one of Qwen2-VL's files.
-pub(super) const RENAMES: &[(&str, &str)] =
-    &[("model.language_model.", "model."), ("model.visual.", "visual.")];
-/// The parts by canonical name.
-pub(super) const PARTS: &[(&str, ModelPart)] = &[
-    ("visual.merger.", ModelPart::Projector),
-    ("visual.deepstack_merger_list.", ModelPart::Projector),
-    ("visual.", ModelPart::Vision),
-    ("lm_head.", ModelPart::Head),
-];
-/// Buffers that some checkpoints store.
-pub(super) const IGNORED: &[&str] = &["rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"];
-/// The canonical name of the input embedding.
-pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The canonical name of the head.
-pub(super) const HEAD: &str = "lm_head.weight";
+/// The registry entry of a family of these names: transformers' own, which are also those of Qwen3-VL's files, become the shorter
+/// ones of Qwen2-VL's files.
+pub(super) const fn family(
+    model_type: &'static str,
+    architecture: &'static str,
+    parse: ParseConfig,
+) -> Family {
+    Family {
+        renames: &[("model.language_model.", "model."), ("model.visual.", "visual.")],
+        parts: &[
+            ("visual.merger.", ModelPart::Projector),
+            ("visual.deepstack_merger_list.", ModelPart::Projector),
+            ("visual.", ModelPart::Vision),
+            ("lm_head.", ModelPart::Head),
+        ],
+        ignored: &["rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"],
+        ..Family::text(model_type, architecture, parse, processor::parse)
+    }
+}
+
 /// Where the decoder's weights lie.
 pub(super) const TEXT_PREFIX: &str = "model";
 /// The image token of the class defaults.

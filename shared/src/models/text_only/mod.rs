@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use super::blocks::Blocks;
 use super::fields::{Parsed, flag, word};
 use super::layers::EncoderLayer;
-use super::params::ModelPart;
 use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
@@ -17,29 +16,13 @@ use super::weights::WeightSource;
 use crate::image::{ImageError, ImageInput, RgbImage};
 
 /// Qwen2 and Qwen2.5.
-pub(super) static QWEN2: Family = family("qwen2", "Qwen2ForCausalLM");
+pub(super) static QWEN2: Family = Family::text("qwen2", "Qwen2ForCausalLM", parse, processor);
 /// Qwen3.
-pub(super) static QWEN3: Family = family("qwen3", "Qwen3ForCausalLM");
+pub(super) static QWEN3: Family = Family::text("qwen3", "Qwen3ForCausalLM", parse, processor);
 /// Llama, and what shares its architecture.
-pub(super) static LLAMA: Family = family("llama", "LlamaForCausalLM");
+pub(super) static LLAMA: Family = Family::text("llama", "LlamaForCausalLM", parse, processor);
 /// Mistral.
-pub(super) static MISTRAL: Family = family("mistral", "MistralForCausalLM");
-
-const fn family(model_type: &'static str, architecture: &'static str) -> Family {
-    Family {
-        model_type,
-        architecture,
-        vision_type: None,
-        renames: &[],
-        infixes: &[],
-        parts: &[("lm_head.", ModelPart::Head)],
-        ignored: &["rotary_emb.inv_freq"],
-        embedding: "model.embed_tokens.weight",
-        head: "lm_head.weight",
-        parse,
-        processor,
-    }
-}
+pub(super) static MISTRAL: Family = Family::text("mistral", "MistralForCausalLM", parse, processor);
 
 /// Reads config.json.
 fn parse(json: &Value) -> Parsed<Box<dyn FamilyConfig>> {
