@@ -106,7 +106,7 @@
 //!
 //! # Reading
 //! [`CacheReader`] maps the shards and holds 60 bytes per sample, besides the page indexes of the
-//! shards (about 60 more). A file that is truncated while it is mapped ends the process, as it does
+//! small columns (about 25 more). A file that is truncated while it is mapped ends the process, as it does
 //! for every memory map; with [`Access::Plain`] it reads page by page instead. Everything else is an error that names file and row.
 //! [`CacheReader::will_need`] has samples fetched ahead, [`CacheReader::block_shuffled`] is an order of the samples that is
 //! random and yet reads the disk in long stretches. No number in a file decides how much memory is
@@ -129,6 +129,7 @@ mod index;
 mod lossy;
 mod manifest;
 mod order;
+mod packed;
 mod page;
 mod parquet_file;
 mod reader;
