@@ -2,9 +2,10 @@
 //!
 //! Precedence, lowest first: defaults, the `--config` file, `--set`, flags. Unknown keys are refused.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use candle_core::{DType, Device};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,11 +15,14 @@ use shared::settings::{SettingsError, resolve_over};
 use toml::Table;
 
 use crate::cli::{CommonArgs, UsageError};
+pub use crate::recalibrator::NormPlace;
 
+mod lora;
 mod memory;
 mod methods;
 mod stage;
 
+pub use lora::LoraConfig;
 pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
 pub use stage::{KeepFeatures, StageConfig};
@@ -47,6 +51,21 @@ impl StageName {
     }
 }
 
+/// One cache of a mixture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixedCache {
+    /// The feature cache.
+    pub cache: PathBuf,
+    /// Its share of the samples that are drawn is this over the sum of all weights.
+    #[serde(default = "one")]
+    pub weight: f64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
 /// Where samples come from and how they are read ahead.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,11 +78,14 @@ pub struct DataConfig {
     pub prepend_image: bool,
     /// Samples longer than this many student tokens are left out and listed.
     pub max_length: usize,
+    /// Which of a conversation's answers are learnt: all, or the last one, with those before it as part of the question.
+    pub answers: Answers,
     /// Share of samples that may be left out (broken image, no answer, too long) before the run stops.
     pub max_bad: f64,
-    /// Encoded samples kept in memory, in MiB; the rest are encoded again at each use.
-    pub cache_mib: usize,
-    /// Batches encoded ahead of the step.
+    /// Memory of encoded samples, in MiB: half for those that are kept for later passes (the rest are encoded again at each
+    /// use), half for batches that wait for their step, at least one of them.
+    pub memory_mib: usize,
+    /// Batches encoded ahead of the step, as many as `memory_mib` has room for.
     pub prefetch: usize,
     /// Threads that encode ahead; 0 for one a core.
     pub workers: usize,
@@ -75,6 +97,26 @@ pub struct DataConfig {
     /// Row groups of the cache that are mixed at a time, so that a disk is read in long stretches; 0 draws from the whole
     /// cache alike.
     pub groups_at_once: usize,
+    /// Several caches of one teacher, in place of `cache`, each drawn to its weight.
+    pub mixture: Vec<MixedCache>,
+}
+
+impl DataConfig {
+    /// What kept samples may take, and what waiting batches may, in bytes.
+    #[must_use]
+    pub fn half_memory_bytes(&self) -> usize {
+        (self.memory_mib << 20) / 2
+    }
+}
+
+/// Which answers of a conversation are learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answers {
+    /// Every turn of the assistant.
+    All,
+    /// The last one.
+    Last,
 }
 
 /// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
@@ -91,6 +133,8 @@ pub struct RecalibratorConfig {
     pub new_positions: bool,
     /// Biases on the two projections.
     pub projection_bias: bool,
+    /// Where the LayerNorm stands: `after` the projection to the teacher's width, `before` it, or `none`.
+    pub norm: NormPlace,
 }
 
 /// How the Recalibrator's blocks begin.
@@ -119,6 +163,38 @@ pub struct LossConfig {
     pub temperature: f64,
     /// Score the first answer token, predicted at the last question position.
     pub score_boundary: bool,
+    /// Stage align: what A2 is made of.
+    pub regulariser: Regulariser,
+    /// Weight of A2 beside A1, on top of those of its parts.
+    pub regularisation: f64,
+}
+
+/// What the regularisation pass of stage align minimises (the paper's ablation: MSE 71.7, KL 73.5, CE 74.6, both 76.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Regulariser {
+    /// Cross entropy and divergence, each to its weight in A1.
+    CeKl,
+    /// The cross entropy alone.
+    Ce,
+    /// The divergence alone.
+    Kl,
+    /// The mean squared error between features, without the head.
+    Mse,
+}
+
+impl LossConfig {
+    /// Weights of cross entropy, divergence and squared error in the regularisation pass.
+    #[must_use]
+    pub fn regularisation_weights(&self) -> [f64; 3] {
+        let whole = match self.regulariser {
+            Regulariser::CeKl => [self.ce_teacher, self.kl, 0.0],
+            Regulariser::Ce => [self.ce_teacher, 0.0, 0.0],
+            Regulariser::Kl => [0.0, self.kl, 0.0],
+            Regulariser::Mse => [0.0, 0.0, 1.0],
+        };
+        whole.map(|weight| weight * self.regularisation)
+    }
 }
 
 /// An exponential moving average of the weights that train.
@@ -155,6 +231,30 @@ pub struct CheckpointConfig {
     pub stop_after_steps: usize,
 }
 
+/// The type that features, activations and frozen weights are computed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeType {
+    /// bfloat16 on a GPU, float32 on a CPU.
+    Auto,
+    /// float32.
+    F32,
+    /// bfloat16; on a CPU slower than float32.
+    Bf16,
+}
+
+impl ComputeType {
+    /// The type on this device.
+    #[must_use]
+    pub fn on(self, device: &Device) -> DType {
+        match self {
+            Self::Auto if !device.is_cpu() => DType::BF16,
+            Self::Bf16 => DType::BF16,
+            Self::Auto | Self::F32 => DType::F32,
+        }
+    }
+}
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -175,6 +275,8 @@ pub struct RunConfig {
     pub seed: u64,
     /// auto, cpu or cuda:N.
     pub device: String,
+    /// What is computed in; weights that train are float32 whatever it is.
+    pub dtype: ComputeType,
     /// Samples and images.
     pub data: DataConfig,
     /// The Recalibrator.
@@ -213,18 +315,21 @@ impl Default for RunConfig {
             stages: None,
             seed: 0,
             device: "auto".into(),
+            dtype: ComputeType::Auto,
             data: DataConfig {
                 sources: Vec::new(),
                 image_root: None,
                 prepend_image: false,
                 max_length: 4096,
+                answers: Answers::All,
                 max_bad: 0.01,
-                cache_mib: 256,
+                memory_mib: 512,
                 prefetch: 2,
                 workers: 0,
                 read: Access::Map,
                 bucket_steps: 1,
                 groups_at_once: 0,
+                mixture: Vec::new(),
             },
             recalibrator: RecalibratorConfig {
                 depth: 2,
@@ -232,6 +337,7 @@ impl Default for RunConfig {
                 init_std: 0.02,
                 new_positions: true,
                 projection_bias: false,
+                norm: NormPlace::After,
             },
             loss: LossConfig {
                 ce_teacher: 1.0,
@@ -240,6 +346,8 @@ impl Default for RunConfig {
                 method: 1.0,
                 temperature: 1.0,
                 score_boundary: true,
+                regulariser: Regulariser::CeKl,
+                regularisation: 1.0,
             },
             kd: KdConfig::default(),
             multilevel_ot: MultilevelOtConfig::default(),
@@ -272,6 +380,13 @@ impl RunConfig {
         }
     }
 
+    /// The caches of the run and their weights: those of the mixture, or the one.
+    #[must_use]
+    pub fn caches(&self) -> Vec<(&Path, f64)> {
+        let mixed = self.data.mixture.iter().map(|mixed| (mixed.cache.as_path(), mixed.weight));
+        mixed.chain(self.cache.iter().map(|cache| (cache.as_path(), one()))).collect()
+    }
+
     /// Refuses combinations that cannot run, before anything is read.
     ///
     /// # Errors
@@ -290,15 +405,16 @@ impl RunConfig {
         }
         self.validate_method()?;
         let teacher = stages.iter().find(|stage| self.method.reads_features(**stage));
-        match (&self.cache, teacher) {
-            (None, Some(stage)) => {
+        let has_cache = !self.caches().is_empty();
+        match (has_cache, teacher) {
+            (false, Some(stage)) => {
                 return usage(&format!(
                     "stage {} needs the teacher's features\nhint: --cache CACHE (made by `extract run`), or \
                      --stages finetune to train on the data alone",
                     stage.as_str()
                 ));
             }
-            (None, None) if self.data.sources.is_empty() => {
+            (false, None) if self.data.sources.is_empty() => {
                 return usage("nothing to train on\nhint: --data SRC, or --cache CACHE");
             }
             _ => {}
@@ -312,7 +428,8 @@ impl RunConfig {
         if self.data.bucket_steps == 0 {
             return usage("`data.bucket_steps` must be at least 1");
         }
-        if self.data.groups_at_once > 0 && self.cache.is_none() {
+        self.validate_mixture()?;
+        if self.data.groups_at_once > 0 && !has_cache {
             return usage("`data.groups_at_once` is about a cache's row groups, and there is no cache");
         }
         if self.recalibrator.depth == 0 {
@@ -325,6 +442,30 @@ impl RunConfig {
             return usage("`checkpoint.keep` and `checkpoint.every` must be at least 1");
         }
         Ok(())
+    }
+
+    fn validate_mixture(&self) -> Result<()> {
+        let mixture = &self.data.mixture;
+        let usage = |text: String| -> Result<()> { Err(UsageError(text).into()) };
+        if !mixture.is_empty() && self.cache.is_some() {
+            return usage(
+                "both `cache` and `data.mixture` say where features come from\n\
+                 hint: make the one cache a line of the mixture"
+                    .into(),
+            );
+        }
+        if let Some(wrong) = mixture.iter().find(|mixed| !(mixed.weight > 0.0 && mixed.weight.is_finite())) {
+            return usage(format!(
+                "the weight of `{}` in `data.mixture` must be above 0",
+                wrong.cache.display()
+            ));
+        }
+        let mut caches: Vec<&Path> = mixture.iter().map(|mixed| mixed.cache.as_path()).collect();
+        caches.sort_unstable();
+        match caches.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => usage(format!("`data.mixture` names `{}` twice", pair[0].display())),
+            None => Ok(()),
+        }
     }
 }
 

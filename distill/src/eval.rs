@@ -18,7 +18,7 @@ use serde_json::Value;
 use shared::agreement::Metric;
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::memory::peak_rss_bytes;
-use shared::models::{self, LoadOptions, Model, Processor, TrainableParts};
+use shared::models::{self, LoadOptions, Model, Processor};
 
 mod benchmarks;
 mod bootstrap;
@@ -240,7 +240,7 @@ impl<'a> Answerer<'a> {
     fn load(options: &'a EvalOptions) -> Result<Self> {
         let device = models::device(&options.device)?;
         let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
-        let load = LoadOptions { device, dtype, trainable: TrainableParts::none() };
+        let load = LoadOptions::frozen(device, dtype);
         let processor = Processor::load(&options.model)?;
         Ok(Self { options, model: models::load(&options.model, &load)?, processor })
     }

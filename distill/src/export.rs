@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
-use shared::models;
+use shared::models::{self, Replacement};
 
 use crate::config::{RunConfig, StageName};
+use crate::lora;
 use crate::train::checkpoint::AVERAGES;
 
 mod card;
@@ -64,7 +65,7 @@ pub struct Exported {
 /// Where a student comes from.
 struct Student {
     base: PathBuf,
-    weights: BTreeMap<String, Tensor>,
+    weights: BTreeMap<String, Replacement>,
     stage: Option<StageName>,
 }
 
@@ -158,7 +159,9 @@ fn at_step(run: &Path, config: &RunConfig, step: usize) -> Result<Student> {
     let weights = candle_core::safetensors::load(dir.join(file), &Device::Cpu)
         .with_context(|| format!("the weights in `{}` cannot be read", dir.display()))?;
     let of_student = |(name, tensor): (String, Tensor)| Some((name.strip_prefix(PREFIX)?.to_owned(), tensor));
-    Ok(Student { base, weights: weights.into_iter().filter_map(of_student).collect(), stage: Some(stage) })
+    let trained = weights.into_iter().filter_map(of_student);
+    let weights = lora::replacements(trained, config.stage(stage).lora.as_ref())?;
+    Ok(Student { base, weights, stage: Some(stage) })
 }
 
 /// `: after align, after distill, step 40, step 80`

@@ -9,6 +9,7 @@ pub mod config;
 pub mod data;
 pub mod eval;
 pub mod export;
+pub mod lora;
 pub mod losses;
 pub mod methods;
 pub mod recalibrator;

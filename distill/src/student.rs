@@ -8,20 +8,21 @@ use candle_core::{DType, Device};
 use safetensors::Dtype;
 use shared::models::{Checkpoint, LoadOptions, Model, TrainableParts, config_of, export_checkout, load};
 
+use crate::config::LoraConfig;
+use crate::lora;
 use crate::stage::Stage;
 use crate::train::optim::Param;
 
 /// Names of the student's weights in a run start with this.
 const PREFIX: &str = "student.";
 
-/// Loads a checkout for a stage. The compute type is float32 on a CPU and bfloat16 on a GPU; what trains is float32.
+/// Loads a checkout for a stage, to be computed in `dtype`; what trains is float32.
 ///
 /// # Errors
 /// When the checkout is damaged or of an unknown architecture.
-pub fn open(dir: &Path, stage: &Stage, device: &Device) -> Result<Model> {
-    let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+pub fn open(dir: &Path, stage: &Stage, device: &Device, dtype: DType) -> Result<Model> {
     let trainable = TrainableParts::of(&stage.student);
-    Ok(load(dir, &LoadOptions { device: device.clone(), dtype, trainable })?)
+    Ok(load(dir, &LoadOptions { trainable, ..LoadOptions::frozen(device.clone(), dtype) })?)
 }
 
 /// What trains, under the names of a run.
@@ -31,17 +32,22 @@ pub fn params(model: &Model) -> Vec<Param> {
     named.map(|(name, param)| Param { name: format!("{PREFIX}{name}"), var: param.var.clone() }).collect()
 }
 
-/// Writes the student as a checkout of `dtype`, or of the types that `base` has.
+/// Writes the student as a checkout of `dtype`, or of the types that `base` has; adapters of `lora` are merged.
 ///
 /// # Errors
 /// When the folder exists or cannot be written.
-pub fn export(base: &Path, out: &Path, params: &[Param], dtype: Option<DType>) -> Result<()> {
-    let trained: BTreeMap<_, _> = params
+pub fn export(
+    base: &Path,
+    out: &Path,
+    params: &[Param],
+    dtype: Option<DType>,
+    lora: Option<&LoraConfig>,
+) -> Result<()> {
+    let trained = params
         .iter()
         .filter_map(|param| Some((param.name.strip_prefix(PREFIX)?.to_owned(), param)))
-        .map(|(name, param)| (name, param.var.as_detached_tensor()))
-        .collect();
-    Ok(export_checkout(base, out, &trained, dtype)?)
+        .map(|(name, param)| (name, param.var.as_detached_tensor()));
+    Ok(export_checkout(base, out, &lora::replacements(trained, lora)?, dtype)?)
 }
 
 /// The type most of a checkout's values are stored in.

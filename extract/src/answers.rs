@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use shared::dataset::{Dataset, Record};
 use shared::memory::peak_rss_bytes;
-use shared::models::{self, GenerationDefaults, LoadOptions, Processor, TrainableParts};
+use shared::models::{self, GenerationDefaults, LoadOptions, Processor};
 
 use crate::cli::AnswersArgs;
 use crate::error::Interrupted;
@@ -106,7 +106,8 @@ struct Load<'a> {
 impl<'a> Load<'a> {
     fn load(&self) -> Result<Responder<'a>> {
         let dtype = if self.device.is_cpu() { DType::F32 } else { DType::BF16 };
-        let options = LoadOptions { device: self.device.clone(), dtype, trainable: TrainableParts::none() };
+        let gguf = self.config.run.settings.teacher.gguf.clone();
+        let options = LoadOptions { gguf, ..LoadOptions::frozen(self.device.clone(), dtype) };
         let model = models::load(&self.config.run.teacher, &options)?;
         Ok(Responder { config: self.config, processor: self.processor, model, choice: self.choice })
     }

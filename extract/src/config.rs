@@ -104,11 +104,13 @@ pub struct TeacherSettings {
     pub device: String,
     /// What features are stored in.
     pub dtype: DtypeChoice,
+    /// A GGUF file whose quantised matrices take the place of the language model's.
+    pub gguf: Option<PathBuf>,
 }
 
 impl Default for TeacherSettings {
     fn default() -> Self {
-        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto }
+        TeacherSettings { dir: None, device: "auto".to_owned(), dtype: DtypeChoice::Auto, gguf: None }
     }
 }
 
@@ -169,11 +171,13 @@ pub struct FeatureSettings {
 pub struct BatchSettings {
     /// Tokens in one forward pass; a longer sample runs alone.
     pub max_tokens: usize,
+    /// Memory to keep to: the teacher's blocks are read from the checkpoint as they are needed.
+    pub memory_limit: Option<ByteSize>,
 }
 
 impl Default for BatchSettings {
     fn default() -> Self {
-        BatchSettings { max_tokens: 4096 }
+        BatchSettings { max_tokens: 4096, memory_limit: None }
     }
 }
 

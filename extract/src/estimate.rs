@@ -18,12 +18,14 @@ use shared::cache::{
 };
 use shared::ids::SampleKey;
 
-use crate::batch::Window;
+use crate::batch::{BatchSize, Window};
 use crate::cli::RunArgs;
 use crate::config::{Keep, RunConfig};
 use crate::forward::Teacher;
+use crate::passes::{Batch, Passes};
 use crate::run::{self, TeacherFiles};
 use crate::sample::{Identified, Prepared, identify, prepare, refused};
+use crate::stream::Streamed;
 
 /// Rows that are prepared at most.
 const PREPARED_ROWS: u64 = 512;
@@ -195,21 +197,29 @@ impl Probe {
         if samples.is_empty() {
             return Ok(probe);
         }
-        let teacher = Teacher::load(&config.teacher, &files.device, files.dtype)?;
-        let mut window = Window::new(config.settings.batch.max_tokens);
+        let (teacher, size, budget) = match Streamed::open(config, files)? {
+            Some(Streamed { teacher, budget, .. }) => (teacher, budget.batch_size(), Some(budget)),
+            None => {
+                let teacher = Teacher::load(files.weights(config))?;
+                (teacher, BatchSize::of_tokens(config.settings.batch.max_tokens), None)
+            }
+        };
+        let mut window = Window::new(size);
         let step = samples.len().div_ceil(PROBE_SAMPLES);
         samples.iter().step_by(step).for_each(|sample| window.push(sample.clone()));
+        let batches = std::iter::from_fn(|| Some(window.pop_batch()).filter(|batch| !batch.is_empty()));
         let (started, mut rates) = (Instant::now(), Vec::new());
-        while started.elapsed().as_secs_f64() < PROBE_SECONDS {
-            let batch = window.pop_batch();
-            if batch.is_empty() {
+        for pass in Passes::new(batches, budget) {
+            let tokens: usize = pass.iter().map(Batch::num_tokens).sum();
+            let start = Instant::now();
+            teacher.features(pass, |_, blocks| {
+                blocks.iter().for_each(|block| probe.pool.extend(&block.bytes));
+                Ok(true)
+            })?;
+            rates.push((tokens as f64, start.elapsed().as_secs_f64()));
+            if started.elapsed().as_secs_f64() > PROBE_SECONDS {
                 break;
             }
-            let start = Instant::now();
-            let blocks = teacher.features(&batch)?;
-            let tokens: usize = batch.iter().map(Prepared::num_tokens).sum();
-            rates.push((tokens as f64, start.elapsed().as_secs_f64()));
-            blocks.iter().for_each(|block| probe.pool.extend(&block.bytes));
         }
         // The first batch also waits for the weights to be read.
         let timed = if rates.len() > 1 { &rates[1..] } else { &rates };

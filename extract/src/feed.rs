@@ -11,7 +11,7 @@ use shared::cache::QuarantinedRow;
 use shared::dataset::{Dataset, Record};
 use shared::models::Processor;
 
-use crate::batch::Window;
+use crate::batch::{BatchSize, Window};
 use crate::config::Keep;
 use crate::plan::{Plan, Work};
 use crate::sample::{Identified, Prepared, identify, prepare, refused};
@@ -35,8 +35,8 @@ pub struct Feed<'a> {
     pub max_length: usize,
     /// Whether image files go into the cache.
     pub embed_images: bool,
-    /// Largest batch, in tokens.
-    pub max_tokens: usize,
+    /// Largest batch.
+    pub batch_size: BatchSize,
     /// Bad rows to bear.
     pub max_bad: MaxBad,
     /// Where rows are counted.
@@ -58,7 +58,7 @@ impl Feed<'_> {
     /// # Errors
     /// When a source cannot be read on; the rows before that are still handed over.
     pub fn run(mut self) -> Result<()> {
-        let mut window = Window::new(self.max_tokens);
+        let mut window = Window::new(self.batch_size);
         let outcome = self.read(&mut window);
         while !self.stop.is_raised() {
             let batch = window.pop_batch();

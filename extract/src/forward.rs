@@ -6,13 +6,11 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use shared::cache::{FeatureBlock, FeatureDtype};
-use shared::models::{Encoded, LoadOptions, Model, PackedBatch, TrainableParts, generate_greedy};
+use shared::models::{Encoded, Footprint, LoadOptions, Model, PackedBatch, generate_greedy};
 
 use crate::head::{StoredHead, values};
+use crate::passes::{Batch, Question};
 use crate::sample::Prepared;
-
-/// Samples that the self-test compares.
-const SELF_TEST_SAMPLES: usize = 3;
 
 /// A loaded teacher.
 pub struct Teacher {
@@ -20,49 +18,75 @@ pub struct Teacher {
     dtype: FeatureDtype,
 }
 
-impl Teacher {
-    /// Loads the weights, frozen. A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
-    ///
-    /// # Errors
-    /// When the checkpoint is incomplete or does not fit the device.
-    pub fn load(dir: &Path, device: &Device, dtype: FeatureDtype) -> Result<Teacher> {
-        let compute = match (device, dtype) {
+/// Where a teacher's weights are, and what it computes on.
+#[derive(Clone, Copy)]
+pub struct TeacherWeights<'a> {
+    /// The checkout.
+    pub dir: &'a Path,
+    /// A GGUF file whose matrices take the place of the language model's.
+    pub gguf: Option<&'a Path>,
+    /// Where it runs.
+    pub device: &'a Device,
+    /// What its features are stored in.
+    pub dtype: FeatureDtype,
+}
+
+impl TeacherWeights<'_> {
+    /// A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
+    fn options(&self) -> LoadOptions {
+        let compute = match (self.device, self.dtype) {
             (Device::Cpu, _) | (_, FeatureDtype::F32) => DType::F32,
             (_, FeatureDtype::Bf16) => DType::BF16,
             (_, FeatureDtype::F16) => DType::F16,
         };
-        let options =
-            LoadOptions { device: device.clone(), dtype: compute, trainable: TrainableParts::none() };
-        Ok(Teacher { model: shared::models::load(dir, &options)?, dtype })
+        let gguf = self.gguf.map(Path::to_owned);
+        LoadOptions { gguf, ..LoadOptions::frozen(self.device.clone(), compute) }
     }
+}
 
-    /// The features that each sample keeps, in its positions' order, as they are stored.
+impl Teacher {
+    /// Loads the weights, frozen.
     ///
     /// # Errors
-    /// When the device fails, most likely for lack of memory.
-    pub fn features(&self, samples: &[Prepared]) -> Result<Vec<FeatureBlock>> {
-        let encoded: Vec<&Encoded> = samples.iter().map(|sample| &sample.encoded).collect();
-        let batch = PackedBatch::pack(&encoded);
-        let positions: Vec<&[u32]> = samples.iter().map(Prepared::positions).collect();
-        let advice = || {
-            format!(
-                "the teacher failed on {} tokens\nhint: lower `--max-tokens-per-batch`",
-                batch.num_tokens()
-            )
-        };
-        let kept = self.kept_rows(&batch, &positions).with_context(advice)?;
-        let counts: Vec<usize> = positions.iter().map(|positions| positions.len()).collect();
-        self.split(&kept, &counts)
+    /// When the checkpoint is incomplete, a GGUF file is not of its model, or they do not fit the device.
+    pub fn load(weights: TeacherWeights<'_>) -> Result<Teacher> {
+        let model = shared::models::load(weights.dir, &weights.options())?;
+        Ok(Teacher { model, dtype: weights.dtype })
     }
 
-    /// Features (T, D) of a packed batch, reduced to the positions that its samples keep.
-    fn kept_rows(&self, batch: &PackedBatch, positions: &[&[u32]]) -> candle_core::Result<Tensor> {
-        let features = self.model.body.features(batch)?;
-        let starts = batch.cu_seqlens.iter();
-        let rows =
-            positions.iter().zip(starts).flat_map(|(kept, start)| kept.iter().map(|at| at + *start as u32));
-        let rows = Tensor::from_iter(rows, features.device())?;
-        features.index_select(&rows, 0)
+    /// Leaves blocks and tables in the checkpoint, to be read whenever they are needed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn stream(weights: TeacherWeights<'_>) -> Result<(Teacher, Footprint)> {
+        let (model, footprint) = shared::models::load_streamed(weights.dir, &weights.options())?;
+        Ok((Teacher { model, dtype: weights.dtype }, footprint))
+    }
+
+    /// Runs the batches of a pass through the teacher; `take` gets each with the features that its samples keep, in their
+    /// positions' order, as they are stored, and says whether it wants more.
+    ///
+    /// # Errors
+    /// When the device fails, most likely for lack of memory, and those of `take`.
+    pub fn features(
+        &self,
+        pass: Vec<Batch>,
+        mut take: impl FnMut(Vec<Prepared>, Vec<FeatureBlock>) -> Result<bool>,
+    ) -> Result<()> {
+        let tokens: usize = pass.iter().map(Batch::num_tokens).sum();
+        let advice =
+            || format!("the teacher failed on {tokens} tokens\nhint: lower `--max-tokens-per-batch`");
+        let (packed, samples): (Vec<PackedBatch>, Vec<_>) =
+            pass.into_iter().map(|batch| (batch.packed, batch.samples)).unzip();
+        let features = self.model.body.features_all(&packed).with_context(advice)?;
+        for (features, samples) in features.into_iter().zip(samples) {
+            let counts: Vec<usize> = samples.iter().map(|sample| sample.positions().len()).collect();
+            let blocks = self.split(&features, &counts)?;
+            if !take(samples, blocks)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Converts to the stored type and cuts at sample boundaries: `counts` rows each.
@@ -91,13 +115,16 @@ impl Teacher {
     pub fn self_test(
         &self,
         head: &StoredHead,
+        questions: &[Question],
         samples: &[Prepared],
         features: &[FeatureBlock],
     ) -> Result<()> {
-        for (sample, block) in samples.iter().zip(features).take(SELF_TEST_SAMPLES) {
-            let Some((position, question)) = first_question(sample) else { continue };
-            let live = generate_greedy(&self.model, &[&question], 1, &[])?;
-            let Some(&live) = live.first().and_then(|tokens| tokens.first()) else { continue };
+        let prompts: Vec<&Encoded> = questions.iter().map(|question| &question.encoded).collect();
+        let answers = generate_greedy(&self.model, &prompts, 1, &[])?;
+        for (question, answer) in questions.iter().zip(answers) {
+            let (sample, block) = (&samples[question.sample], &features[question.sample]);
+            let position = question.position;
+            let Some(&live) = answer.first() else { continue };
             let Ok(row) = sample.positions().binary_search(&(position as u32)) else { continue };
             let row_bytes = block.width * block.dtype.size();
             let feature: Vec<f32> =
@@ -128,18 +155,6 @@ fn cut<T>(
 /// Whether every value is a number: an f16 overflow or a broken weight must not reach a student.
 pub fn is_finite(block: &FeatureBlock) -> bool {
     values(&block.bytes, block.dtype).all(f32::is_finite)
-}
-
-/// The last question position before the first answer, and the prompt up to it.
-fn first_question(sample: &Prepared) -> Option<(usize, Encoded)> {
-    let encoded = &sample.encoded;
-    let answer = encoded.prompt.turns.iter().find_map(|turn| turn.answer.clone())?;
-    let mut question = encoded.clone();
-    question.prompt.input_ids.truncate(answer.start);
-    question.positions.truncate(answer.start);
-    question.prompt.images.retain(|image| image.tokens.end <= answer.start);
-    question.images.truncate(question.prompt.images.len());
-    Some((answer.start - 1, question))
 }
 
 /// Two tokens whose logits differ by less than rounding may change places.

@@ -6,10 +6,13 @@ use anyhow::{Result, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use shared::cache::{FeatureDtype, HeadTensor};
-use shared::models::{Checkpoint, ModelConfig};
+use shared::models::{Checkpoint, Entry, ModelConfig};
 
 /// Name of the head in the cache, whatever the checkpoint calls it.
 const HEAD_NAME: &str = "lm_head.weight";
+
+/// Bytes of the head that are read together.
+const READ_AT_ONCE: usize = 16 << 20;
 
 /// The head of a checkpoint, mapped: (V, D) in the type it was stored in.
 pub struct StoredHead {
@@ -63,19 +66,31 @@ impl StoredHead {
         }
     }
 
+    fn entry(&self) -> &Entry {
+        &self.checkpoint.entries()[&self.stored_name]
+    }
+
     fn bytes(&self) -> &[u8] {
-        let entry = &self.checkpoint.entries()[&self.stored_name];
-        self.checkpoint.bytes(entry)
+        self.checkpoint.bytes(self.entry())
     }
 
     /// Logits (V) of one feature (D), in plain double precision: it shares no code with the models.
     pub fn logits(&self, feature: &[f32]) -> Vec<f64> {
-        let row_bytes = feature.len() * self.dtype.size();
-        let rows = self.bytes().par_chunks_exact(row_bytes.max(1));
+        let row_bytes = (feature.len() * self.dtype.size()).max(1);
         let dot = |row: &[u8]| {
-            values(row, self.dtype).zip(feature).map(|(w, x)| f64::from(w) * f64::from(*x)).sum()
+            values(row, self.dtype).zip(feature).map(|(w, x)| f64::from(w) * f64::from(*x)).sum::<f64>()
         };
-        rows.map(dot).collect()
+        let mut logits = Vec::with_capacity(self.shape[0]);
+        let rows_at_once = (READ_AT_ONCE / row_bytes).max(1);
+        self.checkpoint.for_each_piece(self.entry(), rows_at_once * row_bytes, |rows| {
+            logits.par_extend(rows.par_chunks_exact(row_bytes).map(dot));
+        });
+        logits
+    }
+
+    /// Gives the pages of the head back to the system; reading them again only costs time.
+    pub fn release(&self) {
+        self.checkpoint.release(self.entry());
     }
 }
 

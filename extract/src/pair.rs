@@ -124,7 +124,7 @@ fn side(model: &Path, text: &str, images: &[RgbImage], sizes: &[ImageSize]) -> R
 fn question(num_images: usize, text: &str) -> [Message; 1] {
     let mut content = vec![Part::Image; num_images];
     content.push(Part::Text { text: text.to_owned() });
-    [Message { role: Role::User, content }]
+    [Message::new(Role::User, content)]
 }
 
 /// Has the model's own processor take a grey image: a black one would be nothing to some of them.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! feed thread                                   main thread            sink thread
-//! rows -> identify -> plan -> prepare -> window =batches=> teacher =rows=> writer -> shards
+//! rows -> identify -> plan -> prepare -> window =batches=> passes -> teacher =rows=> writer -> shards
 //!         (rayon)             (rayon)           bounded            bounded
 //! ```
 
@@ -14,21 +14,25 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use shared::cache::{CacheIdentity, CacheWriter, FeatureDtype, Manifest, WriterOptions};
+use shared::cache::{CacheIdentity, CacheWriter, FeatureBlock, FeatureDtype, Manifest, WriterOptions};
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::ids::{Digest, Fingerprint};
 use shared::models::{self, ModelConfig, Processor};
 
+use crate::batch::BatchSize;
 use crate::config::{DtypeChoice, RunConfig};
 use crate::error::Interrupted;
 use crate::feed::{self, Feed};
-use crate::forward::{Teacher, is_finite};
+use crate::forward::{Teacher, TeacherWeights, is_finite};
+use crate::gguf::{self, GgufError};
 use crate::head::StoredHead;
+use crate::passes::{Batch, Passes, Question};
 use crate::plan::{Plan, last_of_first_keys};
 use crate::progress;
 use crate::sample::Prepared;
 use crate::sink::{self, Delivery};
 use crate::stop::{self, Stop, StopReason};
+use crate::stream::Streamed;
 use crate::summary::Summary;
 use crate::tally::Tally;
 
@@ -39,6 +43,8 @@ pub(crate) struct TeacherFiles {
     pub(crate) dtype: FeatureDtype,
     pub(crate) head: StoredHead,
     pub(crate) processor: Processor,
+    /// The digest of the GGUF file, where there is one.
+    gguf: Option<Digest>,
 }
 
 /// Runs the teacher over what the cache does not have yet.
@@ -51,6 +57,7 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     stop::on_signals();
     let stop = Stop::default();
     let files = TeacherFiles::open(config)?;
+    let streamed = Streamed::open(config, &files)?;
     let dataset = open_dataset(config)?;
     let writer = open_cache(config, &files, &dataset)?;
     let resumed_from = writer.manifest().totals.samples;
@@ -64,8 +71,13 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
         eprintln!("part {} of {}, counted from 0", config.part.index, config.part.count);
     }
     let tally = Tally::default();
-    let manifest = stream(config, &files, dataset, plan, writer, &tally, &stop)?;
-    let summary = Summary::new(&manifest, &tally.counts(), resumed_from, started.elapsed().as_secs_f64());
+    let streamed = streamed.map(|streamed| streamed.settled(config, &files)).transpose()?;
+    let watch = streamed.as_ref().map(|streamed| streamed.watch());
+    let run = Run { config, files: &files, tally: &tally, stop: &stop, streamed };
+    let manifest = run.all(dataset, plan, writer)?;
+    let counts = tally.counts();
+    let mut summary = Summary::new(&manifest, &counts, resumed_from, started.elapsed().as_secs_f64());
+    summary.streaming = watch.map(|watch| watch.end(&counts));
     judge(config, &summary, &stop)?;
     Ok(summary)
 }
@@ -85,7 +97,14 @@ impl TeacherFiles {
             (DtypeChoice::Auto, _) => head.dtype(),
         };
         let processor = Processor::load(dir)?;
-        Ok(TeacherFiles { config: model, device, dtype, head, processor })
+        let gguf = settings.gguf.as_deref().map(gguf::digest).transpose()?;
+        Ok(TeacherFiles { config: model, device, dtype, head, processor, gguf })
+    }
+
+    /// What the teacher is loaded from.
+    pub(crate) fn weights<'a>(&'a self, config: &'a RunConfig) -> TeacherWeights<'a> {
+        let gguf = config.settings.teacher.gguf.as_deref();
+        TeacherWeights { dir: &config.teacher, gguf, device: &self.device, dtype: self.dtype }
     }
 
     /// Longest sample, in tokens.
@@ -98,6 +117,9 @@ impl TeacherFiles {
         let mut fingerprint = Fingerprint::default();
         fingerprint.extend(models::identity(&config.teacher)?);
         fingerprint.extend(self.processor.identity());
+        if let Some(digest) = self.gguf {
+            fingerprint.insert("gguf", digest);
+        }
         fingerprint.insert("features", config.settings.features.keep);
         fingerprint.insert("features_all_for", config.settings.features.all_for);
         Ok(fingerprint)
@@ -132,7 +154,8 @@ pub(crate) fn identity<'a>(config: &RunConfig, files: &'a TeacherFiles) -> Resul
 pub(crate) fn writer_options(config: &RunConfig) -> WriterOptions {
     let cache = &config.settings.cache;
     let shard_bytes = usize::try_from(cache.shard_size.0).unwrap_or(usize::MAX);
-    let row_group_bytes = WriterOptions::default().row_group_bytes.min(shard_bytes);
+    let within = config.settings.batch.memory_limit.map_or(usize::MAX, |limit| row_group_within(limit.0));
+    let row_group_bytes = WriterOptions::default().row_group_bytes.min(shard_bytes).min(within);
     WriterOptions { shard_bytes, row_group_bytes, part: config.part, keep_free: cache.keep_free.0 }
 }
 
@@ -142,59 +165,25 @@ fn open_cache(config: &RunConfig, files: &TeacherFiles, dataset: &Dataset) -> Re
         Ok((path.display().to_string(), digest.to_string()))
     };
     let dataset = dataset.paths().map(digest).collect::<Result<_>>()?;
-    let identity = CacheIdentity { dataset, ..identity(config, files)? };
-    Ok(CacheWriter::open(&config.out, identity, writer_options(config))?)
+    let mut identity = CacheIdentity { dataset, ..identity(config, files)? };
+    // A cache that exists says what was measured when it was made.
+    if let Some(path) = config.settings.teacher.gguf.as_ref().filter(|_| Manifest::load(&config.out).is_err())
+    {
+        let error = GgufError::measure(config, files)?;
+        eprintln!("{}: {error}", path.display());
+        identity.about.extend(error.about(path));
+    }
+    let writer = CacheWriter::open(&config.out, identity, writer_options(config))?;
+    // A new cache has a copy now.
+    files.head.release();
+    Ok(writer)
 }
 
-/// Starts the threads, works until there is nothing left or a reason to stop, and gives the cache's state back.
-fn stream(
-    config: &RunConfig,
-    files: &TeacherFiles,
-    dataset: Dataset,
-    plan: Plan,
-    writer: CacheWriter,
-    tally: &Tally,
-    stop: &Stop,
-) -> Result<Manifest> {
-    let settings = &config.settings;
-    let (batches, to_run) = sync_channel(feed::QUEUE);
-    let (deliveries, to_write) = sync_channel(sink::QUEUE);
-    let (finished, show_until) = sync_channel(0);
-    let feed = Feed {
-        dataset,
-        plan,
-        processor: &files.processor,
-        max_length: files.max_length(config),
-        embed_images: settings.cache.embed_images,
-        max_tokens: settings.batch.max_tokens,
-        max_bad: settings.data.max_bad,
-        tally,
-        stop,
-        batches,
-        deliveries: deliveries.clone(),
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(|| progress::show(tally, show_until));
-        let feed = scope.spawn(|| failing(stop, feed.run()));
-        let every = settings.cache.commit_every.0;
-        let sink = scope.spawn(move || failing(stop, sink::write(writer, to_write, every, tally)));
-        let run = Run { config, files, tally, stop };
-        let ran = failing(stop, run.batches(to_run, deliveries));
-        let fed = join(feed);
-        let written = join(sink);
-        drop(finished);
-        // A full disk explains why the others could not go on, so the writer is heard first.
-        let writer = written?;
-        ran?;
-        fed?;
-        let counts = tally.counts();
-        if settings.data.max_bad.is_spent(counts.quarantined, counts.read, true) {
-            stop.raise(StopReason::BudgetSpent);
-        }
-        close(writer, tally, stop)
-    })
+/// A row group for a run that keeps to `limit` bytes.
+fn row_group_within(limit: u64) -> usize {
+    const LEAST: usize = 1 << 20;
+    usize::try_from(limit / 32).unwrap_or(usize::MAX).max(LEAST)
 }
-
 /// Tells the other threads to stop when this one has failed.
 fn failing<T, E>(stop: &Stop, outcome: Result<T, E>) -> Result<T, E> {
     outcome.inspect_err(|_| stop.raise(StopReason::Failed))
@@ -220,33 +209,84 @@ fn close(writer: CacheWriter, tally: &Tally, stop: &Stop) -> Result<Manifest> {
     Ok(writer.finish()?)
 }
 
-/// What the thread with the model needs.
+/// What the threads of a run share.
 struct Run<'a> {
     config: &'a RunConfig,
     files: &'a TeacherFiles,
     tally: &'a Tally,
     stop: &'a Stop,
+    /// The teacher, where it keeps to a memory limit.
+    streamed: Option<Streamed>,
 }
 
 impl Run<'_> {
-    fn batches(&self, to_run: Receiver<Vec<Prepared>>, deliveries: SyncSender<Delivery>) -> Result<()> {
-        let mut teacher = None;
+    /// Starts the threads, works until there is nothing left or a reason to stop, and gives the cache's state back.
+    fn all(self, dataset: Dataset, plan: Plan, writer: CacheWriter) -> Result<Manifest> {
+        let Run { config, files, tally, stop, .. } = self;
+        let settings = &config.settings;
+        let (batches, to_run) = sync_channel(feed::QUEUE);
+        let (deliveries, to_write) = sync_channel(sink::QUEUE);
+        let (finished, show_until) = sync_channel(0);
+        let feed = Feed {
+            dataset,
+            plan,
+            processor: &files.processor,
+            max_length: files.max_length(config),
+            embed_images: settings.cache.embed_images,
+            batch_size: self.batch_size(),
+            max_bad: settings.data.max_bad,
+            tally,
+            stop,
+            batches,
+            deliveries: deliveries.clone(),
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| progress::show(tally, show_until));
+            let feed = scope.spawn(|| failing(stop, feed.run()));
+            let every = settings.cache.commit_every.0;
+            let sink = scope.spawn(move || failing(stop, sink::write(writer, to_write, every, tally)));
+            let ran = failing(stop, self.passes(to_run, deliveries));
+            let fed = join(feed);
+            let written = join(sink);
+            drop(finished);
+            // A full disk explains why the others could not go on, so the writer is heard first.
+            let writer = written?;
+            ran?;
+            fed?;
+            let counts = tally.counts();
+            if settings.data.max_bad.is_spent(counts.quarantined, counts.read, true) {
+                stop.raise(StopReason::BudgetSpent);
+            }
+            close(writer, tally, stop)
+        })
+    }
+
+    fn batch_size(&self) -> BatchSize {
+        match &self.streamed {
+            Some(streamed) => streamed.budget.batch_size(),
+            None => BatchSize::of_tokens(self.config.settings.batch.max_tokens),
+        }
+    }
+
+    fn passes(mut self, to_run: Receiver<Vec<Prepared>>, deliveries: SyncSender<Delivery>) -> Result<()> {
+        let (mut teacher, budget) = match self.streamed.take() {
+            Some(streamed) => (Some(streamed.teacher), Some(streamed.budget)),
+            None => (None, None),
+        };
+        let mut passes = Passes::new(to_run.into_iter(), budget);
         let mut idle_since = None;
-        for batch in to_run {
+        while let Some(pass) = passes.next() {
             if let Some(since) = idle_since {
                 Tally::add_time(&self.tally.wait_nanos, since);
             }
             if self.stop.is_raised() {
                 break;
             }
-            let is_first = teacher.is_none();
             let teacher = match &mut teacher {
                 Some(teacher) => teacher,
-                none => {
-                    none.insert(Teacher::load(&self.config.teacher, &self.files.device, self.files.dtype)?)
-                }
+                none => none.insert(Teacher::load(self.files.weights(self.config))?),
             };
-            if !self.batch(teacher, is_first, batch, &deliveries)? {
+            if !self.pass(teacher, passes.take_questions(), pass, &deliveries)? {
                 break;
             }
             idle_since = Some(Instant::now());
@@ -254,22 +294,37 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs one batch; whether the writer still takes deliveries.
-    fn batch(
+    /// Runs the batches of one pass; whether the writer still takes deliveries.
+    fn pass(
         &self,
         teacher: &Teacher,
-        is_first: bool,
-        batch: Vec<Prepared>,
+        mut questions: Vec<Question>,
+        pass: Vec<Batch>,
         deliveries: &SyncSender<Delivery>,
     ) -> Result<bool> {
         self.tally.first_batch.get_or_init(Instant::now);
-        let features = teacher.features(&batch)?;
-        if is_first {
-            teacher.self_test(&self.files.head, &batch, &features)?;
-        }
-        Tally::add(&self.tally.tokens, batch.iter().map(|sample| sample.num_tokens() as u64).sum());
-        let mut rows = Vec::with_capacity(batch.len());
-        for (sample, features) in batch.into_iter().zip(features) {
+        let tokens = pass.iter().map(Batch::num_tokens).sum::<usize>();
+        let mut is_open = true;
+        teacher.features(pass, |samples, features| {
+            if !questions.is_empty() {
+                teacher.self_test(&self.files.head, &std::mem::take(&mut questions), &samples, &features)?;
+            }
+            is_open = self.deliver(samples, features, deliveries);
+            Ok(is_open)
+        })?;
+        self.tally.add_pass(tokens as u64);
+        Ok(is_open)
+    }
+
+    /// Hands a batch over; whether the writer still takes deliveries.
+    fn deliver(
+        &self,
+        samples: Vec<Prepared>,
+        features: Vec<FeatureBlock>,
+        deliveries: &SyncSender<Delivery>,
+    ) -> bool {
+        let mut rows = Vec::with_capacity(samples.len());
+        for (sample, features) in samples.into_iter().zip(features) {
             if is_finite(&features) {
                 rows.push(sample.into_row(features));
                 continue;
@@ -277,10 +332,10 @@ impl Run<'_> {
             let reason = format!("the teacher's features are not all finite in {}", self.files.dtype);
             self.tally.add_bad(self.config.settings.data.max_bad, self.stop);
             if deliveries.send(Delivery::Bad(sample.into_quarantined(&reason))).is_err() {
-                return Ok(false);
+                return false;
             }
         }
-        Ok(deliveries.send(Delivery::Rows(rows)).is_ok())
+        deliveries.send(Delivery::Rows(rows)).is_ok()
     }
 }
 

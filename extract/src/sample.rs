@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use shared::cache::{CachedImage, CachedTurn, FeatureBlock, QuarantinedRow, Row, SampleMeta};
-use shared::dataset::{BadRow, Record, Role, canonical_json};
+use shared::dataset::{BadRow, Message, Record, Role, canonical_json};
 use shared::ids::{Digest, SampleKey};
 use shared::image;
 use shared::models::{Encoded, Processor};
@@ -75,7 +75,7 @@ pub fn prepare(
     if num_tokens > max_length {
         return Err(bad(&format!("{num_tokens} tokens, more than the maximum of {max_length}")));
     }
-    let positions = kept_positions(&encoded.prompt, keep).map_err(|reason| bad(&reason))?;
+    let positions = kept_positions(&encoded.prompt, &record.messages, keep).map_err(|reason| bad(&reason))?;
     let sizes = images.iter().map(|image| (image.width, image.height));
     let images = cached_images(&encoded.prompt, &digests, sizes);
     let turns = encoded.prompt.turns.iter().map(cached_turn).collect();
@@ -144,15 +144,15 @@ fn quarantined(record: &Record, key: Option<SampleKey>, reason: &dyn std::fmt::D
 }
 
 /// The tokens whose features are kept, ascending; the token before each answer, which predicts its first one, is among them.
-fn kept_positions(prompt: &Prompt, keep: Keep) -> Result<Vec<u32>, String> {
+fn kept_positions(prompt: &Prompt, messages: &[Message], keep: Keep) -> Result<Vec<u32>, String> {
     let num_tokens = prompt.input_ids.len();
     let mut is_kept = vec![keep != Keep::Answer; num_tokens];
     if keep == Keep::Text {
         prompt.images.iter().for_each(|image| is_kept[image.tokens.clone()].fill(false));
     }
-    let answers = answers(prompt)?;
+    let answers = answers(prompt, messages)?;
     if answers.is_empty() {
-        return Err("there is no answer".to_owned());
+        return Err("there is no answer to learn".to_owned());
     }
     for answer in answers {
         is_kept[answer.start - 1..answer.end].fill(true);
@@ -160,11 +160,11 @@ fn kept_positions(prompt: &Prompt, keep: Keep) -> Result<Vec<u32>, String> {
     Ok((0..num_tokens as u32).filter(|token| is_kept[*token as usize]).collect())
 }
 
-/// The answers' tokens; an assistant turn without any, or without a token before it, is an error.
-fn answers(prompt: &Prompt) -> Result<Vec<Range<usize>>, String> {
-    let turns = prompt.turns.iter().enumerate().filter(|(_, turn)| turn.role == Role::Assistant);
+/// The tokens of the answers to learn; one without any, or without a token before it, is an error.
+fn answers(prompt: &Prompt, messages: &[Message]) -> Result<Vec<Range<usize>>, String> {
+    let turns = prompt.turns.iter().zip(messages).enumerate().filter(|(_, (_, message))| message.is_learnt());
     turns
-        .map(|(number, turn)| match &turn.answer {
+        .map(|(number, (turn, _))| match &turn.answer {
             Some(answer) if answer.start > 0 && !answer.is_empty() => Ok(answer.clone()),
             Some(answer) if answer.start == 0 => {
                 Err(format!("the answer of turn {number} has no token before it"))
@@ -230,20 +230,44 @@ mod tests {
         }
     }
 
+    fn messages() -> [Message; 2] {
+        [Role::User, Role::Assistant].map(|role| Message::new(role, Vec::new()))
+    }
+
     #[test]
     fn the_boundary_token_comes_with_the_answer() {
-        let kept = kept_positions(&prompt(Some(6..9)), Keep::Answer).unwrap();
+        let kept = kept_positions(&prompt(Some(6..9)), &messages(), Keep::Answer).unwrap();
         assert_eq!(kept, [5, 6, 7, 8]);
     }
 
     #[test]
     fn text_leaves_images_out_and_all_leaves_nothing_out() {
-        assert_eq!(kept_positions(&prompt(Some(6..9)), Keep::Text).unwrap(), [0, 3, 4, 5, 6, 7, 8, 9]);
-        assert_eq!(kept_positions(&prompt(Some(6..9)), Keep::All).unwrap().len(), 10);
+        assert_eq!(
+            kept_positions(&prompt(Some(6..9)), &messages(), Keep::Text).unwrap(),
+            [0, 3, 4, 5, 6, 7, 8, 9]
+        );
+        assert_eq!(kept_positions(&prompt(Some(6..9)), &messages(), Keep::All).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_learnt_keeps_nothing() {
+        let mut twice = prompt(None);
+        let question = TurnSpan { role: Role::User, tokens: 10..12, answer: None };
+        let answer = TurnSpan { role: Role::Assistant, tokens: 12..14, answer: Some(12..14) };
+        twice.turns.extend([question, answer]);
+        twice.input_ids = (0..14).collect();
+        let mut said = [messages(), messages()].concat();
+        said[1].skip_loss = true;
+        assert_eq!(kept_positions(&twice, &said, Keep::Answer).unwrap(), [11, 12, 13]);
+        said[3].skip_loss = true;
+        assert_eq!(kept_positions(&twice, &said, Keep::Answer).unwrap_err(), "there is no answer to learn");
     }
 
     #[test]
     fn a_missing_answer_is_named() {
-        assert_eq!(kept_positions(&prompt(None), Keep::Answer).unwrap_err(), "the answer of turn 1 is empty");
+        assert_eq!(
+            kept_positions(&prompt(None), &messages(), Keep::Answer).unwrap_err(),
+            "the answer of turn 1 is empty"
+        );
     }
 }

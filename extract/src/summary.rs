@@ -32,6 +32,8 @@ pub struct Summary {
     pub wait_share: f64,
     /// The most resident memory of this process.
     pub peak_rss_bytes: Option<u64>,
+    /// How it kept to a memory limit; none without one.
+    pub streaming: Option<Streaming>,
     /// What the cache was made from.
     pub fingerprint: String,
     /// Samples that the cache had when the run began.
@@ -48,6 +50,23 @@ pub struct Summary {
     pub complete: bool,
 }
 
+/// A run whose teacher's blocks were read as they were needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Streaming {
+    /// The limit.
+    pub limit_bytes: u64,
+    /// The most memory of this process that no file backs.
+    pub peak_anonymous_bytes: Option<u64>,
+    /// Bytes of the teacher's weights in the type it computes in.
+    pub weight_bytes: u64,
+    /// Tokens that a batch had room for.
+    pub batch_tokens: usize,
+    /// Tokens of the largest pass: the batches that went through each block together.
+    pub pass_tokens: u64,
+    /// Times that the weights were read.
+    pub passes: u64,
+}
+
 impl Summary {
     /// Puts together what the cache and the counters say.
     pub fn new(manifest: &Manifest, counts: &Counts, resumed_from: u64, seconds: f64) -> Summary {
@@ -62,6 +81,7 @@ impl Summary {
             prepare_seconds: counts.prepare_seconds,
             wait_share: counts.wait_seconds / counts.teacher_seconds.max(f64::MIN_POSITIVE),
             peak_rss_bytes: peak_rss_bytes(),
+            streaming: None,
             fingerprint: manifest.fingerprint_digest.to_string(),
             resumed_from,
             read: counts.read,
@@ -104,6 +124,22 @@ impl fmt::Display for Summary {
         if let Some(peak) = self.peak_rss_bytes {
             write!(f, ", at most {} of memory", HumanBytes(peak))?;
         }
-        Ok(())
+        match &self.streaming {
+            Some(streaming) => write!(f, "\n{streaming}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Streaming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (weights, limit) = (HumanBytes(self.weight_bytes), HumanBytes(self.limit_bytes));
+        write!(f, "{weights} of weights went by {} times in a limit of {limit}", self.passes)?;
+        if let Some(peak) = self.peak_anonymous_bytes {
+            let above = if peak > self.limit_bytes { ", which is MORE" } else { "" };
+            write!(f, ", mapped files apart at most {}{above}", HumanBytes(peak))?;
+        }
+        let (pass, batch) = (HumanCount(self.pass_tokens), HumanCount(self.batch_tokens as u64));
+        write!(f, "; up to {pass} tokens together, {batch} in a batch")
     }
 }

@@ -24,6 +24,10 @@ pub struct Tally {
     pub written: AtomicU64,
     /// Tokens the teacher ran.
     pub tokens: AtomicU64,
+    /// Times the teacher's weights were gone through.
+    pub passes: AtomicU64,
+    /// Tokens of the largest pass.
+    pub largest_pass: AtomicU64,
     /// Nanoseconds that workers spent on decoding, resizing and tokenising, added up.
     pub prepare_nanos: AtomicU64,
     /// Nanoseconds that the teacher stood still for want of a batch, its first one apart.
@@ -55,6 +59,10 @@ pub struct Counts {
     pub tokens: u64,
     /// Since the first batch; 0 before it.
     pub teacher_seconds: f64,
+    /// See [`Tally::passes`].
+    pub passes: u64,
+    /// See [`Tally::largest_pass`].
+    pub largest_pass: u64,
     /// See [`Tally::prepare_nanos`], in seconds.
     pub prepare_seconds: f64,
     /// See [`Tally::wait_nanos`], in seconds.
@@ -70,6 +78,13 @@ impl Tally {
     /// Adds the time since `start`.
     pub fn add_time(counter: &AtomicU64, start: Instant) {
         Tally::add(counter, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Counts a pass of this many tokens that is done.
+    pub fn add_pass(&self, tokens: u64) {
+        Tally::add(&self.tokens, tokens);
+        Tally::add(&self.passes, 1);
+        self.largest_pass.fetch_max(tokens, Ordering::Relaxed);
     }
 
     /// Counts a bad row, and stops the run if that was one too many.
@@ -91,6 +106,8 @@ impl Tally {
             quarantined: get(&self.quarantined),
             written: get(&self.written),
             tokens: get(&self.tokens),
+            passes: get(&self.passes),
+            largest_pass: get(&self.largest_pass),
             prepare_seconds: get(&self.prepare_nanos) as f64 / 1e9,
             wait_seconds: get(&self.wait_nanos) as f64 / 1e9,
             teacher_seconds: self.first_batch.get().map_or(0.0, |start| start.elapsed().as_secs_f64()),

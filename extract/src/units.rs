@@ -43,18 +43,26 @@ macro_rules! serde_as_text {
     };
 }
 
-/// A number of bytes: `1048576`, `512KiB`, `256MiB`, `1GiB`.
+/// A number of bytes: `1048576`, `512KiB`, `256MiB`, `1GiB`, or by thousands `500MB`, `2GB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Scalar")]
 pub struct ByteSize(pub u64);
 
-const BYTE_UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const BYTE_UNITS: [(&str, u64); 6] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+];
 
 impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a size: write bytes, or a number with KiB, MiB or GiB");
+        let wrong =
+            || format!("`{text}` is not a size: write bytes, or a number with KiB, MiB, GiB, MB or GB");
         let unit = BYTE_UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)));
         let (digits, scale) = unit.unwrap_or((text, 1));
         let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
@@ -197,6 +205,11 @@ mod tests {
         assert_eq!("256MiB".parse(), Ok(ByteSize(256 << 20)));
         assert_eq!("4096".parse(), Ok(ByteSize(4096)));
         assert_eq!(ByteSize(3 << 30).to_string(), "3GiB");
+        assert_eq!("500MB".parse(), Ok(ByteSize(500_000_000)));
+        for written in ["500MB", "2GB", "3kB", "1023", "1000KiB"] {
+            let size: ByteSize = written.parse().unwrap();
+            assert_eq!(size.to_string().parse(), Ok(size), "{written}");
+        }
         assert_eq!("10min".parse(), Ok(Interval(Duration::from_secs(600))));
         assert_eq!("0".parse(), Ok(Interval(Duration::ZERO)));
         assert_eq!("0.5%".parse(), Ok(MaxBad::Percent(0.5)));

@@ -1,6 +1,7 @@
-"""Time and peak memory of a step of stage distill as vocabulary, answers and student grow: two plots each, as SVG.
+"""The processor's time and the peak memory of a step of stage distill as vocabulary, answers and student grow: two plots
+each, as SVG.
 
-  python tests/peers/bench_growth.py --processor DIR --data FILE --image-root DIR --out docs/growth [--rows 8] [--threads 2]
+  python tests/peers/bench_growth.py --processor DIR --data FILE --image-root DIR --out docs/growth [--rows 4] [--threads 2]
 
 DIR is any Qwen2-VL checkout: its tokenizer, template and image settings are taken, its weights are not. Writes
 OUT-vocabulary.svg, OUT-answer.svg and OUT-student.svg, and prints the numbers.
@@ -12,11 +13,11 @@ import tempfile
 
 from sized import distill_steps, extract, make_checkout, rows_with_answers
 
-STEPS = 3
+STEPS = 2
 # What grows in each series; the rest stays at the middle of these.
 VOCABULARIES = (20_000, 40_000, 80_000, 152_064)
-WORDS = (16, 64, 256, 1024)
-SHAPES = ((256, 4), (384, 6), (512, 8), (768, 12))
+WORDS = (16, 64, 256, 512)
+SHAPES = ((256, 4), (384, 6), (512, 8), (768, 10))
 BASE_SHAPE, BASE_WORDS = (256, 4), 64
 
 
@@ -56,7 +57,7 @@ def write_svg(path, x_label, series):
     """`series`: (x, seconds a step, bytes at the peak)."""
     times, peaks = [(x, s) for x, s, _ in series], [(x, p / 2**20) for x, _, p in series]
     words = "; ".join(f"{x:,.0f}: {s:.2f} s, {p / 2**20:.0f} MiB" for x, s, p in series)
-    body = panel(times, "seconds a step", x_label, 50) + "\n" + panel(peaks, "peak memory, MiB", x_label, 380)
+    body = panel(times, "processor seconds a step", x_label, 50) + "\n" + panel(peaks, "peak memory, MiB", x_label, 380)
     path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 245" role="img">\n<title>A training step as '
                     f'the {x_label} grows</title>\n<desc>{words}</desc>\n{STYLE}\n{body}\n</svg>\n')
     print(f"{x_label}: {words}", flush=True)
@@ -66,7 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name in ("--processor", "--data", "--image-root", "--out"):
         parser.add_argument(name, required=True)
-    for name, default in (("--rows", 8), ("--threads", 2)):
+    for name, default in (("--rows", 4), ("--threads", 2)):
         parser.add_argument(name, type=int, default=default)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,18 +1,25 @@
-"""What the benchmarks of size share: checkpoints of a chosen size, and the programs with their time and peak memory."""
+"""What the benchmarks of size share: checkpoints of a chosen size, and the programs with their time and peak memory.
+
+Time is the processor's, of all threads together (user and system, as the kernel counts them for the program that ended):
+it tells what a step costs even where other programs share the cores, and is about `threads` times the time on an idle
+machine's clock.
+"""
 
 import json
 import os
 import pathlib
+import resource
 import shutil
-import statistics
 
 from peer import program
 
 WORDS = "There are two red rings left of the small blue cube and one more behind it".split()
 
 
-def make_checkout(processor, folder, width, layers, vocabulary=None):
-    """A Qwen2-VL of random weights with the tokenizer, template and image settings of `processor`; its parameters."""
+def make_checkout(processor, folder, width, layers, vocabulary=None, vision=(4, 256)):
+    """A Qwen2-VL of random weights with the tokenizer, template and image settings of `processor`; its parameters.
+
+    `vision` has the number and the width of the vision encoder's blocks."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -25,7 +32,8 @@ def make_checkout(processor, folder, width, layers, vocabulary=None):
                "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}, "tie_word_embeddings": False}
     if vocabulary:
         config["vocab_size"] = vocabulary
-    config["vision_config"] |= {"depth": 4, "embed_dim": 256, "num_heads": 4, "mlp_ratio": 4, "hidden_size": width}
+    depth, embed = vision
+    config["vision_config"] |= {"depth": depth, "embed_dim": embed, "num_heads": embed // 64, "mlp_ratio": 4, "hidden_size": width}
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
@@ -45,30 +53,35 @@ def rows_with_answers(data, count, words=None):
     return rows
 
 
-def extract(teacher, rows, image_root, cache, threads):
-    """The summary of `extract run` on these rows, images embedded."""
+def processor_seconds(work):
+    """What `work()` returns, and the processor's seconds of the programs it ran."""
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    before = used()
+    result = work()
+    return result, used() - before
+
+
+def extract(teacher, rows, image_root, cache, threads, more=("--embed-images",)):
+    """The summary of `extract run` on these rows."""
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     data = pathlib.Path(f"{cache}.json")
     data.write_text(json.dumps(rows))
     return program("extract", "release", "run", "--device", "cpu", "--teacher", teacher, "--data", data, "--image-root",
-                   image_root, "--out", cache, "--embed-images")
+                   image_root, "--out", cache, *more)
 
 
 def distill_steps(cache, student, out, rows, steps, threads, sets=()):
-    """Steps of stage distill, all rows in each: seconds a step (the median) and the peak of memory in bytes."""
+    """Steps of stage distill, all rows in each: the processor's seconds a step, and the peak of memory in bytes.
+
+    A run of one step is taken from one of `steps` more, so that starting, loading and writing count in neither.
+    """
     os.environ["RAYON_NUM_THREADS"] = str(threads)
-    keys = [f"distill.steps={steps}", f"distill.batch_size={rows}", "eval.holdout=0", "checkpoint.every=1000", *sets]
-    summary = program("distill", "release", "run", "--device", "cpu", "--cache", cache, "--student", student, "--out", out,
-                      "--stages", "distill", *(part for key in keys for part in ("--set", key)))
-    metrics = pathlib.Path(out, "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line)["tokens_per_second"] for line in metrics]
-    tokens = summary_tokens(cache)
-    return tokens / statistics.median(speeds), summary["peak_rss_bytes"]
 
+    def run(num_steps):
+        keys = [f"distill.steps={num_steps}", f"distill.batch_size={rows}", "eval.holdout=0", "checkpoint.every=1000", *sets]
+        return processor_seconds(lambda: program(
+            "distill", "release", "run", "--device", "cpu", "--cache", cache, "--student", student, "--out",
+            f"{out}-{num_steps}", "--stages", "distill", *(part for key in keys for part in ("--set", key))))
 
-def summary_tokens(cache):
-    """Tokens of all samples; teacher and student share tokenizer and image settings here."""
-    import pyarrow.parquet as pq
-
-    shards = sorted(pathlib.Path(cache, "data").glob("*.parquet"))
-    return sum(len(ids) for shard in shards for ids in pq.read_table(shard, columns=["input_ids"])["input_ids"])
+    (_, one), (summary, all_of_them) = run(1), run(1 + steps)
+    return (all_of_them - one) / steps, summary["peak_rss_bytes"]

@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use shared::models::{Encoded, LoadOptions, Model, PackedBatch, TrainableParts, load};
+use shared::models::{Encoded, LoadOptions, Model, PackedBatch, load};
 
 use crate::reference::Sample;
 
 /// On the CPU, nothing trained.
 pub fn options(dtype: DType) -> LoadOptions {
-    LoadOptions { device: Device::Cpu, dtype, trainable: TrainableParts::none() }
+    LoadOptions::frozen(Device::Cpu, dtype)
 }
 
 /// The checkpoint in float32.

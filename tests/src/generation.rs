@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use serde::Deserialize;
 use serde_json::Value;
-use shared::models::{Encoded, Generation, GenerationDefaults, LoadOptions, TrainableParts, generate, load};
+use shared::models::{Encoded, Generation, GenerationDefaults, LoadOptions, generate, load};
 
 use crate::reference::samples;
 
@@ -71,7 +71,7 @@ pub fn defaults(config: &Value) -> Result<GenerationDefaults> {
 /// # Errors
 /// When the checkpoint cannot be read.
 pub fn equal_answers(dir: &Path, expected: &[Greedy], limit: usize) -> Result<usize> {
-    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::none() };
+    let options = LoadOptions::frozen(Device::Cpu, DType::F32);
     let model = load(dir, &options)?;
     let stored = samples(dir)?;
     let encoded: Vec<Encoded> =

@@ -150,7 +150,7 @@ fn processor(reference: &Path, name: &str, case: &ProcessorCase) -> Result<Row> 
     for (file, expected) in &case.images {
         let image = decode(&fs::read(reference.join("images_png").join(file))?)?;
         let content = vec![Part::Image, Part::Text { text: "?".into() }];
-        let encoded = processor.encode_question(&[Message { role: Role::User, content }], &[image])?;
+        let encoded = processor.encode_question(&[Message::new(Role::User, content)], &[image])?;
         let mut hasher = Sha256::new();
         for value in encoded.images.iter().flat_map(|image| &image.pixels) {
             hasher.update(value.to_le_bytes());

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use shared::image::decode;
 use shared::models::{
-    Encoded, LoadOptions, Model, PackedBatch, Processor, TrainableParts, config_of, expected_weights, load,
+    Encoded, LoadOptions, Model, PackedBatch, Processor, config_of, expected_weights, load,
 };
 
 use crate::reference::{Sample, samples, worst_error};
@@ -66,8 +66,7 @@ pub fn compare(dir: &Path) -> Result<Comparison> {
         encoded.push(ours);
     }
     for checkpoint in [dir.to_owned(), dir.join("sharded_bf16")].iter().filter(|path| path.exists()) {
-        let options =
-            LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::none() };
+        let options = LoadOptions::frozen(Device::Cpu, DType::F32);
         let model = load(checkpoint, &options)?;
         result.num_checkpoints += 1;
         for (sample, encoded) in samples.iter().zip(&encoded) {

@@ -96,16 +96,16 @@ fn read_sample(dir: &Path, name: String, stored: StoredSample) -> Result<Sample>
     let path = dir.join(format!("ref/{name}.safetensors"));
     let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
         .with_context(|| format!("cannot read `{}`", path.display()))?;
-    let message = |message: StoredMessage| Message {
-        role: message.role,
-        content: message
+    let message = |message: StoredMessage| {
+        let parts = message
             .content
             .into_iter()
             .map(|part| match part {
                 StoredPart::Text { text } => Part::Text { text },
                 StoredPart::Image {} => Part::Image,
             })
-            .collect(),
+            .collect();
+        Message::new(message.role, parts)
     };
     Ok(Sample {
         name,

@@ -11,7 +11,7 @@ use e2e::programs::{Finished, run};
 use e2e::reference::samples;
 use e2e::rows::{altered_checkpoint, contents, fixture, made_up, write_rows};
 use serde_json::{Value, json};
-use shared::models::{Encoded, Generation, LoadOptions, Sampling, TrainableParts, generate, load, penalise};
+use shared::models::{Encoded, Generation, LoadOptions, Sampling, generate, load, penalise};
 
 fn generation_json() -> PathBuf {
     fixture("generation.json")
@@ -46,7 +46,7 @@ fn probabilities_are_those_of_transformers_logits_processors() {
 
 #[test]
 fn what_is_drawn_follows_from_the_seed_and_not_from_the_batch() {
-    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::none() };
+    let options = LoadOptions::frozen(Device::Cpu, DType::F32);
     let model = load(&fixture("qwen2_vl"), &options).unwrap();
     let encoded: Vec<Encoded> =
         samples(&fixture("qwen2_vl")).unwrap().iter().map(|it| it.stored_inputs(&model).unwrap()).collect();

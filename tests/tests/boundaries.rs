@@ -11,13 +11,14 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each module of `shared` may use, itself aside. `cache` sees `ids` alone: the format outlives the models.
-const MODULE_WALLS: [(&str, &[&str]); 10] = [
+const MODULE_WALLS: [(&str, &[&str]); 11] = [
     ("html", &[]),
     ("agreement", &[]),
     ("memory", &[]),
     ("settings", &[]),
     ("ids", &[]),
-    ("dataset", &["ids"]),
+    ("wildcard", &[]),
+    ("dataset", &["ids", "wildcard"]),
     ("image", &["ids", "dataset"]),
     ("text", &["ids", "dataset", "image"]),
     ("cache", &["ids"]),

@@ -12,8 +12,8 @@ use e2e::parity::TOLERANCE;
 use e2e::reference::{CHECKPOINTS, samples, worst_error};
 use e2e::rows::fixture;
 use shared::models::{
-    Encoded, LoadOptions, PackedBatch, TrainableParts, config_of, expected_weights, export_checkout,
-    identity, load, weights_digest,
+    Encoded, LoadOptions, PackedBatch, Replacement, TrainableParts, config_of, expected_weights,
+    export_checkout, identity, load, weights_digest,
 };
 
 /// The message of the error that loading ends in, which must carry a hint.
@@ -277,7 +277,9 @@ fn an_export_is_the_checkpoint_with_the_new_weights() {
             .map(|(key, param)| (key.to_owned(), (param.var.as_tensor() * 2.0).unwrap()))
             .collect();
         let trained = out.path().join("trained");
-        export_checkout(&fixture(name), &trained, &doubled, Some(DType::F32)).unwrap();
+        let replaced =
+            doubled.iter().map(|(key, tensor)| (key.clone(), Replacement::Weight(tensor.clone()))).collect();
+        export_checkout(&fixture(name), &trained, &replaced, Some(DType::F32)).unwrap();
         let again = load(&trained, &all).unwrap();
         assert_eq!(again.params.len(), doubled.len());
         for (key, param) in again.params.iter() {
@@ -285,7 +287,7 @@ fn an_export_is_the_checkpoint_with_the_new_weights() {
         }
         let text = fs::read_to_string(trained.join("config.json")).unwrap();
         assert!(!text.contains("bfloat16"), "{text}");
-        let refused = export_checkout(&fixture(name), &trained, &doubled, None).unwrap_err().to_string();
+        let refused = export_checkout(&fixture(name), &trained, &replaced, None).unwrap_err().to_string();
         assert!(refused.contains("already exists"), "{refused}");
     }
 }

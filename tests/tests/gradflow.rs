@@ -22,7 +22,7 @@ struct Expected {
 
 fn trainable(name: &str, parts: &[ModelPart]) -> Model {
     let options =
-        LoadOptions { device: Device::Cpu, dtype: DType::F32, trainable: TrainableParts::of(parts) };
+        LoadOptions { trainable: TrainableParts::of(parts), ..LoadOptions::frozen(Device::Cpu, DType::F32) };
     load(&fixture(name), &options).unwrap()
 }
 

@@ -9,7 +9,7 @@ use e2e::distilled::{arguments, distill, distilled, metrics, weights};
 use e2e::programs::run;
 use e2e::rows::fixture;
 use serde_json::Value;
-use shared::models::{ModelPart, config_of, export_checkout};
+use shared::models::{ModelPart, Replacement, config_of, export_checkout};
 
 /// One stage of two steps, a checkpoint after the first, and no loss but the method's.
 const ALONE: [&str; 8] = [
@@ -79,7 +79,8 @@ fn moved_teacher(dir: &Path) -> PathBuf {
     let family = config_of(&base).unwrap().family;
     let moved = |(name, tensor): (String, Tensor)| {
         let wide = tensor.to_dtype(DType::F32).unwrap();
-        (family.canonical_name(&name).into_owned(), (&wide + (wide.sin().unwrap() * 0.3).unwrap()).unwrap())
+        let moved = (&wide + (wide.sin().unwrap() * 0.3).unwrap()).unwrap();
+        (family.canonical_name(&name).into_owned(), Replacement::Weight(moved))
     };
     let out = dir.join("student");
     export_checkout(&base, &out, &weights(&base).unwrap().into_iter().map(moved).collect(), None).unwrap();
@@ -173,11 +174,7 @@ fn extract_pair_names_the_methods_that_distill_has() {
     let names: Vec<_> = same.iter().map(|(method, _)| method.as_str()).collect();
     assert_eq!(names, Method::value_variants().iter().map(|method| method.as_str()).collect::<Vec<_>>());
     let dir = e2e::rows::fixture("qwen2_vl");
-    let load = shared::models::LoadOptions {
-        device: candle_core::Device::Cpu,
-        dtype: candle_core::DType::F32,
-        trainable: shared::models::TrainableParts::none(),
-    };
+    let load = shared::models::LoadOptions::frozen(candle_core::Device::Cpu, candle_core::DType::F32);
     let model = shared::models::load(&dir, &load).unwrap();
     for ((method, with_one), (_, with_two)) in same.iter().zip(&other) {
         let config = RunConfig { method: Method::from_str(method, false).unwrap(), ..RunConfig::default() };

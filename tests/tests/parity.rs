@@ -2,7 +2,7 @@
 //! with tokenizers and processors, tests/fixtures/make_small_families.py and make_vit_families.py.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use e2e::damage::{copy_of, edit_config};
 use e2e::frozen::{encoded, features, frozen, options};
 use e2e::parity::{TOLERANCE, compare, encode};
@@ -71,6 +71,23 @@ fn packing_changes_no_bit() {
             let part =
                 together.narrow(0, bounds[0], bounds[1] - bounds[0]).unwrap().to_vec2::<f32>().unwrap();
             assert_eq!(alone, part, "{name}");
+        }
+    }
+}
+
+#[test]
+fn wanted_rows_are_those_of_all_rows_bit_for_bit() {
+    for name in CHECKPOINTS {
+        let model = frozen(&fixture(name));
+        let samples = encoded(&model, &samples(&fixture(name)).unwrap());
+        let mut packed = PackedBatch::pack(&samples.iter().collect::<Vec<_>>());
+        let all = model.body.features(&packed).unwrap();
+        let last = packed.num_tokens() as u32 - 1;
+        for rows in [vec![last], vec![0, 1, 3], (0..=last).step_by(2).collect(), (0..=last).collect()] {
+            let expected = all.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu).unwrap(), 0).unwrap();
+            packed.wanted = Some(rows);
+            let wanted = model.body.features(&packed).unwrap();
+            assert_eq!(wanted.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap(), "{name}");
         }
     }
 }

@@ -183,11 +183,7 @@ fn the_cache_keeps_the_head_as_it_was() {
         let head = reader.head().tensors().unwrap();
         let head = head.tensor("lm_head.weight").unwrap();
         // The loader's head, from the same checkpoint by another path.
-        let options = shared::models::LoadOptions {
-            device: candle_core::Device::Cpu,
-            dtype: candle_core::DType::F32,
-            trainable: shared::models::TrainableParts::none(),
-        };
+        let options = shared::models::LoadOptions::frozen(candle_core::Device::Cpu, candle_core::DType::F32);
         let model = shared::models::load(&bench.teacher, &options).unwrap();
         let dtype = match head.dtype() {
             safetensors::Dtype::F32 => candle_core::DType::F32,
@@ -197,7 +193,7 @@ fn the_cache_keeps_the_head_as_it_was() {
         let stored =
             Tensor::from_raw_buffer(head.data(), dtype, head.shape(), &candle_core::Device::Cpu).unwrap();
         let stored = stored.to_dtype(candle_core::DType::F32).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(stored, model.head.weight.to_vec2::<f32>().unwrap(), "{family}");
+        assert_eq!(stored, model.head.weight().unwrap().to_vec2::<f32>().unwrap(), "{family}");
         assert!(verify(bench.path("cache"), |_, _| ()).unwrap().problems.is_empty());
     }
 }

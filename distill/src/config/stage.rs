@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{PartName, StageName};
+use super::{LoraConfig, PartName, StageName};
 use crate::cli::UsageError;
 
 /// One stage's length, batches and optimiser. The paper gives the learning rates; the rest are our choices.
@@ -46,6 +46,9 @@ pub struct StageConfig {
     /// Stage distill only: the Recalibrator stays as stage align left it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeze_recalibrator: Option<bool>,
+    /// Stages distill and finetune: adapters on the student's body, which `train` then leaves out; none without the table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
 }
 
 /// When the frozen student's features are kept.
@@ -89,6 +92,7 @@ impl StageConfig {
             regularisation: None,
             keep_student_features: None,
             freeze_recalibrator: None,
+            lora: None,
         }
     }
 
@@ -125,8 +129,17 @@ impl StageConfig {
         if stage == StageName::Align && !self.train.is_empty() {
             return wrong("`align.train` must be empty: stage align trains the Recalibrator alone".into());
         }
-        if stage == StageName::Finetune && self.train.is_empty() {
+        if stage == StageName::Align && self.lora.is_some() {
+            return wrong(
+                "`align.lora` is for a student, and stage align trains the Recalibrator alone".into(),
+            );
+        }
+        let is_student_frozen = self.train.is_empty() && self.lora.is_none();
+        if stage == StageName::Finetune && is_student_frozen {
             return wrong("`finetune.train` names no part of the student".into());
+        }
+        if let Some(lora) = &self.lora {
+            lora.validate(name, &self.train)?;
         }
         if self.regularisation.is_some() != (stage == StageName::Align) {
             return wrong(format!("`{name}.regularisation` is a key of stage align alone"));
@@ -137,7 +150,7 @@ impl StageConfig {
         if self.freeze_recalibrator.is_some() != (stage == StageName::Distill) {
             return wrong(format!("`{name}.freeze_recalibrator` is a key of stage distill alone"));
         }
-        if stage == StageName::Distill && self.train.is_empty() && self.freeze_recalibrator == Some(true) {
+        if stage == StageName::Distill && is_student_frozen && self.freeze_recalibrator == Some(true) {
             return wrong(
                 "stage distill would train nothing: `train` is empty and the Recalibrator frozen".into(),
             );

@@ -62,6 +62,24 @@ fn impossible_combinations_are_refused_with_a_hint() {
     assert_eq!(with_cache(|_| {}), Ok(()));
     assert!(with_cache(|c| c.align.train = vec![PartName::Body]).unwrap_err().contains("align.train"));
     assert!(with_cache(|c| c.align.regularisation = None).unwrap_err().contains("align.regularisation"));
+    let lora = |rank, alpha, linears: &[&str]| {
+        let linears = linears.iter().map(|name| (*name).to_owned()).collect();
+        Some(LoraConfig { rank, alpha, linears })
+    };
+    assert!(with_cache(|c| c.align.lora = Some(LoraConfig::default())).unwrap_err().contains("`align.lora`"));
+    let with_lora = |lora: Option<LoraConfig>| {
+        let mut stage = StageConfig { train: Vec::new(), lora, ..StageConfig::finetune() };
+        let adapted = stage.validate(StageName::Finetune).map_err(|error| error.to_string());
+        stage.train = vec![PartName::Body];
+        (adapted, stage.validate(StageName::Finetune).map_err(|error| error.to_string()))
+    };
+    assert!(with_lora(None).0.unwrap_err().contains("names no part"));
+    let (adapted, beside_body) = with_lora(Some(LoraConfig::default()));
+    assert_eq!(adapted, Ok(()));
+    assert!(beside_body.unwrap_err().contains("hint: leave `body` out of `finetune.train`"));
+    assert!(with_lora(lora(0, 1.0, &["*"])).0.unwrap_err().contains("`finetune.lora.rank`"));
+    assert!(with_lora(lora(1, 0.0, &["*"])).0.unwrap_err().contains("`finetune.lora.alpha`"));
+    assert!(with_lora(lora(1, 1.0, &[])).0.unwrap_err().contains("`finetune.lora.linears`"));
     assert!(with_cache(|c| c.distill.clip = -1.0).is_ok());
     assert!(with_cache(|c| c.finetune.beta2 = 1.0).unwrap_err().contains("finetune.beta2"));
     assert!(with_cache(|c| c.stages = Some(vec![StageName::Distill, StageName::Align])).is_err());

@@ -17,16 +17,16 @@ pub struct DiskOrder {
 }
 
 impl DiskOrder {
-    /// An order of samples, given with their rows, that mixes so many row groups at a time.
+    /// An order of (sample, its row) that mixes so many row groups at a time.
     #[must_use]
     pub fn new(
         cache: Arc<CacheReader>,
-        rows: impl IntoIterator<Item = usize>,
+        samples: impl IntoIterator<Item = (u32, usize)>,
         groups_at_once: usize,
     ) -> Self {
-        let mut samples = vec![NONE; cache.len()];
-        (0..).zip(rows).for_each(|(sample, row)| samples[row] = sample);
-        Self { cache, samples: samples.into(), groups_at_once }
+        let mut of_row = vec![NONE; cache.len()];
+        samples.into_iter().for_each(|(sample, row)| of_row[row] = sample);
+        Self { cache, samples: of_row.into(), groups_at_once }
     }
 
     /// The order of an epoch: each sample once. The same arguments give the same order.

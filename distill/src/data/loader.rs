@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::index::Skipped;
 use super::sampler::Sampler;
 use super::source::{Sample, Source, TeacherNeed};
@@ -25,11 +26,18 @@ pub struct Batch {
     pub skipped: Vec<Skipped>,
 }
 
+impl Batch {
+    fn num_bytes(&self) -> usize {
+        self.samples.iter().map(|sample| sample.num_bytes()).sum()
+    }
+}
+
 /// Hands out the batches of a range of steps, in order.
 #[derive(Debug)]
 pub struct Loader {
     batches: Option<Receiver<Batch>>,
     thread: Option<JoinHandle<()>>,
+    ahead: Arc<Ahead>,
     stall: Duration,
 }
 
@@ -48,6 +56,8 @@ impl Loader {
         let builder = rayon::ThreadPoolBuilder::new().num_threads(config.workers);
         let pool = builder.thread_name(|n| format!("loader-{n}")).build().context("cannot start a thread")?;
         let (sender, batches) = sync_channel(config.prefetch);
+        let ahead = Arc::new(Ahead::new(config.half_memory_bytes()));
+        let room = ahead.clone();
         let work = move || {
             let mut next = sampler.batch(steps.start);
             for step in steps {
@@ -55,7 +65,7 @@ impl Loader {
                 let these = std::mem::replace(&mut next, sampler.batch(step + 1));
                 source.will_need(&next, need);
                 let batch = pool.install(|| read(&source, &these, need));
-                if sender.send(batch).is_err() {
+                if !room.enter(batch.num_bytes()) || sender.send(batch).is_err() {
                     // The run has stopped.
                     return;
                 }
@@ -63,7 +73,7 @@ impl Loader {
         };
         let thread = std::thread::Builder::new().name("loader".into()).spawn(work);
         let thread = Some(thread.context("cannot start a thread")?);
-        Ok(Self { batches: Some(batches), thread, stall: Duration::ZERO })
+        Ok(Self { batches: Some(batches), thread, ahead, stall: Duration::ZERO })
     }
 
     /// The next step's samples.
@@ -75,6 +85,7 @@ impl Loader {
         let batches = self.batches.as_ref().context("the loader is closed")?;
         let batch = batches.recv().context("the thread that reads samples ahead has stopped")?;
         self.stall += start.elapsed();
+        self.ahead.leave(batch.num_bytes());
         Ok(batch)
     }
 
@@ -86,8 +97,9 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // Closing the queue ends the thread at its next batch.
+        // Closing the queue and its budget ends the thread at its next batch.
         self.batches = None;
+        self.ahead.close();
         if let Some(thread) = self.thread.take() {
             // A panic there has already been reported.
             let _ = thread.join();

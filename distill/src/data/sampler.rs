@@ -1,7 +1,7 @@
 //! The order of samples: a pure function of the seed and the step.
 //!
 //! Step `k` takes positions `k * batch_size ..` of an endless stream of epochs, each epoch a permutation of its
-//! own. Nothing depends on threads or on what was drawn before, so resuming needs only the step's number.
+//! own, or the draws of a [`super::mixture`]. Nothing depends on threads or on what was drawn before, so resuming needs only the step's number.
 //!
 //! With bucketing, the positions of `bucket_steps` steps are sorted by their samples' length, dealt to those steps in
 //! order, and the steps exchanged at random: those of a step, and so of a microbatch, are of like length, and as many
@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::disk_order::DiskOrder;
+use super::mixture::MixedOrder;
 
 /// How steps come to have samples of like length.
 #[derive(Clone, Debug)]
@@ -26,6 +27,17 @@ pub struct Buckets {
     pub num_steps: usize,
 }
 
+/// What an epoch's order is drawn from.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// All samples alike.
+    Alike,
+    /// All samples, so that the disk is read in long stretches.
+    Disk(DiskOrder),
+    /// Each cache of a mixture to its share.
+    Mixed(MixedOrder),
+}
+
 /// The order of one stage.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -33,7 +45,7 @@ pub struct Sampler {
     num_samples: usize,
     batch_size: usize,
     buckets: Option<Buckets>,
-    disk: Option<DiskOrder>,
+    order: Order,
     /// The epoch last asked for and its permutation.
     epoch: Option<(u64, Vec<u32>)>,
 }
@@ -42,7 +54,7 @@ impl Sampler {
     /// An order over samples `0..num_samples`, at least one of them.
     #[must_use]
     pub fn new(seed: u64, num_samples: usize, batch_size: usize) -> Self {
-        Self { seed, num_samples, batch_size, buckets: None, disk: None, epoch: None }
+        Self { seed, num_samples, batch_size, buckets: None, order: Order::Alike, epoch: None }
     }
 
     /// The same order with samples of like length in each step.
@@ -51,10 +63,10 @@ impl Sampler {
         Self { buckets: (buckets.bucket_steps > 1).then_some(buckets), ..self }
     }
 
-    /// Epochs in an order that reads the disk in long stretches, in place of one over all samples alike.
+    /// Epochs in this order.
     #[must_use]
-    pub fn on_disk(self, disk: Option<DiskOrder>) -> Self {
-        Self { disk, ..self }
+    pub fn ordered(self, order: Order) -> Self {
+        Self { order, ..self }
     }
 
     /// The samples of a step.
@@ -86,9 +98,10 @@ impl Sampler {
         match &self.epoch {
             Some((current, order)) if *current == epoch => order[place] as usize,
             _ => {
-                let order = match &self.disk {
-                    Some(disk) => disk.epoch(self.seed, epoch),
-                    None => permutation(self.seed, epoch, self.num_samples),
+                let order = match &self.order {
+                    Order::Alike => permutation(self.seed, epoch, self.num_samples),
+                    Order::Disk(disk) => disk.epoch(self.seed, epoch),
+                    Order::Mixed(mixed) => mixed.epoch(self.seed, epoch),
                 };
                 let sample = order[place] as usize;
                 self.epoch = Some((epoch, order));
@@ -99,7 +112,7 @@ impl Sampler {
 }
 
 /// Fisher-Yates with our own bounded draw, so that the order never changes with a library.
-fn permutation(seed: u64, epoch: u64, num_samples: usize) -> Vec<u32> {
+pub(super) fn permutation(seed: u64, epoch: u64, num_samples: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
     let mut order: Vec<u32> = (0..num_samples as u32).collect();

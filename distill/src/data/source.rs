@@ -1,6 +1,6 @@
 //! The samples of a run: by key order, the last ones held out, each encoded for the student when asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,9 @@ use shared::models::{Encoded, Processor};
 use super::align::{CutText, Piece, pieces};
 use super::disk_order::DiskOrder;
 use super::index::{Conversation, Index, Skipped};
-use crate::config::{Method, RunConfig};
+use super::mixture::{Caches, MixedOrder};
+use super::sampler::Order;
+use crate::config::{Answers, Method, RunConfig};
 use crate::methods;
 
 /// What a stage takes of the teacher.
@@ -75,8 +77,17 @@ struct Entry {
     key: SampleKey,
     /// Absent when the cache's own messages and images serve.
     conversation: Option<Conversation>,
-    /// The sample's place in the cache.
-    row: Option<usize>,
+    /// The sample's place in the caches.
+    place: Option<Place>,
+}
+
+/// Where a sample's features lie.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Which of the run's caches.
+    cache: usize,
+    /// Its number there.
+    row: usize,
 }
 
 /// All samples of a run.
@@ -84,8 +95,9 @@ pub struct Source {
     entries: Vec<Entry>,
     holdout: usize,
     processor: Processor,
-    cache: Option<Arc<CacheReader>>,
+    caches: Option<Arc<Caches>>,
     max_length: usize,
+    answers: Answers,
     method: Method,
     /// Rows that never became a sample.
     pub skipped: Vec<Skipped>,
@@ -100,26 +112,26 @@ struct Kept {
 }
 
 impl Source {
-    /// Matches the cache with the datasets.
+    /// Matches the caches with the datasets. A sample that several caches have is the first one's.
     ///
     /// # Errors
-    /// When a dataset cannot be read, or samples of the cache are not in it.
+    /// When a dataset cannot be read, or samples of a cache are not in it.
     pub fn open(
         config: &RunConfig,
         processor: Processor,
-        cache: Option<Arc<CacheReader>>,
+        caches: Option<Arc<Caches>>,
         progress: &dyn Fn(usize),
     ) -> Result<Self> {
         let mut index = match config.data.sources.is_empty() {
             true => Index::default(),
             false => Index::build(&config.data, progress)?,
         };
-        let mut entries = match &cache {
-            Some(reader) => cached_entries(reader, &mut index)?,
+        let mut entries = match &caches {
+            Some(caches) => cached_entries(caches, &mut index)?,
             None => index
                 .samples
                 .drain()
-                .map(|(key, conversation)| Entry { key, conversation: Some(conversation), row: None })
+                .map(|(key, conversation)| Entry { key, conversation: Some(conversation), place: None })
                 .collect(),
         };
         entries.sort_unstable_by_key(|entry| entry.key);
@@ -130,13 +142,14 @@ impl Source {
                 entries.len()
             );
         }
-        let max_bytes = config.data.cache_mib << 20;
+        let max_bytes = config.data.half_memory_bytes();
         Ok(Self {
             entries,
             holdout,
             processor,
-            cache,
+            caches,
             max_length: config.data.max_length,
+            answers: config.data.answers,
             method: config.method,
             skipped: index.skipped,
             kept: Mutex::new(Kept { samples: HashMap::new(), num_bytes: 0, max_bytes }),
@@ -172,18 +185,37 @@ impl Source {
             let text = canonical_json(&conversation.messages).len() / TEXT_BYTES;
             text + conversation.images.len() * IMAGE_TOKENS
         };
-        let length = |entry: &Entry| match (&self.cache, entry.row) {
-            (Some(cache), Some(row)) => cache.num_tokens(row),
-            _ => entry.conversation.as_ref().map_or(0, guess),
+        let length = |entry: &Entry| match self.cached(entry) {
+            Some((cache, row)) => cache.num_tokens(row),
+            None => entry.conversation.as_ref().map_or(0, guess),
         };
         self.entries[..self.num_train()].iter().map(|entry| length(entry) as u32).collect()
     }
 
-    /// The training samples by where they lie in the cache, `groups_at_once` row groups mixed; `None` without a cache.
-    #[must_use]
-    pub fn disk_order(&self, groups_at_once: usize) -> Option<DiskOrder> {
-        let rows = self.entries[..self.num_train()].iter().filter_map(|entry| entry.row);
-        self.cache.as_ref().map(|cache| DiskOrder::new(cache.clone(), rows, groups_at_once))
+    /// The order of the training samples: a mixture's shares, and `groups_at_once` row groups of a cache mixed at a time, if
+    /// any.
+    ///
+    /// # Errors
+    /// When a cache of a mixture would never be drawn from.
+    pub fn order(&self, groups_at_once: usize) -> Result<Order> {
+        let Some(caches) = &self.caches else { return Ok(Order::Alike) };
+        let places = |cache: usize| {
+            let entries = (0..).zip(&self.entries[..self.num_train()]);
+            let own = entries.filter_map(move |(sample, entry)| Some((sample, entry.place?)));
+            own.filter(move |(_, place)| place.cache == cache).map(|(sample, place)| (sample, place.row))
+        };
+        let disk = |(cache, reader): (usize, &Arc<CacheReader>)| {
+            (groups_at_once > 0).then(|| DiskOrder::new(reader.clone(), places(cache), groups_at_once))
+        };
+        let mut disks: Vec<_> = caches.readers().iter().enumerate().map(disk).collect();
+        match caches.shares() {
+            None => Ok(disks.pop().flatten().map_or(Order::Alike, Order::Disk)),
+            Some(shares) => {
+                let samples =
+                    (0..shares.len()).map(|cache| places(cache).map(|(sample, _)| sample).collect());
+                MixedOrder::new(samples.collect(), &shares, disks).map(Order::Mixed)
+            }
+        }
     }
 
     /// A digest of which samples there are.
@@ -211,10 +243,13 @@ impl Source {
 
     /// Has the features of these samples fetched from the disk ahead of their use.
     pub fn will_need(&self, indices: &[usize], need: TeacherNeed) {
-        let Some(cache) = self.cache.as_ref().filter(|_| need != TeacherNeed::Nothing) else { return };
+        if need == TeacherNeed::Nothing {
+            return;
+        }
         let kept = self.kept();
         let unread = indices.iter().filter(|&&index| !kept.samples.contains_key(&(index, need)));
-        cache.will_need(unread.filter_map(|&index| self.entries[index].row));
+        let cached = unread.filter_map(|&index| self.cached(&self.entries[index]));
+        cached.for_each(|(cache, row)| cache.will_need([row]));
     }
 
     /// Where a sample came from, for messages to the user.
@@ -227,6 +262,12 @@ impl Source {
         }
     }
 
+    /// Where a sample's features are.
+    fn cached(&self, entry: &Entry) -> Option<(&CacheReader, usize)> {
+        let place = entry.place?;
+        Some((self.caches.as_ref()?.readers().get(place.cache)?, place.row))
+    }
+
     fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         // A panic while holding it leaves a valid map: take it.
         self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -234,9 +275,9 @@ impl Source {
 
     fn encode(&self, index: usize, need: TeacherNeed) -> Result<Sample> {
         let entry = &self.entries[index];
-        let meta = match (&self.cache, entry.row) {
-            (Some(cache), Some(row)) => Some((cache, row, cache.meta(row)?)),
-            _ => None,
+        let mut meta = match self.cached(entry) {
+            Some((cache, row)) => Some((cache, row, cache.meta(row)?)),
+            None => None,
         };
         let (messages, images) = match (&entry.conversation, &meta) {
             (Some(conversation), _) => {
@@ -248,7 +289,10 @@ impl Source {
             (None, None) => bail!("neither in the cache nor in the data"),
         };
         let images: Result<Vec<_>, _> = images.iter().map(|bytes| decode(bytes)).collect();
-        let student = self.processor.encode(&messages, &images?)?;
+        let mut student = self.processor.encode(&messages, &images?)?;
+        if self.answers == Answers::Last {
+            leave_the_last(&mut student, meta.as_mut().map(|(_, _, meta)| meta));
+        }
         let num_tokens = student.prompt.input_ids.len();
         if num_tokens > self.max_length {
             bail!("{num_tokens} student tokens, `data.max_length` is {}", self.max_length);
@@ -272,36 +316,48 @@ impl Source {
     }
 }
 
-/// The cache's samples with their messages and images: the dataset's where it has them, else the cache's own.
-fn cached_entries(reader: &CacheReader, index: &mut Index) -> Result<Vec<Entry>> {
-    let mut entries = Vec::with_capacity(reader.len());
-    let mut missing: Option<(usize, String)> = None;
-    // Images are embedded in all rows of a cache or in none.
-    let mut embedded = None;
-    for row in 0..reader.len() {
-        let key = reader.key(row);
-        let conversation = index.samples.remove(&key);
-        if conversation.is_none() {
-            let meta = reader.meta(row)?;
-            let has_images = !meta.images.is_empty();
-            if has_images && embedded.is_none() {
-                embedded = Some(!reader.image_files(row)?.is_empty());
+/// Makes all answers but the last part of the question, on both sides.
+fn leave_the_last(student: &mut Encoded, teacher: Option<&mut SampleMeta>) {
+    let answered = student.prompt.turns.iter_mut().rev().filter(|turn| turn.answer.is_some());
+    answered.skip(1).for_each(|turn| turn.answer = None);
+    let turns = teacher.into_iter().flat_map(|meta| meta.turns.iter_mut().rev());
+    turns.filter(|turn| turn.num_answer_tokens > 0).skip(1).for_each(|turn| turn.num_answer_tokens = 0);
+}
+
+/// The caches' samples with their messages and images: the dataset's where it has them, else the cache's own.
+fn cached_entries(caches: &Caches, index: &mut Index) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut seen = HashSet::new();
+    for (cache, reader) in caches.readers().iter().enumerate() {
+        let mut missing: Option<(usize, String)> = None;
+        // Images are embedded in all rows of a cache or in none.
+        let mut embedded = None;
+        for row in (0..reader.len()).filter(|row| seen.insert(reader.key(*row))) {
+            let key = reader.key(row);
+            let conversation = index.samples.remove(&key);
+            if conversation.is_none() {
+                let meta = reader.meta(row)?;
+                let has_images = !meta.images.is_empty();
+                if has_images && embedded.is_none() {
+                    embedded = Some(!reader.image_files(row)?.is_empty());
+                }
+                if has_images && embedded == Some(false) {
+                    let place = format!("{key} (`{}` row {})", meta.source, meta.row);
+                    missing.get_or_insert((0, place)).0 += 1;
+                }
             }
-            if has_images && embedded == Some(false) {
-                let place = format!("{key} (`{}` row {})", meta.source, meta.row);
-                missing.get_or_insert((0, place)).0 += 1;
-            }
+            entries.push(Entry { key, conversation, place: Some(Place { cache, row }) });
         }
-        entries.push(Entry { key, conversation, row: Some(row) });
+        if let Some((count, place)) = missing {
+            bail!(
+                "the images of {count} of the {} samples of `{}` are neither in the cache nor in the data; the first: \
+                 sample {place}\nhint: --data SRC --image-root DIR as given to `extract run`",
+                reader.len(),
+                reader.dir().display()
+            );
+        }
     }
-    match missing {
-        None => Ok(entries),
-        Some((count, place)) => bail!(
-            "the images of {count} of the cache's {} samples are neither in the cache nor in the data; the first: \
-             sample {place}\nhint: --data SRC --image-root DIR as given to `extract run`",
-            entries.len()
-        ),
-    }
+    Ok(entries)
 }
 
 fn teacher_sample(
@@ -376,7 +432,8 @@ impl Kept {
 
 impl Sample {
     /// About how much memory it takes.
-    fn num_bytes(&self) -> usize {
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
         let student = &self.student;
         let pixels: usize = student.images.iter().map(|image| image.pixels.len() * 4).sum();
         let teacher = self.teacher.as_ref().map_or(0, |t| t.features.len() * 4 + t.input_ids.len() * 4);

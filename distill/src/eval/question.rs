@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn said(role: Role, text: &str) -> Message {
-        Message { role, content: vec![Part::Text { text: text.into() }] }
+        Message::new(role, vec![Part::Text { text: text.into() }])
     }
 
     #[test]

@@ -16,24 +16,41 @@ pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
     let _ = writeln!(card, "# Student of the run `{name}`\n");
     let _ = writeln!(card, "{}\n", sentence(config, moment));
     let _ = writeln!(card, "| | |\n|---|---|\n| student before | `{}` |", config.student.display());
-    if let Some(cache) = &config.cache {
-        let _ = writeln!(card, "| teacher's feature cache | `{}` |", cache.display());
-        for (title, value) in provenance(cache) {
-            let _ = writeln!(card, "| {title} | `{value}` |");
-        }
+    let caches = config.caches();
+    for (cache, weight) in &caches {
+        let share = match caches.len() {
+            1 => String::new(),
+            _ => format!(", weight {weight}"),
+        };
+        let _ = writeln!(card, "| teacher's feature cache | `{}`{share} |", cache.display());
+    }
+    // All caches of a run are of one teacher.
+    for (title, value) in caches.first().iter().flat_map(|(cache, _)| provenance(cache)) {
+        let _ = writeln!(card, "| {title} | `{value}` |");
     }
     let stages: Vec<&str> = config.stages().into_iter().map(StageName::as_str).collect();
     let _ = writeln!(card, "| stages | {} |\n| seed | {} |", stages.join(", "), config.seed);
+    for stage in config.stages() {
+        if let Some(lora) = &config.stage(stage).lora {
+            let _ = writeln!(
+                card,
+                "| LoRA in stage {} | rank {}, alpha {} |",
+                stage.as_str(),
+                lora.rank,
+                lora.alpha
+            );
+        }
+    }
     card.push_str("\nThe architecture, tokenizer and processor are those of the student before training.\n");
     card
 }
 
 fn sentence(config: &RunConfig, moment: Moment) -> String {
-    let how: String = match (config.method, &config.cache) {
-        (Method::Genrecal, Some(_)) => {
+    let how: String = match (config.method, !config.caches().is_empty()) {
+        (Method::Genrecal, true) => {
             "Distilled from a teacher's features through a Recalibrator (GenRecal, arXiv 2506.15681)".into()
         }
-        (method, Some(_)) if method != Method::Sft => {
+        (method, true) if method != Method::Sft => {
             format!("Distilled from a teacher's cached features by the method {}", method.as_str())
         }
         _ => "Trained on reference answers".into(),

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use serde::{Deserialize, Serialize};
 use shared::models::DecoderConfig;
 use shared::models::layers::{BlockWeights, DecoderLayer, LayerNorm, Linear, Recomputed, Rope, recomputed};
 
@@ -26,6 +27,18 @@ mod storage;
 pub(crate) use init::fresh;
 pub use init::{Init, StudentWeights};
 pub use plan::{Plan, SampleTurns, Source};
+
+/// Where the Recalibrator's last norm stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormPlace {
+    /// Behind the projection to the teacher's width, and of that width.
+    After,
+    /// Before it, of the student's width.
+    Before,
+    /// There is none.
+    None,
+}
 
 /// Shape and choices of a Recalibrator.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +54,8 @@ pub struct RecalibratorSpec {
     pub new_positions: bool,
     /// Biases on the two projections; off, as the paper calls each one linear layer and counts its matrix.
     pub projection_bias: bool,
+    /// Where the last norm stands; the paper names it without its place.
+    pub norm: NormPlace,
     /// Epsilon of the last norm.
     pub norm_eps: f64,
     /// Standard deviation of fresh weights.
@@ -56,6 +71,7 @@ impl RecalibratorSpec {
             num_blocks: 2,
             new_positions: true,
             projection_bias: false,
+            norm: NormPlace::After,
             norm_eps: 1e-5,
             init_std: 0.02,
         }
@@ -90,8 +106,19 @@ impl RecalibratorSpec {
                 |name: &str, shape: &[usize]| weights.get(&format!("blocks.{i}.{name}"), shape);
             blocks.push(DecoderLayer::new(&self.decoder, &mut get_block)?);
         }
-        let norm =
-            LayerNorm::new(weights.get("norm.weight", &[l])?, weights.get("norm.bias", &[l])?, self.norm_eps);
+        let width = match self.norm {
+            NormPlace::After => Some(l),
+            NormPlace::Before => Some(s),
+            NormPlace::None => None,
+        };
+        let mut new_norm = |width: usize| -> Result<LayerNorm> {
+            Ok(LayerNorm::new(
+                weights.get("norm.weight", &[width])?,
+                weights.get("norm.bias", &[width])?,
+                self.norm_eps,
+            ))
+        };
+        let norm = width.map(&mut new_norm).transpose()?;
         Ok(Layers { proj_pre, blocks, proj_post, norm })
     }
 }
@@ -101,7 +128,7 @@ struct Layers {
     proj_pre: Linear,
     blocks: Vec<DecoderLayer>,
     proj_post: Linear,
-    norm: LayerNorm,
+    norm: Option<LayerNorm>,
 }
 
 /// A Recalibrator with its parameters: float32 masters, cast to the features' type in the forward pass.
@@ -176,8 +203,13 @@ impl Recalibrator {
         }
         // Only scored rows go on: the projection to the teacher's width is the widest product here.
         let scored = Tensor::new(plan.scored.as_slice(), &self.device)?;
-        let r = self.layers.proj_post.forward(&x.index_select(&scored, 0)?)?;
-        self.layers.norm.forward(&r)
+        let x = x.index_select(&scored, 0)?;
+        let Layers { proj_post, norm, .. } = &self.layers;
+        match (norm, self.spec.norm) {
+            (Some(norm), NormPlace::Before) => proj_post.forward(&norm.forward(&x)?),
+            (Some(norm), _) => norm.forward(&proj_post.forward(&x)?),
+            (None, _) => proj_post.forward(&x),
+        }
     }
 
     /// The blocks' input, (T, d_s): the plan's rows, the teacher's through proj_pre.

@@ -7,13 +7,14 @@ use super::html::{escape, table};
 use super::run::Run;
 
 /// The loss terms by name in `metrics.jsonl`, with what a reader calls them.
-const TERMS: [(&str, &str); 6] = [
+const TERMS: [(&str, &str); 7] = [
     ("loss", "loss (weighted sum)"),
     ("ce_teacher", "cross entropy, teacher's head"),
     ("kl", "KL to the teacher"),
     ("ce_student", "cross entropy, student's head"),
     ("ce_regularisation", "cross entropy, regularisation pass"),
     ("kl_regularisation", "KL, regularisation pass"),
+    ("mse_regularisation", "squared error, regularisation pass"),
 ];
 
 /// Loss curves, controls, and how the runs went.

@@ -181,16 +181,20 @@ impl Checkpoint {
 /// # Errors
 /// When the fingerprints differ.
 pub fn refuse_differences(place: &Path, there: &Fingerprint, here: &Fingerprint) -> Result<()> {
-    let differences = there.differences(here);
-    if differences.is_empty() {
-        return Ok(());
-    }
-    let list: Vec<String> = differences.iter().map(|difference| format!("  {difference}")).collect();
+    let Some(differences) = differences_text(there, here) else { return Ok(()) };
     bail!(
-        "{} belongs to another run\n{}\nhint: use the same configuration, cache and student, or another --out",
-        place.display(),
-        list.join("\n")
+        "{} belongs to another run\n{differences}\n\
+         hint: use the same configuration, cache and student, or another --out",
+        place.display()
     )
+}
+
+/// What differs, a line each; `None` where nothing does.
+#[must_use]
+pub fn differences_text(there: &Fingerprint, here: &Fingerprint) -> Option<String> {
+    let lines: Vec<String> =
+        there.differences(here).iter().map(|difference| format!("  {difference}")).collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// A mapped safetensors file.

@@ -4,25 +4,26 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use shared::cache::CacheReader;
 use shared::ids::Fingerprint;
 use shared::models::{self, Processor};
 use toml::{Table, Value};
 
 use super::checkpoint::{FORMAT_VERSION, publish_file, refuse_differences};
 use crate::config::RunConfig;
+use crate::data::mixture::Caches;
 
 const FILE_NAME: &str = "run.json";
 
 /// Keys that say where things lie or how fast they are read, not what is computed.
-const IRRELEVANT: [&str; 14] = [
+const IRRELEVANT: [&str; 15] = [
     "out",
     "cache",
     "student",
     "device",
     "data.sources",
+    "data.mixture",
     "data.image_root",
-    "data.cache_mib",
+    "data.memory_mib",
     "data.prefetch",
     "data.workers",
     "data.read",
@@ -40,7 +41,7 @@ pub fn identity(
     config: &RunConfig,
     device: &Device,
     processor: &Processor,
-    cache: Option<&CacheReader>,
+    caches: Option<&Caches>,
 ) -> Result<Fingerprint> {
     let mut identity = Fingerprint::default();
     flatten(&mut identity, "", &Table::try_from(config)?);
@@ -48,8 +49,8 @@ pub fn identity(
     identity.insert("checkpoint format", FORMAT_VERSION);
     let student = models::identity(&config.student)?.into_iter().chain(processor.identity());
     identity.extend(student.map(|(field, value)| (format!("student {field}"), value)).collect());
-    if let Some(cache) = cache {
-        identity.insert("cache fingerprint", cache.manifest().fingerprint.digest());
+    if let Some(caches) = caches {
+        caches.identify(&mut identity);
     }
     Ok(identity)
 }

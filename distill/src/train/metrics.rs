@@ -25,6 +25,9 @@ pub struct Terms {
     pub ce_regularisation: Option<f64>,
     /// Divergence of the regularisation pass.
     pub kl_regularisation: Option<f64>,
+    /// Squared error of the regularisation pass, in place of the two where `loss.regulariser` says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mse_regularisation: Option<f64>,
     /// Cross entropy of the student's answer through its own head.
     pub ce_student: Option<f64>,
     /// The loss of a method without a Recalibrator, per unit of its own (a token, a piece of text).

@@ -16,7 +16,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
-use shared::cache::{CacheReader, ReaderOptions};
 use shared::ids::Fingerprint;
 use shared::models::{self, Model, Processor};
 
@@ -32,7 +31,9 @@ use super::step::{MethodSide, RecomputedSides, Trainer};
 use super::student_features::StudentFeatures;
 use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
 use crate::config::{RunConfig, StageName};
+use crate::data::mixture::Caches;
 use crate::data::source::Source;
+use crate::lora;
 use crate::methods;
 use crate::stage::{RecalibratorRole, Stage};
 use crate::student;
@@ -82,10 +83,8 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     let out = &config.out;
     let device = models::device(&config.device)?;
     let processor = Processor::load(&config.student)?;
-    let options = ReaderOptions { access: config.data.read, ..ReaderOptions::default() };
-    let open = |dir| CacheReader::open_with(dir, options);
-    let cache = config.cache.as_ref().map(open).transpose()?.map(Arc::new);
-    let base_identity = identity(config, &device, &processor, cache.as_deref())?;
+    let caches = Caches::open(config)?.map(Arc::new);
+    let base_identity = identity(config, &device, &processor, caches.as_deref())?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot write {}", out.display()))?;
     claim(out, &base_identity)?;
     if let Some(summary) = read_summary(out)? {
@@ -93,14 +92,14 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
         return Ok(summary);
     }
     publish_file(&out.join("config.toml"), toml::to_string(config)?.as_bytes())?;
-    let source = Source::open(config, processor, cache.clone(), &reading())?;
+    let source = Source::open(config, processor, caches.clone(), &reading())?;
     for skipped in &source.skipped {
         eprintln!("left out: {}: {}", skipped.place, skipped.reason);
     }
     let mut run = Run {
         config,
         device,
-        cache,
+        caches,
         plan: plan(config, source.num_train()),
         identity: with_samples(base_identity, &source),
         source: Arc::new(source),
@@ -145,7 +144,7 @@ fn plan(config: &RunConfig, num_samples: usize) -> Vec<Planned> {
 struct Run<'a> {
     config: &'a RunConfig,
     device: Device,
-    cache: Option<Arc<CacheReader>>,
+    caches: Option<Arc<Caches>>,
     plan: Vec<Planned>,
     identity: Fingerprint,
     source: Arc<Source>,
@@ -255,7 +254,8 @@ impl Run<'_> {
         publish(&dir, |dir| {
             if !trainer.model.params.is_empty() {
                 let exact = Some(candle_core::DType::F32);
-                student::export(&self.base, &dir.join("student"), params, exact)?;
+                let lora = trainer.keys.lora.as_ref();
+                student::export(&self.base, &dir.join("student"), params, exact, lora)?;
             }
             if let Some(side) = &trainer.teacher {
                 side.recalibrator.save(&dir.join(RECALIBRATOR)).context("cannot write the Recalibrator")?;
@@ -272,18 +272,21 @@ impl Run<'_> {
         let stage = Stage::new(self.config, planned.name);
         let keys = self.config.stage(planned.name).clone();
         let recomputed = RecomputedSides::default();
-        let mut model = student::open(&self.base, &stage, &self.device)?;
+        let mut model = student::open(&self.base, &stage, &self.device, self.config.dtype.on(&self.device))?;
+        if let Some(keys) = &keys.lora {
+            lora::adapt(&mut model, keys, self.config.seed)?;
+        }
         let recompute = self.config.memory.recompute.applies(model.body.decoder(), keys.microbatch_tokens);
         if recompute {
             model.body.recompute(recomputed.student.clone());
         }
         let mut params = student::params(&model);
-        let teacher = match (&self.cache, stage.recalibrator) {
+        let teacher = match (&self.caches, stage.recalibrator) {
             (_, RecalibratorRole::Absent) => None,
             (None, _) => bail!("stage {} needs a cache", planned.name.as_str()),
-            (Some(cache), role) => {
+            (Some(caches), role) => {
                 if stage.regularisation {
-                    require_all_tokens(cache)?;
+                    require_all_tokens(caches)?;
                 }
                 let start = Start {
                     file: self.recalibrator.as_deref(),
@@ -291,7 +294,7 @@ impl Run<'_> {
                     seed: self.config.seed,
                     student: &self.base,
                 };
-                let mut side = TeacherSide::open(&self.config.recalibrator, cache, &model, &start)?;
+                let mut side = TeacherSide::open(&self.config.recalibrator, caches.first(), &model, &start)?;
                 if recompute {
                     side.recalibrator.recompute(recomputed.recalibrator.clone());
                 }
@@ -304,6 +307,12 @@ impl Run<'_> {
         if params.is_empty() {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
+        let num_trained: usize = params.iter().map(|param| param.var.elem_count()).sum();
+        eprintln!(
+            "stage {} trains {num_trained} weights, {} of them the student's",
+            planned.name.as_str(),
+            model.params.num_elements()
+        );
         let student_features = self.student_features(planned, &model)?;
         let averaged = self.config.ema.decay > 0.0;
         let ema = averaged.then(|| Ema::new(self.config.ema.decay, &params)).transpose()?;
@@ -333,7 +342,9 @@ impl Run<'_> {
             return Ok(None);
         }
         let fields = self.identity.fields.iter();
-        let of_student = fields.filter(|(field, _)| field.starts_with("student ") || *field == "device");
+        let of_student = fields.filter(|(field, _)| {
+            field.starts_with("student ") || ["device", "dtype"].contains(&field.as_str())
+        });
         let identity = Fingerprint { fields: of_student.map(|(k, v)| (k.clone(), v.clone())).collect() };
         let dir = self.config.out.join("student_features");
         let width = model.body.decoder().hidden_size;
@@ -342,7 +353,8 @@ impl Run<'_> {
 
     /// The method without a Recalibrator, if this stage has one.
     fn method_side(&self, stage: &Stage, model: &Model) -> Result<Option<MethodSide>> {
-        let Some(cache) = self.cache.as_ref().filter(|_| stage.method) else { return Ok(None) };
+        let Some(caches) = self.caches.as_ref().filter(|_| stage.method) else { return Ok(None) };
+        let cache = caches.first();
         let Some(method) = methods::open(self.config, model, cache.width())? else { return Ok(None) };
         let head = teacher_head(cache, &model.device, model.dtype)?;
         methods::check(self.config.method, method.as_ref(), cache, &self.source)?;
@@ -356,7 +368,7 @@ impl Run<'_> {
         if !student.exists() {
             // The last stage left float32; the result has the type the student came in.
             let dtype = student::stored_dtype(&self.config.student)?;
-            student::export(&self.base, &student, &[], Some(dtype))?;
+            student::export(&self.base, &student, &[], Some(dtype), None)?;
         }
         let rows = read_rows(out)?;
         let evaluated = rows.iter().filter(|row| row.eval != Default::default());

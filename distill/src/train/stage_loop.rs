@@ -58,6 +58,7 @@ impl StageLoop<'_> {
         checkpoints: &Checkpoints,
     ) -> Result<(Ended, Offsets)> {
         let out = &self.config.out;
+        let sampler = self.sampler()?;
         let mut done = 0;
         let mut num_skipped = 0;
         if let Some(checkpoint) = checkpoint {
@@ -68,13 +69,8 @@ impl StageLoop<'_> {
         let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
         let need = self.need();
         let held_out = self.held_out(need)?;
-        let mut loader = Loader::start(
-            self.source.clone(),
-            self.sampler(),
-            done..self.num_steps,
-            need,
-            &self.config.data,
-        )?;
+        let mut loader =
+            Loader::start(self.source.clone(), sampler, done..self.num_steps, need, &self.config.data)?;
         while done < self.num_steps {
             let start = Instant::now();
             let batch = loader.next_batch()?;
@@ -115,22 +111,22 @@ impl StageLoop<'_> {
 
     /// The order differs from stage to stage, and is the same for a stage of every method: runs compare. Stages
     /// are counted from the last.
-    fn sampler(&self) -> Sampler {
+    ///
+    /// # Errors
+    /// When a cache of a mixture would never be drawn from.
+    fn sampler(&self) -> Result<Sampler> {
         let place = StageName::Finetune as u64 - self.trainer.stage.name as u64;
         let seed = self.config.seed.wrapping_add(place << 32);
         let sampler = Sampler::new(seed, self.source.num_train(), self.trainer.keys.batch_size);
-        let sampler = match self.config.data.groups_at_once {
-            0 => sampler,
-            groups => sampler.on_disk(self.source.disk_order(groups)),
-        };
-        match self.config.data.bucket_steps {
+        let sampler = sampler.ordered(self.source.order(self.config.data.groups_at_once)?);
+        Ok(match self.config.data.bucket_steps {
             1 => sampler,
             bucket_steps => sampler.bucketed(Buckets {
                 lengths: self.source.lengths(),
                 bucket_steps,
                 num_steps: self.num_steps,
             }),
-        }
+        })
     }
 
     fn held_out(&self, need: TeacherNeed) -> Result<Vec<Arc<Sample>>> {

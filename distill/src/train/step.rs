@@ -13,8 +13,8 @@ use super::optim::{AdamW, Gradients};
 use super::schedule::Schedule;
 use super::student_features::StudentFeatures;
 use super::teacher::{QuestionFeatures, TeacherSide};
-use super::terms::{Counts, MethodSums, TermSums, add_losses};
-use crate::config::{LossConfig, StageConfig};
+use super::terms::{Counts, MethodSums, RegularisationSums, TermSums, add_losses};
+use crate::config::{LossConfig, Regulariser, StageConfig};
 use crate::data::batch::{BatchOptions, Microbatch, Scored, TeacherRows, microbatches};
 use crate::data::source::Sample;
 use crate::losses::{HeadLossOptions, head_loss};
@@ -150,9 +150,9 @@ impl Trainer {
             total = add_losses(total, (loss / counts.teacher.max(1) as f64)?)?;
             sums.alignment = Some(pair);
             if rows.regularisation.num_scored() > 0 {
-                let (loss, pair) = side.regularisation(rows, &weights)?;
+                let (loss, regularisation) = self.regularisation(side, rows)?;
                 total = add_losses(total, (loss / counts.regularisation.max(1) as f64)?)?;
-                sums.regularisation = Some(pair);
+                sums.regularisation = Some(regularisation);
             }
         }
         if let (Some(side), Some(rows)) = (&self.method, &microbatch.teacher) {
@@ -166,6 +166,19 @@ impl Trainer {
             sums.student = Some(ce);
         }
         Ok((total, sums))
+    }
+
+    /// A2, summed over its scored tokens.
+    fn regularisation(&self, side: &TeacherSide, rows: &TeacherRows) -> Result<(Tensor, RegularisationSums)> {
+        let [ce_weight, kl_weight, mse_weight] = self.loss.regularisation_weights();
+        if self.loss.regulariser == Regulariser::Mse {
+            let loss = side.squared_error(rows)?;
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            return Ok(((loss * mse_weight)?, RegularisationSums::Features(value)));
+        }
+        let weights = HeadLossOptions { ce_weight, kl_weight, ..self.teacher_weights() };
+        let (loss, pair) = side.regularisation(rows, &weights)?;
+        Ok((loss, RegularisationSums::Predictions(pair)))
     }
 
     fn counts(&self, microbatches: &[Microbatch]) -> Counts {
@@ -184,11 +197,11 @@ impl Trainer {
         let views = Views {
             student: view(
                 features,
-                &self.model.head.weight,
+                self.model.head.weight()?,
                 &microbatch.student_scored,
                 &microbatch.student.input_ids,
             )?,
-            embedding: self.model.body.embedding(),
+            embedding: self.model.body.embedding().tensor()?,
             teacher: view(&teacher, &side.head, &rows.scored, &rows.tokens)?,
             answers: &rows.answers,
         };
@@ -203,7 +216,7 @@ impl Trainer {
         let rows = Tensor::new(scored.rows.as_slice(), features.device())?;
         let features = features.index_select(&rows, 0)?;
         let weights = HeadLossOptions { ce_weight: self.loss.ce_student, ..HeadLossOptions::default() };
-        let output = head_loss(&features, &self.model.head.weight, &scored.targets, None, &weights)?;
+        let output = head_loss(&features, self.model.head.weight()?, &scored.targets, None, &weights)?;
         Ok((output.loss, output.ce))
     }
 

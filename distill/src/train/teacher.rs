@@ -12,7 +12,8 @@ use super::optim::Param;
 use super::terms::PairSums;
 use crate::config::{RecalibratorConfig, RecalibratorInit};
 use crate::data::batch::TeacherRows;
-use crate::losses::{HEAD, HeadLossOptions, HeadWeight, MappedHead, head_loss};
+use crate::data::mixture::Caches;
+use crate::losses::{HEAD, HeadLossOptions, HeadWeight, MappedHead, head_loss, squared_error};
 use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec};
 
 /// What the Recalibrator sees of the student's question: itself, or a leakage control.
@@ -71,6 +72,7 @@ impl TeacherSide {
             new_positions: config.new_positions,
             projection_bias: config.projection_bias,
             init_std: config.init_std,
+            norm: config.norm,
             ..RecalibratorSpec::new(model.body.decoder().clone(), cache.width())
         };
         let recalibrator = match (start.file, config.init) {
@@ -134,6 +136,24 @@ impl TeacherSide {
         self.score(None, rows, &rows.regularisation, weights)
     }
 
+    /// In place of A2, the squared error between what comes out for the teacher's own features and what the head is given by
+    /// the teacher: summed over scored tokens.
+    ///
+    /// # Errors
+    /// When a shape does not fit or the device fails.
+    pub fn squared_error(&self, rows: &TeacherRows) -> Result<Tensor> {
+        let [r, teacher] = self.recalibrated(None, rows, &rows.regularisation)?;
+        Ok(squared_error(&r, &teacher)?)
+    }
+
+    /// The Recalibrator's features of the scored rows, and the teacher's of the same tokens, (scored, d_l) each.
+    fn recalibrated(&self, student: Option<&Tensor>, rows: &TeacherRows, plan: &Plan) -> Result<[Tensor; 2]> {
+        let teacher = rows.tensor(&self.device, self.dtype)?;
+        let r = self.recalibrator.forward(student, &teacher, plan)?;
+        let scored = Tensor::new(plan.teacher_rows.as_slice(), &self.device)?;
+        Ok([r, teacher.index_select(&scored, 0)?])
+    }
+
     fn score(
         &self,
         student: Option<&Tensor>,
@@ -141,10 +161,7 @@ impl TeacherSide {
         plan: &Plan,
         weights: &HeadLossOptions,
     ) -> Result<(Tensor, PairSums)> {
-        let device = &self.device;
-        let teacher = rows.tensor(device, self.dtype)?;
-        let r = self.recalibrator.forward(student, &teacher, plan)?;
-        let teacher = teacher.index_select(&Tensor::new(plan.teacher_rows.as_slice(), device)?, 0)?;
+        let [r, teacher] = self.recalibrated(student, rows, plan)?;
         let head = match &self.head {
             Head::Mapped(head) => HeadWeight::Mapped(head),
             Head::Loaded(head) => HeadWeight::Tensor(head),
@@ -205,18 +222,20 @@ fn check_head(cache: &CacheReader) -> Result<DType> {
     Ok(stored)
 }
 
-/// Refuses a cache that cannot serve the regularisation loss.
+/// Refuses caches that cannot serve the regularisation loss.
 ///
 /// # Errors
 /// When no sample has features of all its tokens.
-pub fn require_all_tokens(cache: &CacheReader) -> Result<()> {
-    let complete = |index| cache.num_positions(index) == cache.num_tokens(index);
-    if (0..cache.len()).any(complete) {
+pub fn require_all_tokens(caches: &Caches) -> Result<()> {
+    let complete = |cache: &CacheReader, row| cache.num_positions(row) == cache.num_tokens(row);
+    let readers = caches.readers();
+    if readers.iter().any(|cache| (0..cache.len()).any(|row| complete(cache, row))) {
         return Ok(());
     }
+    let names: Vec<String> = readers.iter().map(|cache| cache.dir().display().to_string()).collect();
     bail!(
         "stage align's regularisation needs the teacher's features of all tokens, and no sample of {} has them\n\
          hint: `extract run --features all`, or --set align.regularisation=false",
-        cache.dir().display()
+        names.join(", ")
     )
 }

@@ -49,10 +49,45 @@ pub struct PairSums {
 }
 
 impl PairSums {
+    fn plus(self, other: Self) -> Self {
+        Self { ce: self.ce + other.ce, kl: self.kl + other.kl }
+    }
+
     /// Per-token means.
     #[must_use]
     pub fn mean(self, count: usize) -> (f64, f64) {
         (self.ce / count.max(1) as f64, self.kl / count.max(1) as f64)
+    }
+}
+
+/// The sums of A2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RegularisationSums {
+    /// Cross entropy and divergence, whichever of them is minimised.
+    Predictions(PairSums),
+    /// The squared error between features.
+    Features(f64),
+}
+
+impl RegularisationSums {
+    fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Predictions(a), Self::Predictions(b)) => Self::Predictions(a.plus(b)),
+            (Self::Features(a), Self::Features(b)) => Self::Features(a + b),
+            // A run has one form.
+            (Self::Predictions(_), Self::Features(_)) | (Self::Features(_), Self::Predictions(_)) => other,
+        }
+    }
+
+    /// Per-token means of cross entropy, divergence and squared error, those that there are.
+    fn means(self, count: usize) -> [Option<f64>; 3] {
+        match self {
+            Self::Predictions(pair) => {
+                let (ce, kl) = pair.mean(count);
+                [Some(ce), Some(kl), None]
+            }
+            Self::Features(sum) => [None, None, Some(sum / count.max(1) as f64)],
+        }
     }
 }
 
@@ -71,7 +106,7 @@ pub struct TermSums {
     /// A1.
     pub alignment: Option<PairSums>,
     /// A2.
-    pub regularisation: Option<PairSums>,
+    pub regularisation: Option<RegularisationSums>,
     /// The student's own cross entropy.
     pub student: Option<f64>,
     /// The method's loss.
@@ -81,16 +116,15 @@ pub struct TermSums {
 impl TermSums {
     /// Adds another microbatch's.
     pub fn add(&mut self, other: &Self) {
-        let pair = |a: Option<PairSums>, b: Option<PairSums>| match (a, b) {
-            (Some(a), Some(b)) => Some(PairSums { ce: a.ce + b.ce, kl: a.kl + b.kl }),
-            (a, b) => a.or(b),
-        };
-        self.alignment = pair(self.alignment, other.alignment);
-        self.regularisation = pair(self.regularisation, other.regularisation);
-        self.student = match (self.student, other.student) {
-            (Some(a), Some(b)) => Some(a + b),
-            (a, b) => a.or(b),
-        };
+        fn both<T>(a: Option<T>, b: Option<T>, plus: impl Fn(T, T) -> T) -> Option<T> {
+            match (a, b) {
+                (Some(a), Some(b)) => Some(plus(a, b)),
+                (a, b) => a.or(b),
+            }
+        }
+        self.alignment = both(self.alignment, other.alignment, PairSums::plus);
+        self.regularisation = both(self.regularisation, other.regularisation, RegularisationSums::plus);
+        self.student = both(self.student, other.student, |a, b| a + b);
         if let Some(other) = &other.method {
             let sums = self.method.get_or_insert_default();
             sums.loss += other.loss;
@@ -104,20 +138,23 @@ impl TermSums {
     #[must_use]
     pub fn means(&self, counts: &Counts, weights: &LossConfig) -> (f64, Terms) {
         let alignment = self.alignment.map(|sums| sums.mean(counts.teacher));
-        let regularisation = self.regularisation.map(|sums| sums.mean(counts.regularisation));
+        let regularisation =
+            self.regularisation.map(|sums| sums.means(counts.regularisation)).unwrap_or_default();
         let ce_student = self.student.map(|sum| sum / counts.student.max(1) as f64);
         let per_unit = |sum: f64| sum / counts.method.max(1) as f64;
         let method = self.method.as_ref().map(|sums| per_unit(sums.loss));
         let method_terms = self.method.iter().flat_map(|sums| &sums.terms);
-        let pairs = [alignment, regularisation].into_iter().flatten();
-        let loss = pairs.map(|(ce, kl)| weights.ce_teacher * ce + weights.kl * kl).sum::<f64>()
+        let weighted = regularisation.iter().zip(weights.regularisation_weights());
+        let loss = alignment.map_or(0.0, |(ce, kl)| weights.ce_teacher * ce + weights.kl * kl)
+            + weighted.map(|(term, weight)| term.unwrap_or(0.0) * weight).sum::<f64>()
             + ce_student.map_or(0.0, |ce| weights.ce_student * ce)
             + method.map_or(0.0, |loss| weights.method * loss);
         let terms = Terms {
             ce_teacher: alignment.map(|pair| pair.0),
             kl: alignment.map(|pair| pair.1),
-            ce_regularisation: regularisation.map(|pair| pair.0),
-            kl_regularisation: regularisation.map(|pair| pair.1),
+            ce_regularisation: regularisation[0],
+            kl_regularisation: regularisation[1],
+            mse_regularisation: regularisation[2],
             ce_student,
             method,
             method_terms: method_terms.map(|(name, sum)| ((*name).to_owned(), per_unit(*sum))).collect(),
@@ -128,9 +165,11 @@ impl TermSums {
     /// Whether every sum is a number.
     #[must_use]
     pub fn is_finite(&self) -> bool {
-        let pairs = [self.alignment, self.regularisation].into_iter().flatten();
+        let pair = |pair: PairSums| [pair.ce, pair.kl];
+        let alignment = self.alignment.into_iter().flat_map(pair);
+        let regularisation = self.regularisation.into_iter().flat_map(|sums| sums.means(1)).flatten();
         let method = self.method.as_ref().map(|sums| sums.loss);
-        pairs.flat_map(|pair| [pair.ce, pair.kl]).chain(self.student).chain(method).all(f64::is_finite)
+        alignment.chain(regularisation).chain(self.student).chain(method).all(f64::is_finite)
     }
 }
 

@@ -10,6 +10,7 @@ use shared::models::{self, GenerationDefaults, Processor, Sampling};
 use crate::cli::AnswersArgs;
 use crate::config::{RunConfig, positive};
 use crate::error::Usage;
+use crate::gguf;
 
 /// Whether the first try samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -128,6 +129,9 @@ impl Choice {
         let mut fingerprint = Fingerprint::default();
         fingerprint.extend(models::identity(&config.run.teacher)?);
         fingerprint.extend(processor.identity());
+        if let Some(path) = &config.run.settings.teacher.gguf {
+            fingerprint.insert("gguf", gguf::digest(path)?);
+        }
         let AnswersSettings { metric, tries, max_new_tokens, seed, .. } = config.answers;
         fingerprint.insert("metric", metric);
         fingerprint.insert("tries", tries);

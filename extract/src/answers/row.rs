@@ -19,6 +19,9 @@ pub(super) fn can_hold(text: &str) -> bool {
 
 /// Whether the layout can hold a conversation; the reason why not, otherwise.
 pub(super) fn check(record: &Record) -> Result<(), String> {
+    if record.messages.iter().any(|message| message.skip_loss) {
+        return Err("the output has no way to say `loss: false`, which an answer has".to_owned());
+    }
     let parts = record.messages.iter().flat_map(|message| &message.content);
     let holds =
         |part: &Part| matches!(part, Part::Image) || matches!(part, Part::Text { text } if can_hold(text));
@@ -39,7 +42,7 @@ pub(super) fn of(record: &Record, key: SampleKey, turns: &[Provenance], run: &Ru
     let mut conversations = Vec::with_capacity(record.messages.len());
     for message in &record.messages {
         let (from, mut value) = written(message);
-        if message.role == Role::Assistant {
+        if message.is_learnt() {
             match answers.next() {
                 Some(turn) if turn.answer == Origin::Teacher => value.clone_from(&turn.response),
                 _ => {}
@@ -59,6 +62,9 @@ pub(super) fn of(record: &Record, key: SampleKey, turns: &[Provenance], run: &Ru
     row["provenance"] = json!({
         "source": record.source, "row": record.row, "key": key.to_string(), "teacher": checkout_name(&run.teacher), "turns": turns,
     });
+    if let Some(name) = run.settings.teacher.gguf.as_deref().and_then(Path::file_name) {
+        row["provenance"]["gguf"] = name.to_string_lossy().into();
+    }
     Ok(row)
 }
 

@@ -18,13 +18,19 @@ Examples:
   extract run --config run.toml --set batch.max_tokens=2048 --json > summary.json
   extract run ... --part 0/8                   the first of eight processes that fill one cache; start all eight
   extract run ... --features-all-for 10000     keep question features too for stage 1's subset
+  extract run ... --memory-limit 8GiB          a teacher of 30 GB of weights, in 8 GiB of memory
+  extract run ... --gguf qwen2-vl-q4_k.gguf    with quantised matrices; what that changes is measured first and kept in the manifest
 
-Configuration file: the sections and keys are [teacher] dir, device, dtype; [data] sources, image_root, format,
-prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens; [cache] dir, shard_size,
+Configuration file: the sections and keys are [teacher] dir, gguf, device, dtype; [data] sources, image_root, format,
+prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens, memory_limit; [cache] dir, shard_size,
 commit_every, embed_images, part, keep_free. A flag wins over --set, --set over the file.
 
 Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always computes in
-f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.";
+f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.
+
+Memory: with --memory-limit the weights of one block at a time are in memory, read from the checkpoint while the block before
+it computes, and used for as many batches as the limit has room for. Features are the same bit for bit. The limit is for
+memory of the process itself, on a CPU as on a GPU; mapped files, which the system can drop at any time, come on top.";
 
 /// Flags of `extract run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -41,6 +47,10 @@ pub struct RunArgs {
     /// Keep all tokens' features for the first N samples by key order: what stage 1 regularises on [default: 0].
     #[arg(long, value_name = "N")]
     pub features_all_for: Option<usize>,
+    /// Keep to this much memory, however large the teacher is: its blocks are read from the checkpoint as they are needed
+    /// [default: all of the teacher is in memory].
+    #[arg(long, value_name = "SIZE")]
+    pub memory_limit: Option<ByteSize>,
     /// How features are stored: lossless, int8 (rounded, about half the size) or none (uncompressed) [default: lossless].
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
@@ -80,6 +90,7 @@ impl RunArgs {
         flags.put("features", "keep", self.features.map(|keep| keep.to_string()));
         flags.put("features", "all_for", self.features_all_for.map(integer));
         flags.put("features", "codec", self.codec.map(|codec| codec.to_string()));
+        flags.put("batch", "memory_limit", self.memory_limit.map(|size| size.to_string()));
         flags.put("cache", "dir", self.out.as_deref().map(path));
         flags.put("cache", "shard_size", self.shard_size.map(|size| size.to_string()));
         flags.put("cache", "commit_every", self.commit_every.map(|every| every.to_string()));

@@ -15,6 +15,10 @@ pub struct SourceArgs {
     /// The teacher: a checkout laid out as on the Hugging Face hub, or the name of one there: `org/name@revision`, the revision optional.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub teacher: Option<PathBuf>,
+    /// A GGUF file of the teacher's language model (Q8_0, Q4_K, ...): its quantised matrices take the place of the
+    /// checkout's and stay quantised in memory.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub gguf: Option<PathBuf>,
     /// The dataset: a file, a folder or a glob; may be given several times.
     #[arg(long, value_name = "SRC", value_hint = ValueHint::AnyPath)]
     pub data: Vec<String>,
@@ -43,6 +47,7 @@ impl SourceArgs {
     pub(super) fn overrides(&self) -> Overrides {
         let mut flags = Overrides::default();
         flags.put("teacher", "dir", self.teacher.as_deref().map(path));
+        flags.put("teacher", "gguf", self.gguf.as_deref().map(path));
         flags.put("teacher", "device", self.device.clone());
         let sources = self.data.iter().cloned().map(Value::String).collect::<Vec<_>>();
         flags.put("data", "sources", (!sources.is_empty()).then_some(sources));

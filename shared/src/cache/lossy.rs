@@ -31,6 +31,29 @@ pub struct LossyError {
 }
 
 impl LossyError {
+    /// Of one position, whose logits (V) were `before` and are `after`; none if one of them is not finite.
+    pub fn between(before: &[f64], after: &[f64]) -> Option<LossyError> {
+        let log_sum = |logits: &[f64]| {
+            let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            top + logits.iter().map(|logit| (logit - top).exp()).sum::<f64>().ln()
+        };
+        let (p, q) = (log_sum(before), log_sum(after));
+        let term = |(before, after): (&f64, &f64)| (before - p).exp() * ((before - p) - (after - q));
+        // Rounding may take the divergence of two equal distributions below zero.
+        let kl = before.iter().zip(after).map(term).sum::<f64>().max(0.0);
+        let top = |logits: &[f64]| {
+            logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(token, _)| token)
+        };
+        let agrees = top(before) == top(after);
+        let finite = before.iter().chain(after).all(|logit| logit.is_finite());
+        finite.then(|| LossyError {
+            positions: 1,
+            mean_kl: kl,
+            max_kl: kl,
+            top1_agreement: f64::from(u8::from(agrees)),
+        })
+    }
+
     /// Joins what was measured elsewhere.
     pub fn add(&mut self, other: &LossyError) {
         let total = self.positions + other.positions;
@@ -101,7 +124,7 @@ impl HeadMatrix {
         let column = |at: usize| by_token.iter().map(|row| row[at]).collect::<Vec<f64>>();
         let mut total = LossyError::default();
         for pair in 0..chosen {
-            if let Some(error) = compare(&column(2 * pair), &column(2 * pair + 1)) {
+            if let Some(error) = LossyError::between(&column(2 * pair), &column(2 * pair + 1)) {
                 total.add(&error);
             }
         }
@@ -122,28 +145,6 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// One position: the divergence of softmax(after) from softmax(before); none if a logit is not finite.
-fn compare(before: &[f64], after: &[f64]) -> Option<LossyError> {
-    let log_sum = |logits: &[f64]| {
-        let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        top + logits.iter().map(|logit| (logit - top).exp()).sum::<f64>().ln()
-    };
-    let (p, q) = (log_sum(before), log_sum(after));
-    let term = |(before, after): (&f64, &f64)| (before - p).exp() * ((before - p) - (after - q));
-    // Rounding may take the divergence of two equal distributions below zero.
-    let kl = before.iter().zip(after).map(term).sum::<f64>().max(0.0);
-    let top =
-        |logits: &[f64]| logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(token, _)| token);
-    let agrees = top(before) == top(after);
-    let finite = before.iter().chain(after).all(|logit| logit.is_finite());
-    finite.then(|| LossyError {
-        positions: 1,
-        mean_kl: kl,
-        max_kl: kl,
-        top1_agreement: f64::from(u8::from(agrees)),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,14 +152,14 @@ mod tests {
     /// By hand: P = (1/2, 1/2), Q = (3/4, 1/4): KL = ln(2/3)/2 + ln(2)/2 = ln(4/3)/2.
     #[test]
     fn the_divergence_of_known_distributions() {
-        let error = compare(&[1.0, 1.0], &[3f64.ln() - 5.0, -5.0]).unwrap_or_default();
+        let error = LossyError::between(&[1.0, 1.0], &[3f64.ln() - 5.0, -5.0]).unwrap_or_default();
         assert!((error.mean_kl - (4f64 / 3.0).ln() / 2.0).abs() < 1e-12, "{error:?}");
         assert_eq!(
             (error.positions, error.top1_agreement),
             (1, 0.0),
             "of two equal logits the last is the first choice"
         );
-        assert_eq!(compare(&[f64::NAN, 1.0], &[0.0, 1.0]), None);
+        assert_eq!(LossyError::between(&[f64::NAN, 1.0], &[0.0, 1.0]), None);
     }
 
     #[test]

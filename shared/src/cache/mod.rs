@@ -28,7 +28,7 @@
 //! | `features_xxh3` | XXH3-64 of the features in the teacher's own number type, little-endian, row by row |
 //! | `sample_xxh3` | XXH3-64 of the row's other columns: for each leaf column in schema order, without this one, `image_files` and `features`: the number of values (u64), then the values (INT32, INT64, or byte length as u64 and bytes), all little-endian |
 //! | `row_id`, `source`, `row` | the dataset row's own id, its file and its place there |
-//! | `messages` | the conversation as canonical JSON |
+//! | `messages` | the conversation as canonical JSON; an answer with `skip_loss` keeps no features of its own |
 //! | `text` | the rendered prompt, each image placeholder expanded to its tokens |
 //! | `images` | BLAKE3 digest of the encoded bytes, size in pixels, placeholder tokens, grid (temporal, height, width) |
 //! | `input_ids` | the teacher's token ids |

@@ -27,6 +27,9 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
         let speaker = speaker.ok_or_else(|| format!("turn {index} has no `role`"))?;
         let said = Turn { index, speaker, message }.parts(context.image_root, &mut inline)?;
         turns.push(speaker, said)?;
+        if message.get("loss") == Some(&Value::Bool(false)) {
+            turns.skip_loss_of_last();
+        }
     }
     let mut messages = turns.finish()?;
     let listed = images::listed(content, context.image_root)?;
@@ -47,9 +50,6 @@ impl Turn<'_> {
         let calls = self.message.get("tool_calls").and_then(Value::as_array);
         if self.speaker == "tool" || calls.is_some_and(|calls| !calls.is_empty()) {
             return Err(format!("turn {index} is a tool call or its result, which templates differ about"));
-        }
-        if self.message.get("loss").is_some_and(|loss| *loss == Value::Bool(false)) {
-            return Err(format!("turn {index} has `loss: false`, and every answer would be learnt"));
         }
         let mut parts = Vec::new();
         match self.message.get("content") {

@@ -80,6 +80,21 @@ pub struct Message {
     pub role: Role,
     /// What is said.
     pub content: Vec<Part>,
+    /// Nothing is to be learnt of this turn: an answer that is only part of the conversation.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_loss: bool,
+}
+
+impl Message {
+    /// A turn that is learnt if it is an answer.
+    pub fn new(role: Role, content: Vec<Part>) -> Self {
+        Self { role, content, skip_loss: false }
+    }
+
+    /// Whether it is an answer to learn.
+    pub fn is_learnt(&self) -> bool {
+        self.role == Role::Assistant && !self.skip_loss
+    }
 }
 
 /// Where an image's encoded bytes come from.

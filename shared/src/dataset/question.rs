@@ -1,6 +1,6 @@
-//! The questions of a row: each assistant turn, asked with everything said before it.
+//! The questions of a row: each answer to learn, asked with everything said before it.
 
-use super::{ImageSource, Message, Part, Record, Role};
+use super::{ImageSource, Message, Part, Record};
 
 /// One assistant turn that is to be answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +32,9 @@ impl Message {
 }
 
 impl Record {
-    /// One question for each assistant turn, in order.
+    /// One question for each answer to learn, in order.
     pub fn questions(&self) -> Vec<Question> {
-        let answers = self.messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
+        let answers = self.messages.iter().enumerate().filter(|(_, message)| message.is_learnt());
         let question = |(at, answer): (usize, &Message)| {
             let messages = self.messages[..at].to_vec();
             let parts = messages.iter().flat_map(|message| &message.content);

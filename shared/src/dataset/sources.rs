@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::DatasetError;
 use super::llama_factory::{self, Mapping};
+use crate::wildcard;
 
 /// A data file and how its rows are to be taken.
 pub(super) struct Source {
@@ -66,7 +67,7 @@ fn files(path: &Path, given: &str) -> Result<Vec<PathBuf>, DatasetError> {
     }
     if name.contains(['*', '?']) && !path.exists() {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        return matching(folder.unwrap_or(Path::new(".")), given, |file| wildcard(name, file));
+        return matching(folder.unwrap_or(Path::new(".")), given, |file| wildcard::matches(name, file));
     }
     Ok(vec![path.to_owned()])
 }
@@ -110,19 +111,4 @@ fn matching(
     }
     files.sort();
     Ok(files)
-}
-
-/// Whether `name` matches `pattern`, in which `*` stands for any characters and `?` for one.
-fn wildcard(pattern: &str, name: &str) -> bool {
-    let Some(first) = pattern.chars().next() else {
-        return name.is_empty();
-    };
-    let rest = &pattern[first.len_utf8()..];
-    match first {
-        '*' => (0..=name.len()).any(|at| name.is_char_boundary(at) && wildcard(rest, &name[at..])),
-        _ => {
-            let mut chars = name.chars();
-            chars.next().is_some_and(|c| (first == '?' || first == c) && wildcard(rest, chars.as_str()))
-        }
-    }
 }

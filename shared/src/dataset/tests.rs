@@ -251,8 +251,8 @@ fn progress_counts_every_byte() {
 #[test]
 fn canonical_json_is_what_the_cache_promises_and_parses_back() {
     let messages = [
-        Message { role: Role::User, content: vec![Part::Image, text("a \"b\" é")] },
-        Message { role: Role::Assistant, content: vec![text("c")] },
+        Message::new(Role::User, vec![Part::Image, text("a \"b\" é")]),
+        Message::new(Role::Assistant, vec![text("c")]),
     ];
     let json = canonical_json(&messages);
     // Frozen: sample keys are computed from these bytes.

@@ -37,9 +37,16 @@ impl Turns {
                 "turn {index} from `{speaker}` contains `{PLACEHOLDER}`: images belong to questions"
             ));
         }
-        self.messages.push(Message { role, content });
+        self.messages.push(Message::new(role, content));
         self.num_given += 1;
         Ok(())
+    }
+
+    /// Nothing is to be learnt of the turn that was taken last.
+    pub(super) fn skip_loss_of_last(&mut self) {
+        if let Some(message) = self.messages.last_mut() {
+            message.skip_loss = message.role == Role::Assistant;
+        }
     }
 
     /// Leaves a turn out: whether this one may be, being an answer that nothing asked for.

@@ -7,9 +7,11 @@ use candle_core::{DType, Result, Tensor, bail};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::blocks::Blocks;
 use super::fields::{Parsed, only};
+use super::layers::EncoderLayer;
 use super::llava::{ProjectedTower, ProjectedVit};
-use super::vlm::{ImageFeatures, Tower, TowerConfig};
+use super::tower::{Patches, Tower, TowerConfig};
 use super::weights::WeightSource;
 use crate::image::{AnyRes, ImageInput, PatchRows};
 
@@ -88,10 +90,18 @@ impl TowerConfig for AnyResConfig {
 }
 
 impl Tower for AnyResTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        let tiles = self.projected.tiles(images, dtype)?; // (N, P, D)
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.projected.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.projected.blocks()
+    }
+
+    fn project(&self, x: Tensor, images: &[ImageInput]) -> Result<Tensor> {
+        let tiles = self.projected.tiles(x)?; // (N, P, D)
         let (num_tiles, patches, width) = tiles.dims3()?;
-        let newline = self.newline.to_dtype(dtype)?.reshape((1, width))?;
+        let newline = self.newline.to_dtype(tiles.dtype())?.reshape((1, width))?;
         let tiles = Tensor::cat(&[&tiles.reshape((num_tiles * patches, width))?, &newline], 0)?;
         // Shrunk grids lie behind the tiles and the newline; the order then picks from all of them.
         let mut order = Order { newline: (num_tiles * patches) as u32, rows: Vec::new() };
@@ -121,7 +131,7 @@ impl Tower for AnyResTower {
             }
         }
         let order = Tensor::new(order.rows, tiles.device())?;
-        Ok(Tensor::cat(&tables, 0)?.index_select(&order, 0)?.into())
+        Tensor::cat(&tables, 0)?.index_select(&order, 0)
     }
 }
 

@@ -35,6 +35,9 @@ pub struct PackedBatch {
     pub image_uses: Vec<usize>,
     /// The packed positions that take image features, in the order the features come.
     pub image_rows: Vec<u32>,
+    /// The packed positions whose features are wanted, in this order; all positions where nothing is said. The last block
+    /// spares the others all that comes after attention.
+    pub wanted: Option<Vec<u32>>,
 }
 
 impl PackedBatch {

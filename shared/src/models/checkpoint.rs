@@ -30,6 +30,40 @@ pub struct Entry {
     num_bytes: usize,
 }
 
+impl Entry {
+    /// The stored type.
+    ///
+    /// # Errors
+    /// When it is not float32, float16 or bfloat16.
+    pub(super) fn float_type(&self) -> candle_core::Result<DType> {
+        Ok(match self.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => candle_core::bail!(
+                "`{}` is stored as {other:?}: only F32, F16 and BF16 are read",
+                self.stored_name
+            ),
+        })
+    }
+
+    /// Some of its bytes as numbers of `dtype` on `device`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub(super) fn decode(
+        &self,
+        bytes: &[u8],
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let stored = self.float_type()?;
+        let bytes = aligned(bytes, stored.size_in_bytes());
+        Tensor::from_raw_buffer(&bytes, stored, shape, device)?.to_dtype(dtype)
+    }
+}
+
 /// The mapped files of one checkpoint with an index by canonical name.
 pub struct Checkpoint {
     dir: PathBuf,
@@ -100,24 +134,34 @@ impl Checkpoint {
         &self.files[entry.file].1[entry.offset..entry.offset + entry.num_bytes]
     }
 
+    /// The weight of this canonical name and shape.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(&self, name: &str, shape: &[usize]) -> candle_core::Result<&Entry> {
+        let Some(entry) = self.entries.get(name) else {
+            candle_core::bail!("no weight `{name}` in `{}`", self.dir.display())
+        };
+        if entry.shape != shape {
+            candle_core::bail!("`{name}` has shape {:?}, not {shape:?}", entry.shape)
+        }
+        Ok(entry)
+    }
+
     /// Reads a weight into `dtype` on `device`.
     ///
     /// # Errors
     /// When the stored type is not float32, float16 or bfloat16, or the device fails.
     pub fn tensor(&self, entry: &Entry, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        let stored = match entry.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => candle_core::bail!(
-                "`{}` is stored as {other:?}: only F32, F16 and BF16 are read",
-                entry.stored_name
-            ),
-        };
-        let bytes = aligned(self.bytes(entry), stored.size_in_bytes());
-        let tensor = Tensor::from_raw_buffer(&bytes, stored, &entry.shape, device)?.to_dtype(dtype)?;
+        let tensor = entry.decode(self.bytes(entry), &entry.shape, dtype, device)?;
         self.release(entry);
         Ok(tensor)
+    }
+
+    /// The stored bytes of a weight in pieces of up to `size` bytes, in order. Each is given back to the system once `take` has
+    /// read it, so that a large weight never is in memory as a whole.
+    pub fn for_each_piece(&self, entry: &Entry, size: usize, take: impl FnMut(&[u8])) {
+        self.bytes(entry).chunks(size.max(1)).map(take).for_each(|()| self.release(entry));
     }
 
     /// Gives the pages of a weight back to the system; reading them again only costs time.

@@ -12,8 +12,27 @@ use serde_json::{Value, json};
 
 use super::checkpoint::{Checkpoint, Entry};
 use super::error::ModelError;
+use super::layers::Adapter;
 use super::load::is_tied;
 use super::registry::{ModelConfig, config_of};
+
+/// What takes the place of a stored weight.
+#[derive(Clone, Debug)]
+pub enum Replacement {
+    /// Another weight.
+    Weight(Tensor),
+    /// The stored weight and what an adapter adds to it.
+    Added(Adapter),
+}
+
+impl Replacement {
+    fn dims(&self) -> candle_core::Result<Vec<usize>> {
+        match self {
+            Self::Weight(tensor) => Ok(tensor.dims().to_vec()),
+            Self::Added(adapter) => adapter.shape().map(Vec::from),
+        }
+    }
+}
 
 /// Copies the checkpoint `base` to the new folder `out` with the weights of `replaced` (by canonical name, as in
 /// [`ParamSet`](super::ParamSet)) in place of its own: same files, same names, stored type kept, or `dtype` for all
@@ -26,7 +45,7 @@ use super::registry::{ModelConfig, config_of};
 pub fn export_checkout(
     base: &Path,
     out: &Path,
-    replaced: &BTreeMap<String, Tensor>,
+    replaced: &BTreeMap<String, Replacement>,
     dtype: Option<DType>,
 ) -> Result<(), ModelError> {
     if out.exists() {
@@ -58,16 +77,19 @@ fn partial_path(out: &Path) -> PathBuf {
 fn check_replaced(
     base: &Path,
     checkpoint: &Checkpoint,
-    replaced: &BTreeMap<String, Tensor>,
+    replaced: &BTreeMap<String, Replacement>,
 ) -> Result<(), ModelError> {
-    let problem = |(name, tensor): (&String, &Tensor)| match checkpoint.entries().get(name) {
-        None => Some(format!("no weight `{name}` to replace")),
-        Some(entry) if entry.shape != tensor.dims() => {
-            Some(format!("`{name}` has shape {:?} here and {:?} in its place", entry.shape, tensor.dims()))
+    let mut problems = Vec::new();
+    for (name, replacement) in replaced {
+        let dims = replacement.dims()?;
+        match checkpoint.entries().get(name) {
+            None => problems.push(format!("no weight `{name}` to replace")),
+            Some(entry) if entry.shape != dims => {
+                problems.push(format!("`{name}` has shape {:?} here and {dims:?} in its place", entry.shape));
+            }
+            Some(_) => {}
         }
-        Some(_) => None,
-    };
-    let problems: Vec<String> = replaced.iter().filter_map(problem).collect();
+    }
     match problems.is_empty() {
         true => Ok(()),
         false => Err(ModelError::Weights { path: base.to_owned(), problems }),
@@ -121,7 +143,7 @@ fn write_weights(
     out: &Path,
     config: &ModelConfig,
     checkpoint: &Checkpoint,
-    replaced: &BTreeMap<String, Tensor>,
+    replaced: &BTreeMap<String, Replacement>,
     dtype: Option<DType>,
 ) -> Result<(), ModelError> {
     let tied = is_tied(config, checkpoint);
@@ -171,7 +193,7 @@ fn width_of(dtype: Dtype) -> usize {
 /// A weight on its way into a file.
 struct Written<'a> {
     entry: &'a Entry,
-    replaced: Option<&'a Tensor>,
+    replaced: Option<&'a Replacement>,
     dtype: Dtype,
 }
 
@@ -185,9 +207,11 @@ impl Written<'_> {
         if self.replaced.is_none() && self.dtype == self.entry.dtype {
             return Ok(Cow::Borrowed(checkpoint.bytes(self.entry)));
         }
+        let stored = || checkpoint.tensor(self.entry, DType::F32, &Device::Cpu);
         let tensor = match self.replaced {
-            Some(tensor) => tensor.to_dtype(DType::F32)?,
-            None => checkpoint.tensor(self.entry, DType::F32, &Device::Cpu)?,
+            Some(Replacement::Weight(tensor)) => tensor.to_dtype(DType::F32)?,
+            Some(Replacement::Added(adapter)) => adapter.to_cpu()?.merged(&stored()?)?,
+            None => stored()?,
         };
         let tensor = tensor.flatten_all()?;
         Ok(Cow::Owned(match self.dtype {
@@ -222,6 +246,7 @@ fn write_file(path: &Path, checkpoint: &Checkpoint, weights: &[Written]) -> Resu
     file.write_all(header.as_bytes()).map_err(failed)?;
     for weight in weights {
         file.write_all(&weight.bytes(checkpoint)?).map_err(failed)?;
+        checkpoint.release(weight.entry);
     }
     file.into_inner().map_err(|error| failed(error.into_error()))?.sync_all().map_err(failed)
 }

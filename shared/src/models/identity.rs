@@ -8,6 +8,9 @@ use super::error::ModelError;
 use super::registry::config_of;
 use crate::ids::Digest;
 
+/// Bytes that all cores hash together.
+const HASHED_AT_ONCE: usize = 32 << 20;
+
 /// What the weights are: names, types, shapes and bytes, however they are sharded and whichever naming they use.
 ///
 /// # Errors
@@ -18,8 +21,9 @@ pub fn weights_digest(dir: &Path) -> Result<Digest, ModelError> {
     let mut hasher = blake3::Hasher::new();
     for (name, entry) in checkpoint.entries() {
         hasher.update(format!("{name} {:?} {:?} ", entry.dtype, entry.shape).as_bytes());
-        hasher.update_rayon(checkpoint.bytes(entry));
-        checkpoint.release(entry);
+        checkpoint.for_each_piece(entry, HASHED_AT_ONCE, |bytes| {
+            hasher.update_rayon(bytes);
+        });
     }
     Ok(Digest::from_bytes(*hasher.finalize().as_bytes()))
 }

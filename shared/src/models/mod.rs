@@ -10,13 +10,14 @@
 //!
 //! Legend of axis letters: T packed tokens, S samples, D width, H heads, K head width, V vocabulary.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use serde::Serialize;
 
-use layers::{Recomputed, RmsNorm};
+use layers::{Linear, Recomputed, RmsNorm};
 
 mod anyres;
 mod batch;
+mod blocks;
 mod checkpoint;
 mod device;
 mod error;
@@ -24,6 +25,7 @@ mod export;
 mod fields;
 mod gemma3;
 mod generate;
+mod gguf;
 mod head;
 mod hub;
 mod idefics3;
@@ -48,28 +50,35 @@ mod qwen3_vl;
 mod qwen_vl;
 pub mod registry;
 mod rotary;
+mod stored;
+mod table;
 mod text_config;
 mod text_model;
 mod text_only;
+mod tower;
 mod vit;
 mod vlm;
 pub mod weights;
 
 pub use batch::{Encoded, PackedBatch, in_like_lengths};
+pub use blocks::BlockSize;
 pub use checkpoint::{Checkpoint, Entry};
 pub use device::device;
 pub use error::ModelError;
-pub use export::export_checkout;
+pub use export::{Replacement, export_checkout};
 pub use generate::{
     Generated, Generation, GenerationDefaults, Sampling, generate, generate_greedy, penalise,
 };
+pub use gguf::Gguf;
 pub use head::Head;
 pub use hub::{checkout, checkout_name};
 pub use identity::{identity, weights_digest};
-pub use load::{LoadOptions, Model, expected_weights, load};
+pub use load::{LoadOptions, Model, expected_weights, load, load_streamed};
 pub use params::{ModelPart, Param, ParamSet, TrainableParts};
 pub use processor::Processor;
 pub use registry::{ModelConfig, config_of};
+pub use stored::{Footprint, Stored};
+pub use table::Table;
 pub use text_model::{Embeds, KvCache};
 
 /// The sizes every decoder has, under one name each; what the Recalibrator copies from a student.
@@ -131,20 +140,50 @@ pub trait VlmBody: Send + Sync {
     /// Sizes of the decoder.
     fn decoder(&self) -> &DecoderConfig;
 
-    /// The input embedding, (V, D).
-    fn embedding(&self) -> &Tensor;
+    /// The input embedding, V x D.
+    fn embedding(&self) -> &Table;
+
+    /// The largest blocks of the decoder and of the vision encoder that are read when they are needed; none where all are
+    /// in memory, or there is no such encoder.
+    fn streamed(&self) -> [Option<BlockSize>; 2];
+
+    /// How many tensors [`Embeds::deepstack`] has where there are images.
+    fn num_taps(&self) -> usize;
 
     /// From now on the decoder's blocks keep their input alone in a forward pass and run again in the backward, which
     /// leaves their weights' gradients in `gradients`.
     fn recompute(&mut self, gradients: Recomputed);
 
-    /// Token embeddings with image features in their rows: vision encoder and projector.
+    /// The decoder blocks' linear layers by the canonical names of their weights, without `.weight`; the same order
+    /// always. None where blocks are read when they are needed.
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)>;
+
+    /// Token embeddings of each batch with image features in their rows: vision encoder and projector. Each block runs over
+    /// all batches before the next one does, so that its weights are needed once.
     ///
     /// # Errors
     /// When a shape does not fit the model or the device fails.
-    fn embed(&self, batch: &PackedBatch) -> Result<Embeds>;
+    fn embed_all(&self, batches: &[PackedBatch]) -> Result<Vec<Embeds>>;
 
-    /// Features of embedded tokens, (T, D): the decoder and its final norm. With a cache, `batch` describes the
+    /// Features of each batch's embedded tokens, (T, D): the decoder and its final norm, block by block as
+    /// [`embed_all`](Self::embed_all).
+    ///
+    /// # Errors
+    /// When a shape does not fit the model or the device fails.
+    fn decode_all(&self, embeds: Vec<Embeds>, batches: &[PackedBatch]) -> Result<Vec<Tensor>>;
+
+    /// Token embeddings of one batch, as [`embed_all`](Self::embed_all).
+    ///
+    /// # Errors
+    /// When a shape does not fit the model or the device fails.
+    fn embed(&self, batch: &PackedBatch) -> Result<Embeds> {
+        match self.embed_all(std::slice::from_ref(batch))?.pop() {
+            Some(embeds) => Ok(embeds),
+            None => bail!("a batch was lost"),
+        }
+    }
+
+    /// Features of one batch's embedded tokens, (T, D): the decoder and its final norm. With a cache, `batch` describes the
     /// tokens after those the cache already holds.
     ///
     /// # Errors
@@ -162,6 +201,14 @@ pub trait VlmBody: Send + Sync {
     /// When a shape does not fit the model or the device fails.
     fn decode(&self, embeds: &Embeds, batch: &PackedBatch) -> Result<Tensor> {
         self.decode_with(embeds, batch, None)
+    }
+
+    /// Features of each batch, (T, D), block by block as [`embed_all`](Self::embed_all).
+    ///
+    /// # Errors
+    /// As [`embed_all`](Self::embed_all) and [`decode_all`](Self::decode_all).
+    fn features_all(&self, batches: &[PackedBatch]) -> Result<Vec<Tensor>> {
+        self.decode_all(self.embed_all(batches)?, batches)
     }
 
     /// Features, (T, D): the last layer after the final norm, so that the head alone gives logits.

@@ -1,10 +1,9 @@
 //! Which tokens see which, block by block. Everywhere else a token sees those before it.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result};
 use serde::Serialize;
 
 use super::layers::{Rope, Sight};
-use super::text_model::{Embeds, KvCache, TextModel, View};
 use super::{DecoderConfig, PackedBatch};
 
 /// What a decoder's blocks see.
@@ -36,35 +35,62 @@ impl Pattern {
         *self == Self::Causal
     }
 
-    /// Features (T, D) of embedded tokens; `rope` is that of blocks without a window.
-    pub(super) fn decode(
+    /// How the blocks see the tokens of a batch, of whose samples `cached` tokens each came before; `rope` is that of blocks
+    /// without a window.
+    pub(super) fn views(
         &self,
-        text: &TextModel,
-        embeds: &Embeds,
-        rope: &Rope,
+        rope: Rope,
         config: &DecoderConfig,
         batch: &PackedBatch,
-        cache: Option<&mut KvCache>,
-    ) -> Result<Tensor> {
-        let cached = cache.as_deref().map(KvCache::lengths).unwrap_or_default();
-        match self {
-            Self::Causal => text.decode(embeds, rope, batch, cache),
+        cached: &[usize],
+        device: &Device,
+    ) -> Result<Views<'_>> {
+        Ok(match self {
+            Self::Causal => Views { rope, sights: None, local: None },
             Self::Question => {
-                let sights = sights(batch, &cached, &question_ends(batch), None);
-                text.decode_with(embeds, |_| View { rope, sights: Some(&sights) }, batch, cache)
+                let sights = sights(batch, cached, &question_ends(batch), None);
+                Views { rope, sights: Some(sights), local: None }
             }
             Self::Images(LocalBlocks { is_local, window, rope_theta }) => {
                 let positions: Vec<u32> = batch.positions.iter().map(|position| position[0]).collect();
-                let local_rope = Rope::new(&positions, config.head_dim, *rope_theta, embeds.tokens.device())?;
+                let local_rope = Rope::new(&positions, config.head_dim, *rope_theta, device)?;
                 let ends = image_ends(batch);
-                let global = sights(batch, &cached, &ends, None);
-                let local = sights(batch, &cached, &ends, Some(*window));
-                let view = |block: usize| match is_local.get(block) {
-                    Some(true) => View { rope: &local_rope, sights: Some(&local) },
-                    _ => View { rope, sights: Some(&global) },
-                };
-                text.decode_with(embeds, view, batch, cache)
+                let local_sights = sights(batch, cached, &ends, Some(*window));
+                Views {
+                    rope,
+                    sights: Some(sights(batch, cached, &ends, None)),
+                    local: Some((is_local, local_rope, local_sights)),
+                }
             }
+        })
+    }
+}
+
+/// How the blocks see the tokens of one batch.
+pub(super) struct Views<'a> {
+    rope: Rope,
+    sights: Option<Vec<Sight>>,
+    /// Which blocks are local, and what is theirs.
+    local: Option<(&'a [bool], Rope, Vec<Sight>)>,
+}
+
+/// How one block sees the tokens.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    /// Its rotary embedding.
+    pub rope: &'a Rope,
+    /// Which tokens each token sees; those before it if nothing is said.
+    pub sights: Option<&'a [Sight]>,
+}
+
+impl Views<'_> {
+    /// That of one block.
+    pub(super) fn of(&self, block: usize) -> View<'_> {
+        match &self.local {
+            Some((is_local, rope, sights)) if is_local.get(block) == Some(&true) => {
+                View { rope, sights: Some(sights) }
+            }
+            _ => View { rope: &self.rope, sights: self.sights.as_deref() },
         }
     }
 }

@@ -1,9 +1,14 @@
 //! The decoder stack that the families share: input embeddings, blocks, final norm. What differs is the rotary
 //! embedding, which the family builds.
 
+use std::collections::VecDeque;
+
 use candle_core::{Result, Tensor, bail};
 
-use super::layers::{DecoderLayer, KvLayer, Recomputed, RmsNorm, Rope, Sight, recomputed};
+use super::blocks::{BlockSize, Blocks};
+use super::layers::{DecoderLayer, KvLayer, Linear, Recomputed, RmsNorm, recomputed};
+use super::pattern::{View, Views};
+use super::table::Table;
 use super::weights::{Under, WeightSource};
 use super::{DecoderConfig, PackedBatch};
 
@@ -48,36 +53,60 @@ impl Embeds {
 
 /// Input embeddings, blocks and final norm.
 pub(super) struct TextModel {
-    embedding: Tensor,
+    /// What the weights' names begin with.
+    prefix: &'static str,
+    embedding: Table,
     /// What embeddings of text are multiplied by.
     scale: Option<f64>,
-    layers: Vec<DecoderLayer>,
+    blocks: Blocks<DecoderLayer>,
     norm: RmsNorm,
     recompute: Option<Recomputed>,
 }
 
-/// How one block sees the tokens.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    /// Its rotary embedding.
-    pub rope: &'a Rope,
-    /// Which tokens each token sees; those before it if nothing is said.
-    pub sights: Option<&'a [Sight]>,
+/// A batch on its way through the blocks.
+pub(super) struct Pass<'a> {
+    /// (T, D).
+    x: Tensor,
+    /// What is still to be added to the image rows.
+    deepstack: VecDeque<Tensor>,
+    batch: &'a PackedBatch,
+    /// The rows of x that are wanted, while x still has others.
+    wanted: Option<Tensor>,
+    views: Views<'a>,
+    cache: Option<&'a mut KvCache>,
+}
+
+impl<'a> Pass<'a> {
+    /// Embedded tokens before the first block. With a cache, they come after those that it already holds.
+    pub(super) fn new(
+        embeds: Embeds,
+        batch: &'a PackedBatch,
+        views: Views<'a>,
+        cache: Option<&'a mut KvCache>,
+    ) -> Result<Self> {
+        let rows = batch.wanted.as_deref().map(|rows| Tensor::new(rows, embeds.tokens.device()));
+        let wanted = rows.transpose()?;
+        Ok(Self { x: embeds.tokens, deepstack: embeds.deepstack.into(), batch, wanted, views, cache })
+    }
 }
 
 impl TextModel {
     /// Builds it from the weights under `prefix` (`model` or `language_model.model`).
-    pub(super) fn build(config: &DecoderConfig, prefix: &str, source: &mut dyn WeightSource) -> Result<Self> {
+    pub(super) fn build(
+        config: &DecoderConfig,
+        prefix: &'static str,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
         let width = config.hidden_size;
-        let embedding = source.get(&format!("{prefix}.embed_tokens.weight"), &[config.vocab_size, width])?;
-        let layers = (0..config.num_layers)
-            .map(|layer| {
-                DecoderLayer::new(config, &mut Under::new(source, format!("{prefix}.layers.{layer}")))
-            })
-            .collect::<Result<_>>()?;
+        let table = [config.vocab_size, width];
+        let embedding = Table::build(&format!("{prefix}.embed_tokens.weight"), table, source)?;
+        let of_block = config.clone();
+        let blocks = Blocks::build(config.num_layers, source, move |i, source| {
+            DecoderLayer::new(&of_block, &mut Under::new(source, format!("{prefix}.layers.{i}")))
+        })?;
         let norm = config.rms_norm(source.get(&format!("{prefix}.norm.weight"), &[width])?);
         let scale = config.gemma.map(|_| (width as f64).sqrt());
-        Ok(Self { embedding, scale, layers, norm, recompute: None })
+        Ok(Self { prefix, embedding, scale, blocks, norm, recompute: None })
     }
 
     /// From now on blocks keep their input alone and run again in the backward pass.
@@ -85,9 +114,26 @@ impl TextModel {
         self.recompute = Some(gradients);
     }
 
-    /// (V, D).
-    pub(super) fn embedding(&self) -> &Tensor {
+    /// The blocks' linear layers by the names of their weights, without `.weight`; none
+    /// where blocks are read when they are needed.
+    pub(super) fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        let prefix = self.prefix;
+        let blocks = self.blocks.resident_mut().iter_mut().enumerate();
+        let named = blocks.flat_map(|(block, layer)| {
+            let linears = layer.linears_mut().into_iter();
+            linears.map(move |(name, linear)| (format!("{prefix}.layers.{block}.{name}"), linear))
+        });
+        named.collect()
+    }
+
+    /// V x D.
+    pub(super) fn embedding(&self) -> &Table {
         &self.embedding
+    }
+
+    /// The largest block that is read when it is needed; none where all are in memory.
+    pub(super) fn streamed(&self) -> Option<BlockSize> {
+        self.blocks.streamed()
     }
 
     /// Token embeddings with `images` (rows, D) in the image rows: (T, D) in `images`' type, or the embedding's.
@@ -122,50 +168,52 @@ impl TextModel {
 
     /// Embeddings of text tokens, (ids, D).
     fn look_up(&self, ids: &[u32], dtype: candle_core::DType) -> Result<Tensor> {
-        let ids = Tensor::new(ids, self.embedding.device())?;
-        let rows = self.embedding.index_select(&ids, 0)?.to_dtype(dtype)?;
+        let rows = self.embedding.rows(ids)?.to_dtype(dtype)?;
         match self.scale {
             Some(scale) => rows * scale,
             None => Ok(rows),
         }
     }
 
-    /// Features (T, D) of embedded tokens: blocks and final norm.
-    pub(super) fn decode(
-        &self,
-        embeds: &Embeds,
-        rope: &Rope,
-        batch: &PackedBatch,
-        cache: Option<&mut KvCache>,
-    ) -> Result<Tensor> {
-        self.decode_with(embeds, |_| View { rope, sights: None }, batch, cache)
+    /// Features (T, D) of each pass, or of the wanted rows of its batch: blocks and final norm. Each block runs over all passes before the next one does.
+    pub(super) fn decode(&self, mut passes: Vec<Pass<'_>>) -> Result<Vec<Tensor>> {
+        for cache in passes.iter_mut().filter_map(|pass| pass.cache.as_deref_mut()) {
+            cache.layers.resize_with(self.blocks.len(), KvLayer::default);
+        }
+        self.blocks.try_for_each(|i, block| {
+            passes.iter_mut().try_for_each(|pass| {
+                pass.x = self.run(i, block, pass)?;
+                Ok(())
+            })
+        })?;
+        let features = |pass: Pass<'_>| match pass.wanted {
+            None => self.norm.forward(&pass.x),
+            Some(rows) => self.norm.forward(&pass.x.index_select(&rows, 0)?),
+        };
+        passes.into_iter().map(features).collect()
     }
 
-    /// The same, each block with a view of its own.
-    pub(super) fn decode_with<'a>(
-        &self,
-        embeds: &Embeds,
-        view: impl Fn(usize) -> View<'a>,
-        batch: &PackedBatch,
-        mut cache: Option<&mut KvCache>,
-    ) -> Result<Tensor> {
-        if let Some(cache) = cache.as_deref_mut() {
-            cache.layers.resize_with(self.layers.len(), KvLayer::default);
+    /// The output (T, D) of the block number `i`.
+    fn run(&self, i: usize, block: &DecoderLayer, pass: &mut Pass) -> Result<Tensor> {
+        let kept = pass.cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
+        let View { rope, sights } = pass.views.of(i);
+        let cu_seqlens = &pass.batch.cu_seqlens;
+        let is_last = i + 1 == self.blocks.len() && pass.deepstack.is_empty();
+        let trims = is_last && kept.is_none() && self.recompute.is_none();
+        if let Some(rows) = pass.wanted.take_if(|_| trims) {
+            return block.forward_at(&pass.x, rope, sights, cu_seqlens, &rows);
         }
-        let image_rows = Tensor::new(batch.image_rows.as_slice(), self.embedding.device())?;
-        let mut x = embeds.tokens.clone();
-        for (i, layer) in self.layers.iter().enumerate() {
-            let kept = cache.as_deref_mut().map(|cache| &mut cache.layers[i]);
-            let View { rope, sights } = view(i);
-            x = match (&self.recompute, kept) {
-                (Some(gradients), None) => recomputed(layer, &x, rope, sights, &batch.cu_seqlens, gradients)?,
-                (_, kept) => layer.forward_within(&x, rope, sights, &batch.cu_seqlens, kept)?,
-            };
-            if let Some(again) = embeds.deepstack.get(i) {
-                x = x.index_add(&image_rows, again, 0)?;
+        let x = match (&self.recompute, kept) {
+            (Some(gradients), None) => recomputed(block, &pass.x, rope, sights, cu_seqlens, gradients)?,
+            (_, kept) => block.forward_within(&pass.x, rope, sights, cu_seqlens, kept)?,
+        };
+        match pass.deepstack.pop_front() {
+            Some(again) => {
+                let image_rows = Tensor::new(pass.batch.image_rows.as_slice(), x.device())?;
+                x.index_add(&image_rows, &again, 0)
             }
+            None => Ok(x),
         }
-        self.norm.forward(&x)
     }
 }
 

@@ -1,55 +1,21 @@
 //! What the families are made of: a configuration, and a vision tower before a decoder. A family says how config.json
 //! is read and what its tower is.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::layers::Recomputed;
+use super::blocks::BlockSize;
+use super::layers::{Linear, Recomputed};
 use super::pattern::Pattern;
 use super::registry::FamilyConfig;
 use super::rotary::Rotary;
+use super::table::Table;
 use super::text_config::TextConfig;
-use super::text_model::{Embeds, KvCache, TextModel};
+use super::text_model::{Embeds, KvCache, Pass, TextModel};
+use super::tower::{ImageFeatures, Tower, TowerConfig, image_features};
 use super::weights::WeightSource;
 use super::{DecoderConfig, PackedBatch, VlmBody};
-use crate::image::ImageInput;
-
-/// A vision encoder and its projector.
-pub(super) trait Tower: Send + Sync {
-    /// Features of all images in order, in the compute dtype.
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures>;
-}
-
-/// What a tower makes of images.
-pub(super) struct ImageFeatures {
-    /// What replaces the image tokens, (image rows, D).
-    pub rows: Tensor,
-    /// See [`Embeds::deepstack`].
-    pub deepstack: Vec<Tensor>,
-}
-
-impl From<Tensor> for ImageFeatures {
-    fn from(rows: Tensor) -> Self {
-        Self { rows, deepstack: Vec::new() }
-    }
-}
-
-impl ImageFeatures {
-    /// The rows of the distinct images, repeated for each time one is used.
-    fn for_each_use(self, batch: &PackedBatch) -> Result<Self> {
-        let Some(rows) = batch.repeated_rows() else { return Ok(self) };
-        let rows = Tensor::new(rows, self.rows.device())?;
-        let deepstack = self.deepstack.iter().map(|features| features.index_select(&rows, 0));
-        Ok(Self { rows: self.rows.index_select(&rows, 0)?, deepstack: deepstack.collect::<Result<_>>()? })
-    }
-}
-
-/// A tower's configuration.
-pub(super) trait TowerConfig: Serialize + Send + Sync {
-    /// Builds a tower whose rows have `width` numbers.
-    fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>>;
-}
 
 /// A resolved configuration.
 #[derive(Serialize)]
@@ -124,21 +90,43 @@ impl VlmBody for Vlm {
         &self.decoder
     }
 
-    fn embedding(&self) -> &Tensor {
+    fn embedding(&self) -> &Table {
         self.text.embedding()
+    }
+
+    fn streamed(&self) -> [Option<BlockSize>; 2] {
+        [self.text.streamed(), self.tower.blocks().streamed()]
+    }
+
+    fn num_taps(&self) -> usize {
+        self.tower.num_taps()
     }
 
     fn recompute(&mut self, gradients: Recomputed) {
         self.text.recompute(gradients);
     }
 
-    fn embed(&self, batch: &PackedBatch) -> Result<Embeds> {
-        let images = match batch.images.as_slice() {
-            [] => None,
-            images => Some(self.tower.forward(images, self.dtype)?.for_each_use(batch)?),
+    fn linears_mut(&mut self) -> Vec<(String, &mut Linear)> {
+        self.text.linears_mut()
+    }
+
+    fn embed_all(&self, batches: &[PackedBatch]) -> Result<Vec<Embeds>> {
+        let images = image_features(&*self.tower, batches, self.dtype)?;
+        let embed = |(batch, images): (&PackedBatch, Option<ImageFeatures>)| {
+            let rows = images.as_ref().map(|images| &images.rows);
+            let tokens = self.text.embed(batch, rows, self.dtype)?;
+            Ok(Embeds { tokens, deepstack: images.map(|images| images.deepstack).unwrap_or_default() })
         };
-        let tokens = self.text.embed(batch, images.as_ref().map(|images| &images.rows), self.dtype)?;
-        Ok(Embeds { tokens, deepstack: images.map(|images| images.deepstack).unwrap_or_default() })
+        batches.iter().zip(images).map(embed).collect()
+    }
+
+    fn decode_all(&self, embeds: Vec<Embeds>, batches: &[PackedBatch]) -> Result<Vec<Tensor>> {
+        if embeds.len() != batches.len() {
+            bail!("embeddings of {} batches for {}", embeds.len(), batches.len())
+        }
+        let pass = |(embeds, batch)| self.pass(embeds, batch, None);
+        let passes = embeds.into_iter().zip(batches).map(pass).collect::<Result<Vec<_>>>()?;
+        self.text.decode(passes)
     }
 
     fn decode_with(
@@ -147,7 +135,26 @@ impl VlmBody for Vlm {
         batch: &PackedBatch,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
-        let rope = self.rotary.rope(&batch.positions, &self.decoder, embeds.tokens.device())?;
-        self.pattern.decode(&self.text, embeds, &rope, &self.decoder, batch, cache)
+        let pass = self.pass(embeds.clone(), batch, cache)?;
+        match self.text.decode(vec![pass])?.pop() {
+            Some(features) => Ok(features),
+            None => bail!("a batch was lost"),
+        }
+    }
+}
+
+impl Vlm {
+    /// A batch before the first of the decoder's blocks.
+    fn pass<'a>(
+        &'a self,
+        embeds: Embeds,
+        batch: &'a PackedBatch,
+        cache: Option<&'a mut KvCache>,
+    ) -> Result<Pass<'a>> {
+        let device = embeds.tokens.device();
+        let rope = self.rotary.rope(&batch.positions, &self.decoder, device)?;
+        let cached = cache.as_deref().map(KvCache::lengths).unwrap_or_default();
+        let views = self.pattern.views(rope, &self.decoder, batch, &cached, device)?;
+        Pass::new(embeds, batch, views, cache)
     }
 }

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::checkpoint::{Checkpoint, Entry};
+use super::checkpoint::Checkpoint;
+use super::gguf::{self, Gguf};
 use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
+use super::stored::Stored;
 
 /// Hands out weights by canonical name.
 pub trait WeightSource: BlockWeights {
@@ -16,6 +18,11 @@ pub trait WeightSource: BlockWeights {
     /// # Errors
     /// When there is no such weight.
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()>;
+
+    /// What blocks and tables can be read from later, whenever they are needed; none where all weights are loaded at once.
+    fn stored(&self) -> Option<Stored> {
+        None
+    }
 
     /// Where the weights go.
     fn device(&self) -> &Device;
@@ -131,25 +138,15 @@ pub struct Loader<'a> {
     pub device: &'a Device,
     /// The compute dtype.
     pub dtype: DType,
+    /// Quantised matrices that take the place of the checkpoint's.
+    pub gguf: Option<&'a Gguf>,
     /// What has been loaded to train.
     pub params: ParamSet,
 }
 
-impl<'a> Loader<'a> {
-    fn entry(&self, name: &str, shape: &[usize]) -> Result<&'a Entry> {
-        let Some(entry) = self.checkpoint.entries().get(name) else {
-            candle_core::bail!("no weight `{name}` in `{}`", self.checkpoint.dir().display())
-        };
-        if entry.shape != shape {
-            candle_core::bail!("`{name}` has shape {:?}, not {shape:?}", entry.shape)
-        }
-        Ok(entry)
-    }
-}
-
 impl BlockWeights for Loader<'_> {
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let entry = self.entry(name, shape)?;
+        let entry = self.checkpoint.find(name, shape)?;
         let part = self.family.part_of(name);
         let trains = self.trainable.contains(part)
             || (self.tied
@@ -163,11 +160,15 @@ impl BlockWeights for Loader<'_> {
         self.params.insert(name, var, part);
         Ok(tensor)
     }
+
+    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
+        gguf::linear(self.gguf, self, name, shape, bias)
+    }
 }
 
 impl WeightSource for Loader<'_> {
     fn pass_over(&mut self, name: &str, shape: &[usize]) -> Result<()> {
-        self.entry(name, shape).map(|_| ())
+        self.checkpoint.find(name, shape).map(|_| ())
     }
 
     fn device(&self) -> &Device {
@@ -213,16 +214,18 @@ pub fn differences(
                 "`{}` has shape {:?}, config.json asks for {shape:?}",
                 entry.stored_name, entry.shape
             )),
-            _ => {}
+            Some(entry) => problems.extend(entry.float_type().err().map(|error| error.to_string())),
+            None => {}
         }
     }
     problems
 }
 
 /// Up to eight names, and how many more.
-fn listed(names: &[&str]) -> String {
+pub(super) fn listed(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 8;
-    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let shown =
+        names.iter().take(SHOWN).map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),

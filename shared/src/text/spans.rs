@@ -65,8 +65,8 @@ pub fn layout(
     for (turn, message) in messages.iter().enumerate() {
         let is_last = turn + 1 == messages.len();
         let end = if is_last { text.len() } else { prefix(turn, turn + 1, false)? };
-        let is_answer = message.role == Role::Assistant;
-        let answer = is_answer.then(|| answer_start(template, messages, turn, &text)).transpose()?;
+        let answer =
+            message.is_learnt().then(|| answer_start(template, messages, turn, &text)).transpose()?;
         turns.push(TurnText { role: message.role, end, answer });
     }
     Ok(Layout { text, turns })

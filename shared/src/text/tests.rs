@@ -77,7 +77,7 @@ fn text(text: &str) -> Part {
 }
 
 fn message(role: Role, content: Vec<Part>) -> Message {
-    Message { role, content }
+    Message::new(role, content)
 }
 
 #[test]
@@ -170,6 +170,16 @@ fn turns_tile_the_prompt_and_answers_come_back_through_offsets() {
         let written: Vec<_> = answers.into_iter().map(|answer| slice(&prompt, answer)).collect();
         assert_eq!(written, ["  Two, é 🎉 \n<|im_end|>", "Yes<|im_end|>"], "{family}");
     }
+}
+
+#[test]
+fn an_answer_that_is_not_learnt_is_a_turn_without_an_answer() {
+    let (family, placeholder) = families()[0];
+    let mut messages = conversation();
+    messages[2].skip_loss = true;
+    let (_, prompt) = prompt(family, placeholder, &messages, false);
+    let answers: Vec<bool> = prompt.turns.iter().map(|turn| turn.answer.is_some()).collect();
+    assert_eq!(answers, [false, false, false, false, true]);
 }
 
 #[test]

@@ -101,8 +101,8 @@ struct Asked {
 
 impl Asked {
     fn record(self) -> Record {
-        let user = Message { role: Role::User, content: self.question };
-        let answer = Message { role: Role::Assistant, content: vec![Part::Text { text: self.answer }] };
+        let user = Message::new(Role::User, self.question);
+        let answer = Message::new(Role::Assistant, vec![Part::Text { text: self.answer }]);
         Record {
             source: self.source,
             row: self.row,

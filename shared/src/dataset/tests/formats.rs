@@ -195,6 +195,22 @@ fn a_damaged_row_group_ends_the_file() {
 }
 
 #[test]
+fn an_answer_that_is_not_to_be_learnt_says_so_in_the_cache() {
+    let turns = json!([
+        { "role": "user", "content": "a" }, { "role": "assistant", "content": "b", "loss": false },
+        { "role": "user", "content": "c", "loss": false }, { "role": "assistant", "content": "d", "loss": true },
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let source = write(dir.path(), "rows.jsonl", &json!({ "messages": turns }).to_string());
+    let row = read(&source, &DatasetOptions::default()).remove(0).unwrap();
+    assert_eq!(row.messages.iter().map(Message::is_learnt).collect::<Vec<_>>(), [false, false, false, true]);
+    assert_eq!(row.questions().len(), 1);
+    let json = canonical_json(&row.messages);
+    assert_eq!(json.matches(r#""skip_loss":true"#).count(), 1, "{json}");
+    assert_eq!(parse_canonical(&json).unwrap(), row.messages);
+}
+
+#[test]
 fn rows_of_messages_that_cannot_be_used_say_why() {
     let asked = |content: Value| json!({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "x"}]});
     let answer = |answer: Value| json!({"messages": [{"role": "user", "content": "?"}, answer]});

@@ -1,19 +1,21 @@
 //! Gemma 3 (arXiv 2503.19786): SigLIP over one square tile, its patches averaged to few, and a decoder whose local blocks
 //! see a window, rotated by a base of their own, while the tokens of an image see each other.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::blocks::Blocks;
 use super::fields::{Parsed, count, flag, number, only, word};
-use super::layers::{Linear, RmsNorm, pixel_shuffle};
+use super::layers::{EncoderLayer, Linear, RmsNorm, pixel_shuffle};
 use super::llava;
 use super::llava_names::{self, PROJECTOR_PREFIX, VIT_PREFIX};
 use super::pattern::{LocalBlocks, Pattern};
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
+use super::tower::{Patches, Tower, TowerConfig};
 use super::vit::{Vit, VitConfig};
-use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use super::vlm::VlmConfig;
 use super::weights::WeightSource;
 use crate::image::ImageInput;
 
@@ -108,11 +110,19 @@ impl TowerConfig for PooledConfig {
 }
 
 impl Tower for PooledTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        let x = self.vit.forward(images, dtype)?;
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vit.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vit.blocks()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        let x = self.vit.finish(x)?;
         let width = x.dim(2)?;
         let x = pixel_shuffle(&x, self.pool)?; // (rows, k*k*E)
         let x = x.reshape((x.dim(0)?, self.pool * self.pool, width))?.mean(1)?;
-        Ok(self.projection.forward(&self.norm.forward(&x)?)?.into())
+        self.projection.forward(&self.norm.forward(&x)?)
     }
 }

@@ -5,13 +5,15 @@ use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::blocks::Blocks;
 use super::fields::{count, flag, only, word};
-use super::layers::{Linear, pixel_shuffle};
+use super::layers::{EncoderLayer, Linear, pixel_shuffle};
 use super::params::ModelPart;
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
+use super::tower::{Patches, Tower, TowerConfig};
 use super::vit::{Vit, VitConfig};
-use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use super::vlm::VlmConfig;
 use super::weights::WeightSource;
 use crate::image::ImageInput;
 
@@ -89,8 +91,15 @@ impl TowerConfig for TileTowerConfig {
 }
 
 impl Tower for TileTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        let x: Tensor = pixel_shuffle(&self.vit.forward(images, dtype)?, self.shuffle)?;
-        Ok(self.projection.forward(&x)?.into())
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vit.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vit.blocks()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        self.projection.forward(&pixel_shuffle(&self.vit.finish(x)?, self.shuffle)?)
     }
 }

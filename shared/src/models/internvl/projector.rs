@@ -1,12 +1,13 @@
 //! InternVL's projector: pixel shuffle, a norm and two layers.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 
 use super::config::TileTowerConfig;
 use super::vision::VisionModel;
 use crate::image::ImageInput;
-use crate::models::layers::{Activation, LayerNorm, Linear, pixel_shuffle};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::blocks::Blocks;
+use crate::models::layers::{Activation, EncoderLayer, LayerNorm, Linear, pixel_shuffle};
+use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::weights::{WeightSource, layer_norm};
 
 /// The norm keeps PyTorch's default.
@@ -38,9 +39,17 @@ impl TowerConfig for TileTowerConfig {
 }
 
 impl Tower for TileTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        let x = pixel_shuffle(&self.vision.forward(images, dtype)?, self.shuffle)?;
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vision.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vision.blocks()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        let x = pixel_shuffle(&self.vision.finish(x)?, self.shuffle)?;
         let x = self.linear_1.forward(&self.norm.forward(&x)?)?;
-        Ok(self.linear_2.forward(&self.activation.apply(&x)?)?.into())
+        self.linear_2.forward(&self.activation.apply(&x)?)
     }
 }

@@ -6,7 +6,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::config::VisionConfig;
 use crate::image::{ImageInput, cut_planes};
+use crate::models::blocks::Blocks;
 use crate::models::layers::{EncoderLayer, LayerNorm, Linear, Mlp, Norm, Qkv};
+use crate::models::tower::Patches;
 use crate::models::weights::{WeightSource, layer_norm, rms_norm};
 
 /// The norms on queries and keys keep their class default, whatever `layer_norm_eps` says.
@@ -22,7 +24,7 @@ pub(super) struct VisionModel {
     /// A convolution whose stride is its kernel, (E, C, p, p): a linear layer over flattened patches.
     patch_weight: Tensor,
     patch_bias: Tensor,
-    layers: Vec<EncoderLayer>,
+    blocks: Blocks<EncoderLayer>,
     final_norm: Option<LayerNorm>,
 }
 
@@ -33,6 +35,7 @@ impl VisionModel {
         let embeddings = "vision_tower.embeddings";
         let projection = format!("{embeddings}.patch_embeddings.projection");
         let positions = [1, rows * columns + 1, width];
+        let of_block = config.clone();
         Ok(Self {
             cls_token: source.get(&format!("{embeddings}.cls_token"), &[1, 1, width])?,
             positions: config
@@ -41,7 +44,7 @@ impl VisionModel {
                 .transpose()?,
             patch_weight: source.get(&format!("{projection}.weight"), &kernel)?,
             patch_bias: source.get(&format!("{projection}.bias"), &[width])?,
-            layers: (0..config.num_layers).map(|i| layer(config, i, source)).collect::<Result<_>>()?,
+            blocks: Blocks::build(config.num_layers, source, move |i, source| layer(&of_block, i, source))?,
             final_norm: config
                 .final_norm
                 .then(|| layer_norm(source, "vision_tower.layernorm", width, config.norm_eps))
@@ -50,8 +53,13 @@ impl VisionModel {
         })
     }
 
-    /// Patch features of all tiles, the CLS token dropped: (N, P, E) in the compute dtype.
-    pub(super) fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
+    /// The blocks.
+    pub(super) fn blocks(&self) -> &Blocks<EncoderLayer> {
+        &self.blocks
+    }
+
+    /// Patches of all tiles, each after its CLS token: (N * (P+1), E) in the compute dtype.
+    pub(super) fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
         let patches = self.patches(images, self.patch_weight.device())?.to_dtype(dtype)?;
         let (tiles, num_patches, _) = patches.dims3()?;
         let width = self.config.width;
@@ -61,15 +69,19 @@ impl VisionModel {
         if let Some(positions) = &self.positions {
             x = x.broadcast_add(&positions.to_dtype(dtype)?)?;
         }
-        let mut x = x.reshape((tiles * (num_patches + 1), width))?;
+        let x = x.reshape((tiles * (num_patches + 1), width))?;
         let boundaries: Vec<usize> = (0..=tiles).map(|tile| tile * (num_patches + 1)).collect();
-        for layer in &self.layers {
-            x = layer.forward(&x, None, &boundaries)?;
-        }
+        Ok(Patches::new(x, None, boundaries))
+    }
+
+    /// Patch features of the blocks' output, the CLS token dropped: (N, P, E).
+    pub(super) fn finish(&self, mut x: Tensor) -> Result<Tensor> {
         if let Some(norm) = &self.final_norm {
             x = norm.forward(&x)?;
         }
-        x.reshape((tiles, num_patches + 1, width))?.narrow(1, 1, num_patches)
+        let [rows, columns] = self.config.grid();
+        let num_patches = rows * columns;
+        x.reshape(((), num_patches + 1, self.config.width))?.narrow(1, 1, num_patches)
     }
 
     /// Flattened patches of all tiles, row-major, (N, P, C*p*p).

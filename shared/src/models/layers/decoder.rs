@@ -74,6 +74,18 @@ impl DecoderLayer {
         })
     }
 
+    /// The linear layers by their names under the block.
+    pub fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        let mut linears = self.qkv.linears_mut();
+        linears.extend([
+            ("self_attn.o_proj", &mut self.o_proj),
+            ("mlp.gate_proj", &mut self.gate_proj),
+            ("mlp.up_proj", &mut self.up_proj),
+            ("mlp.down_proj", &mut self.down_proj),
+        ]);
+        linears
+    }
+
     /// x (T, D) -> (T, D). `cu_seqlens` divides the T tokens into samples (S+1 numbers); with a cache, they are the
     /// tokens after those that it already holds, and it grows by them.
     ///
@@ -103,7 +115,28 @@ impl DecoderLayer {
         cache: Option<&mut KvLayer>,
     ) -> Result<Tensor> {
         let attended = self.attend(&self.input_norm.forward(x)?, rope, sights, cu_seqlens, cache)?;
-        let x = (x + self.added(attended, 0)?)?;
+        self.after_attention(x, &attended)
+    }
+
+    /// As [`forward_within`](Self::forward_within) without a cache, for some `rows` (R) of x alone: (R, D).
+    ///
+    /// # Errors
+    /// As [`forward_within`](Self::forward_within), and when there is no such row.
+    pub fn forward_at(
+        &self,
+        x: &Tensor,
+        rope: &Rope,
+        sights: Option<&[Sight]>,
+        cu_seqlens: &[usize],
+        rows: &Tensor,
+    ) -> Result<Tensor> {
+        let attended = self.attend(&self.input_norm.forward(x)?, rope, sights, cu_seqlens, None)?;
+        self.after_attention(&x.index_select(rows, 0)?, &attended.index_select(rows, 0)?)
+    }
+
+    /// From x and what each row of it attended to, (T, H K), to the block's output.
+    fn after_attention(&self, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let x = (x + self.added(self.o_proj.forward(attended)?, 0)?)?;
         let y = self.post_norm.forward(&x)?;
         let (gate, up) = (self.gate_proj.forward(&y)?, self.up_proj.forward(&y)?);
         let y = if self.gemma.is_some() { gelu_tanh(&gate)?.mul(&up)? } else { swiglu(&gate, &up)? };
@@ -117,6 +150,7 @@ impl DecoderLayer {
         }
     }
 
+    /// What each token takes of those it sees, (T, H K).
     fn attend(
         &self,
         x: &Tensor,
@@ -141,7 +175,7 @@ impl DecoderLayer {
             None => attention(&q, &k, &v, &segments, true, scale)?,
             Some(sights) => attention_within(&q, &k, &v, &segments, sights, scale)?,
         };
-        self.o_proj.forward(&y.reshape((tokens, self.heads.queries * width))?)
+        y.reshape((tokens, self.heads.queries * width))
     }
 }
 

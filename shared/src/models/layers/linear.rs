@@ -1,9 +1,12 @@
 //! The linear layer, trainable or frozen.
 
-use candle_core::{Result, Tensor};
+use std::sync::Arc;
+
+use candle_core::quantized::QTensor;
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
-use super::{fused, plain};
+use super::{Adapter, fused, plain};
 
 /// What a block is built from: weights by name, and linear layers in whatever form their weights have. A closure from name
 /// and shape to weight is one.
@@ -31,21 +34,64 @@ impl<F: FnMut(&str, &[usize]) -> Result<Tensor>> BlockWeights for F {
     }
 }
 
-/// y = x W^T + b. A weight that tracks gradients (a `Var`) is trained; any other is frozen.
+/// The matrix of a linear layer, (O, I).
+#[derive(Clone, Debug)]
+pub enum Weight {
+    /// Floats.
+    Plain(Tensor),
+    /// Blocks of integers and their scales, frozen, made floats of where they are used.
+    Quantised(Arc<QTensor>),
+}
+
+impl From<Tensor> for Weight {
+    fn from(tensor: Tensor) -> Self {
+        Self::Plain(tensor)
+    }
+}
+
+impl From<QTensor> for Weight {
+    fn from(tensor: QTensor) -> Self {
+        Self::Quantised(Arc::new(tensor))
+    }
+}
+
+impl Weight {
+    /// O and I.
+    pub fn dims(&self) -> &[usize] {
+        match self {
+            Self::Plain(tensor) => tensor.dims(),
+            Self::Quantised(tensor) => tensor.shape().dims(),
+        }
+    }
+
+    /// Floats of this type, (O, I).
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
+        match self {
+            Self::Plain(tensor) => tensor.to_dtype(dtype),
+            Self::Quantised(tensor) => tensor.dequantize(&tensor.device())?.to_dtype(dtype),
+        }
+    }
+}
+
+/// y = x W^T + b. A weight that tracks gradients (a `Var`) is trained; any other is frozen, and may have an adapter.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
     /// A layer of `weight` (O, I) and `bias` (O).
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Linear {
-        Linear { weight, bias }
+    pub fn new(weight: impl Into<Weight>, bias: Option<Tensor>) -> Linear {
+        Linear { weight: weight.into(), bias, adapter: None }
     }
 
     /// The weight as given, (O, I).
-    pub fn weight(&self) -> &Tensor {
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -54,11 +100,35 @@ impl Linear {
         self.bias.as_ref()
     }
 
+    /// From now on the layer learns through `adapter`, and not through its weight.
+    ///
+    /// # Errors
+    /// When the weight is trained, or the adapter is of another shape.
+    pub fn adapt(&mut self, adapter: Adapter) -> Result<()> {
+        let trains = matches!(&self.weight, Weight::Plain(weight) if weight.track_op());
+        if trains || self.bias.as_ref().is_some_and(Tensor::track_op) {
+            bail!("an adapter beside a weight that trains")
+        }
+        let shape = adapter.shape()?;
+        if self.weight.dims() != shape {
+            bail!("an adapter of {shape:?} beside a weight {:?}", self.weight.dims())
+        }
+        self.adapter = Some(adapter);
+        Ok(())
+    }
+
     /// x (.., I) -> (.., O), in x's type: master weights are cast here.
     ///
     /// # Errors
     /// When the widths differ or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.adapter {
+            Some(adapter) => adapter.forward(x, &self.weight, self.bias.as_ref()),
+            None => self.unadapted(x),
+        }
+    }
+
+    fn unadapted(&self, x: &Tensor) -> Result<Tensor> {
         let weight = self.weight.to_dtype(x.dtype())?;
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(x.dtype())).transpose()?;
         let operands: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();

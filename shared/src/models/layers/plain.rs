@@ -44,6 +44,17 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     y.reshape(dims)
 }
 
+/// A linear layer of (weight, bias) and what the thin matrices A (R, I) and B (O, R) add: x W^T + b + scale (x A^T) B^T.
+pub fn adapted(
+    x: &Tensor,
+    (weight, bias): (&Tensor, Option<&Tensor>),
+    [a, b]: [&Tensor; 2],
+    scale: f64,
+) -> Result<Tensor> {
+    let added = linear(&(linear(x, a, None)? * scale)?, b, None)?;
+    linear(x, weight, bias)? + added
+}
+
 /// x / sqrt(mean(x^2) + eps) * weight over the last axis.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let x32 = wide(x)?;

@@ -27,6 +27,16 @@ pub enum Qkv {
 }
 
 impl Qkv {
+    /// The layers by the names of their weights in a decoder block.
+    pub(super) fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        match self {
+            Self::Separate([q, k, v]) => {
+                vec![("self_attn.q_proj", q), ("self_attn.k_proj", k), ("self_attn.v_proj", v)]
+            }
+            Self::Stacked(qkv) | Self::Grouped(qkv) => vec![("self_attn.qkv_proj", qkv)],
+        }
+    }
+
     /// x (T, D) -> q (T, H, K), k and v (T, Hkv, K).
     ///
     /// # Errors

@@ -165,6 +165,44 @@ fn linears_match_their_twins() {
 }
 
 #[test]
+fn adapted_linears_match_their_twins() {
+    for (n, i, o, rank) in [(1, 5, 3, 1), (2, 16, 64, 8), (70, 33, 40, 4), (130, 600, 65, 16)] {
+        let narrow = |seed: u64, shape: &[usize]| Noise(seed).tensor(shape).to_dtype(DType::F32).unwrap();
+        let (weight, bias) = (narrow(1, &[o, i]), narrow(2, &[o]));
+        let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
+        for bias in [None, Some(bias)] {
+            compare(
+                &[&[n, i], &[rank, i], &[o, rank]],
+                &|x| {
+                    let mut layer = Linear::new(weight.clone(), bias.clone());
+                    layer.adapt(Adapter { a: x[1].clone(), b: x[2].clone(), scale: 0.5 })?;
+                    layer.forward(&x[0])
+                },
+                &|x| {
+                    let bias = bias.as_ref().map(wide).transpose()?;
+                    plain::adapted(&x[0], (&wide(&weight)?, bias.as_ref()), [&x[1], &x[2]], 0.5)
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn adapters_stand_beside_frozen_weights_of_their_shape() {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let adapter = |rank: [usize; 2], inputs| Adapter {
+        a: zeros(&[rank[0], inputs]),
+        b: zeros(&[5, rank[1]]),
+        scale: 1.0,
+    };
+    let refused = |weight: Tensor, adapter| Linear::new(weight, None).adapt(adapter).unwrap_err().to_string();
+    assert!(refused(zeros(&[5, 7]), adapter([2, 2], 6)).contains("[5, 6] beside a weight [5, 7]"));
+    assert!(refused(zeros(&[5, 7]), adapter([2, 3], 7)).contains("ranks 2 and 3"));
+    let trained = Var::zeros((5, 7), DType::F32, &Device::Cpu).unwrap().as_tensor().clone();
+    assert!(refused(trained, adapter([2, 2], 7)).contains("a weight that trains"));
+}
+
+#[test]
 fn frozen_weights_get_no_gradient() {
     let x = Var::from_tensor(&Noise(3).tensor(&[4, 6]).to_dtype(DType::F32).unwrap()).unwrap();
     let weight = Noise(4).tensor(&[5, 6]).to_dtype(DType::F32).unwrap();

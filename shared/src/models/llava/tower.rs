@@ -5,11 +5,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::image::ImageInput;
+use crate::models::blocks::Blocks;
 use crate::models::fields::flag;
-use crate::models::layers::{Activation, Linear};
+use crate::models::layers::{Activation, EncoderLayer, Linear};
 use crate::models::llava_names::{PROJECTOR_PREFIX, VIT_PREFIX};
+use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::vit::{Vit, VitConfig};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
 use crate::models::weights::WeightSource;
 
 /// Their configuration.
@@ -57,9 +58,9 @@ pub(in crate::models) struct ProjectedTower {
 }
 
 impl ProjectedTower {
-    /// Projected patches of all tiles of all images, (N, P, D).
-    pub(in crate::models) fn tiles(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
-        let x = self.linear_1.forward(&self.vit.forward(images, dtype)?)?;
+    /// The blocks' output projected, (N, P, D).
+    pub(in crate::models) fn tiles(&self, x: Tensor) -> Result<Tensor> {
+        let x = self.linear_1.forward(&self.vit.finish(x)?)?;
         self.linear_2.forward(&self.activation.apply(&x)?)
     }
 }
@@ -71,7 +72,15 @@ impl TowerConfig for ProjectedVit {
 }
 
 impl Tower for ProjectedTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        Ok(self.tiles(images, dtype)?.flatten_to(1)?.into())
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vit.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vit.blocks()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        self.tiles(x)?.flatten_to(1)
     }
 }

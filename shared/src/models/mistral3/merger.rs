@@ -4,9 +4,10 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::config::Mistral3Config;
 use crate::image::ImageInput;
-use crate::models::layers::{Linear, RmsNorm};
+use crate::models::blocks::Blocks;
+use crate::models::layers::{EncoderLayer, Linear, RmsNorm};
 use crate::models::pixtral::{Projector, VisionModel};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::weights::{WeightSource, rms_norm};
 
 struct MergingTower {
@@ -35,15 +36,23 @@ impl TowerConfig for Mistral3Config {
 }
 
 impl Tower for MergingTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        let x = self.norm.forward(&self.vision.forward(images, dtype)?)?;
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vision.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vision.blocks()
+    }
+
+    fn project(&self, x: Tensor, images: &[ImageInput]) -> Result<Tensor> {
+        let x = self.norm.forward(&x)?;
         let (patches, width) = x.dims2()?;
         let window = self.merge_size * self.merge_size;
         let order = Tensor::new(self.window_order(images)?, x.device())?;
         // (P, E) -> (P / m^2, m^2, E) -> (P / m^2, E * m^2): each channel's m x m patches lie together.
         let x = x.index_select(&order, 0)?.reshape((patches / window, window, width))?;
         let x = x.transpose(1, 2)?.contiguous()?.reshape((patches / window, width * window))?;
-        Ok(self.projector.forward(&self.merge.forward(&x)?)?.into())
+        self.projector.forward(&self.merge.forward(&x)?)
     }
 }
 

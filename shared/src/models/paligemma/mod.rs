@@ -1,19 +1,21 @@
 //! PaliGemma (arXiv 2407.07726): SigLIP over one square tile, one linear layer, and a Gemma decoder in which the question
 //! sees all of itself.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::blocks::Blocks;
 use super::fields::{Parsed, flag, word};
-use super::layers::Linear;
+use super::layers::{EncoderLayer, Linear};
 use super::llava;
 use super::llava_names::{self, PROJECTOR_PREFIX, VIT_PREFIX};
 use super::pattern::Pattern;
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
+use super::tower::{Patches, Tower, TowerConfig};
 use super::vit::{Vit, VitConfig};
-use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use super::vlm::VlmConfig;
 use super::weights::WeightSource;
 use crate::image::ImageInput;
 
@@ -69,8 +71,15 @@ impl TowerConfig for LinearConfig {
 }
 
 impl Tower for LinearTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        let x = self.vit.forward(images, dtype)?;
-        Ok(self.projection.forward(&x)?.flatten_to(1)?.into())
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vit.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vit.blocks()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        self.projection.forward(&self.vit.finish(x)?)?.flatten_to(1)
     }
 }

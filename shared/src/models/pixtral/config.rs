@@ -1,18 +1,20 @@
 //! Pixtral's config.json. Defaults are those of transformers 5.23's `LlavaConfig` and `PixtralVisionConfig`.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::projector::Projector;
 use super::vision::VisionModel;
 use crate::image::ImageInput;
+use crate::models::blocks::Blocks;
 use crate::models::fields::{Parsed, RopeFields, count, flag, only, word};
-use crate::models::layers::Activation;
+use crate::models::layers::{Activation, EncoderLayer};
 use crate::models::llava_names::TEXT_PREFIX;
 use crate::models::registry::FamilyConfig;
 use crate::models::text_config::{self, TextConfig};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use crate::models::tower::{Patches, Tower, TowerConfig};
+use crate::models::vlm::VlmConfig;
 use crate::models::weights::WeightSource;
 
 /// The vision encoder's sizes.
@@ -103,7 +105,15 @@ impl TowerConfig for PixtralConfig {
 }
 
 impl Tower for PixtralTower {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
-        Ok(self.projector.forward(&self.vision.forward(images, dtype)?)?.into())
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
+        self.vision.embed(images, dtype)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        self.vision.blocks()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        self.projector.forward(&x)
     }
 }

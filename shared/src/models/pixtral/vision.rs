@@ -5,7 +5,9 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use super::config::VisionConfig;
 use crate::image::{ImageInput, cut_planes};
+use crate::models::blocks::Blocks;
 use crate::models::layers::{EncoderLayer, Linear, Mlp, Norm, Qkv, RmsNorm, Rope};
+use crate::models::tower::Patches;
 use crate::models::weights::{WeightSource, rms_norm};
 
 /// Epsilon of every norm; no configuration changes it.
@@ -17,17 +19,18 @@ pub(in crate::models) struct VisionModel {
     /// A convolution whose stride is its kernel, (E, C, p, p): a linear layer over flattened patches.
     patch_weight: Tensor,
     pre_norm: RmsNorm,
-    layers: Vec<EncoderLayer>,
+    blocks: Blocks<EncoderLayer>,
 }
 
 impl VisionModel {
     pub(in crate::models) fn build(config: &VisionConfig, source: &mut dyn WeightSource) -> Result<Self> {
         let p = config.patch_size;
         let kernel = [config.width, config.num_channels, p, p];
+        let of_block = config.clone();
         Ok(Self {
             patch_weight: source.get("vision_tower.patch_conv.weight", &kernel)?,
             pre_norm: rms_norm(source, "vision_tower.ln_pre", config.width, NORM_EPS)?,
-            layers: (0..config.num_layers).map(|i| layer(config, i, source)).collect::<Result<_>>()?,
+            blocks: Blocks::build(config.num_layers, source, move |i, source| layer(&of_block, i, source))?,
             config: config.clone(),
         })
     }
@@ -48,8 +51,13 @@ impl VisionModel {
         }
     }
 
-    /// Patch features of all images, row by row, (P, E), in the compute dtype.
-    pub(in crate::models) fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
+    /// The blocks.
+    pub(in crate::models) fn blocks(&self) -> &Blocks<EncoderLayer> {
+        &self.blocks
+    }
+
+    /// Patches of all images, row by row, (P, E), in the compute dtype.
+    pub(in crate::models) fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
         let (p, channels) = (self.config.patch_size, self.config.num_channels);
         let (mut patches, mut positions, mut boundaries) = (Vec::new(), Vec::new(), vec![0]);
         for image in images {
@@ -63,13 +71,10 @@ impl VisionModel {
         let patches =
             Tensor::from_vec(patches, (positions.len(), channels * p * p), device)?.to_dtype(dtype)?;
         let x = Linear::new(self.patch_weight.flatten_from(1)?, None).forward(&patches)?;
-        let mut x = self.pre_norm.forward(&x)?;
+        let x = self.pre_norm.forward(&x)?;
         let head_width = self.config.width / self.config.num_heads;
         let rope = Rope::dealt_grid(&positions, head_width, self.config.rope_theta, device)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, Some(&rope), &boundaries)?;
-        }
-        Ok(x)
+        Ok(Patches::new(x, Some(rope), boundaries))
     }
 }
 

@@ -47,9 +47,9 @@ fn messages(stored: &Value) -> Vec<Message> {
         Some(text) => Part::Text { text: text.to_owned() },
         None => Part::Image,
     };
-    let message = |message: &Value| Message {
-        role: serde_json::from_value(message["role"].clone()).unwrap(),
-        content: message["content"].as_array().unwrap().iter().map(part).collect(),
+    let message = |message: &Value| {
+        let role = serde_json::from_value(message["role"].clone()).unwrap();
+        Message::new(role, message["content"].as_array().unwrap().iter().map(part).collect())
     };
     stored.as_array().unwrap().iter().map(message).collect()
 }
@@ -142,11 +142,11 @@ fn paligemma_takes_one_question_with_images_and_its_answer() {
     let question = processor.encode_question(&sample.messages[..1], &sample.images).unwrap();
     assert_eq!(question.prompt.input_ids, prompt.input_ids[..answer.start]);
     let text = |text: &str| vec![Part::Text { text: text.to_owned() }];
-    let again = Message { role: Role::User, content: text("And now?") };
+    let again = Message::new(Role::User, text("And now?"));
     let turns = [&sample.messages[..], &[again]].concat();
     let error = processor.encode_question(&turns, &sample.images).unwrap_err().to_string();
     assert!(error.contains("one question and one answer"), "{error}");
-    let blind = Message { role: Role::User, content: text("What?") };
+    let blind = Message::new(Role::User, text("What?"));
     let error = processor.encode_question(&[blind], &[]).unwrap_err().to_string();
     assert!(error.contains("without an image"), "{error}");
 }
@@ -179,7 +179,7 @@ fn a_question_stops_where_its_answer_begins() {
 #[test]
 fn sizes_that_the_family_refuses_name_the_image() {
     let processor = Processor::load(&fixtures().join("qwen2_vl")).unwrap();
-    let question = Message { role: Role::User, content: vec![Part::Image, Part::Image] };
+    let question = Message::new(Role::User, vec![Part::Image, Part::Image]);
     let image = |width: u32| RgbImage { width, height: 1, data: vec![0; 3 * width as usize] };
     let error = processor.encode_question(&[question], &[image(9), image(201)]).unwrap_err().to_string();
     assert!(error.contains("image 1 of the sample") && error.contains("201 x 1"), "{error}");
@@ -188,7 +188,7 @@ fn sizes_that_the_family_refuses_name_the_image() {
 #[test]
 fn a_text_model_says_that_it_takes_no_images() {
     let processor = Processor::load(&fixtures().join("qwen2_text")).unwrap();
-    let question = Message { role: Role::User, content: vec![Part::Image] };
+    let question = Message::new(Role::User, vec![Part::Image]);
     let image = RgbImage { width: 1, height: 1, data: vec![0; 3] };
     let error = processor.encode_question(&[question], &[image]).unwrap_err().to_string();
     assert!(error.contains("image 0 of the sample: the model takes no images"), "{error}");

@@ -6,11 +6,13 @@ use candle_core::{DType, Result, Tensor};
 use super::config::VisionConfig;
 use super::window::Windows;
 use crate::image::ImageInput;
+use crate::models::blocks::Blocks;
+use crate::models::layers::EncoderLayer;
 use crate::models::qwen_vl::{Encoder, Style, frame_boundaries, patch_positions};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::weights::WeightSource;
 
-const STYLE: Style = Style {
+static STYLE: Style = Style {
     rms_norms: true,
     patch_bias: false,
     plain_mlp: None,
@@ -31,7 +33,7 @@ impl TowerConfig for VisionConfig {
 }
 
 impl Tower for VisionModel {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
         let Self { encoder, config } = self;
         let merge = encoder.config.patch.merge_size;
         let windows = Windows::of(images, config.window, merge);
@@ -44,14 +46,23 @@ impl Tower for VisionModel {
         let rope = encoder.rope(&positions)?;
 
         let x = encoder.patch_embed.forward(images, dtype)?;
-        let mut x = x.index_select(&Tensor::new(order, x.device())?, 0)?;
-        let frames = frame_boundaries(images);
-        let within: Vec<usize> = windows.boundaries.iter().map(|end| end * unit).collect();
-        for (i, layer) in encoder.layers.iter().enumerate() {
-            let segments = if config.full_attention.contains(&i) { &frames } else { &within };
-            x = layer.forward(&x, Some(&rope), segments)?;
-        }
-        let rows = encoder.merger.forward(&x)?;
-        Ok(rows.index_select(&Tensor::new(windows.places(), rows.device())?, 0)?.into())
+        let x = x.index_select(&Tensor::new(order, x.device())?, 0)?;
+        let windows = windows.boundaries.iter().map(|end| end * unit).collect();
+        Ok(Patches { x, rope: Some(rope), segments: frame_boundaries(images), windows })
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        &self.encoder.blocks
+    }
+
+    fn segments<'a>(&self, patches: &'a Patches, block: usize) -> &'a [usize] {
+        let is_full = self.config.full_attention.contains(&block);
+        if is_full { &patches.segments } else { &patches.windows }
+    }
+
+    fn project(&self, x: Tensor, images: &[ImageInput]) -> Result<Tensor> {
+        let rows = self.encoder.merger.forward(&x)?;
+        let windows = Windows::of(images, self.config.window, self.encoder.config.patch.merge_size);
+        rows.index_select(&Tensor::new(windows.places(), rows.device())?, 0)
     }
 }

@@ -1,15 +1,17 @@
 //! Qwen2-VL's vision encoder: a pre-norm ViT over patches of any resolution with a 2-D rotary embedding. Frames attend
 //! to themselves.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 
 use crate::image::ImageInput;
+use crate::models::blocks::Blocks;
+use crate::models::layers::EncoderLayer;
 use crate::models::qwen_vl::{Encoder, EncoderConfig, Style, frame_boundaries, patch_positions};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::weights::WeightSource;
 
-const STYLE: Style = Style {
+static STYLE: Style = Style {
     rms_norms: false,
     patch_bias: false,
     plain_mlp: Some(["mlp.fc1", "mlp.fc2"]),
@@ -30,14 +32,18 @@ impl TowerConfig for VisionConfig {
 }
 
 impl Tower for VisionModel {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
         let encoder = &self.0;
         let rope = encoder.rope(&patch_positions(images, encoder.config.patch.merge_size))?;
-        let frames = frame_boundaries(images);
-        let mut x = encoder.patch_embed.forward(images, dtype)?;
-        for layer in &encoder.layers {
-            x = layer.forward(&x, Some(&rope), &frames)?;
-        }
-        Ok(encoder.merger.forward(&x)?.into())
+        let x = encoder.patch_embed.forward(images, dtype)?;
+        Ok(Patches::new(x, Some(rope), frame_boundaries(images)))
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        &self.0.blocks
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        self.0.merger.forward(&x)
     }
 }

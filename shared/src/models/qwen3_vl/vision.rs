@@ -1,15 +1,17 @@
 //! Qwen3-VL's vision encoder: Qwen2-VL's with learned positions, and a merger for each block that DeepStack taps.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 
 use super::config::VisionConfig;
 use super::position_table::PositionTable;
 use crate::image::ImageInput;
+use crate::models::blocks::Blocks;
+use crate::models::layers::EncoderLayer;
 use crate::models::qwen_vl::{Encoder, Merger, Style, frame_boundaries, merger, patch_positions};
-use crate::models::vlm::{ImageFeatures, Tower, TowerConfig};
+use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::weights::WeightSource;
 
-const STYLE: Style = Style {
+static STYLE: Style = Style {
     rms_norms: false,
     patch_bias: true,
     plain_mlp: Some(["mlp.linear_fc1", "mlp.linear_fc2"]),
@@ -39,19 +41,29 @@ impl TowerConfig for VisionConfig {
 }
 
 impl Tower for VisionModel {
-    fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<ImageFeatures> {
+    fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
         let encoder = &self.encoder;
         let positions = patch_positions(images, encoder.config.patch.merge_size);
-        let (rope, frames) = (encoder.rope(&positions)?, frame_boundaries(images));
+        let rope = encoder.rope(&positions)?;
         let learned = self.position_table.forward(images, &positions, dtype)?;
-        let mut x = (encoder.patch_embed.forward(images, dtype)? + learned)?;
-        let mut deepstack = Vec::with_capacity(self.taps.len());
-        for (i, layer) in encoder.layers.iter().enumerate() {
-            x = layer.forward(&x, Some(&rope), &frames)?;
-            if let Some((_, merger)) = self.taps.iter().find(|(block, _)| *block == i) {
-                deepstack.push(merger.forward(&x)?);
-            }
-        }
-        Ok(ImageFeatures { rows: encoder.merger.forward(&x)?, deepstack })
+        let x = (encoder.patch_embed.forward(images, dtype)? + learned)?;
+        Ok(Patches::new(x, Some(rope), frame_boundaries(images)))
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        &self.encoder.blocks
+    }
+
+    fn tap(&self, block: usize, x: &Tensor) -> Result<Option<Tensor>> {
+        let tapped = self.taps.iter().find(|(tapped, _)| *tapped == block);
+        tapped.map(|(_, merger)| merger.forward(x)).transpose()
+    }
+
+    fn num_taps(&self) -> usize {
+        self.taps.len()
+    }
+
+    fn project(&self, x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
+        self.encoder.merger.forward(&x)
     }
 }

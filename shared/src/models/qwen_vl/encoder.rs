@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::merger::Merger;
 use super::patches::{PatchEmbed, PatchShape};
+use crate::models::blocks::Blocks;
 use crate::models::fields::{Parsed, count, only};
 use crate::models::layers::{Activation, EncoderLayer, Mlp, Norm, Qkv, Rope};
 use crate::models::weights::{WeightSource, layer_norm, rms_norm};
@@ -61,7 +62,7 @@ pub(in crate::models) struct Encoder {
     /// The input.
     pub patch_embed: PatchEmbed,
     /// The blocks.
-    pub layers: Vec<EncoderLayer>,
+    pub blocks: Blocks<EncoderLayer>,
     /// The output.
     pub merger: Merger,
 }
@@ -70,13 +71,14 @@ impl Encoder {
     /// An encoder whose rows have `width` numbers.
     pub(in crate::models) fn build(
         config: &EncoderConfig,
-        style: &Style,
+        style: &'static Style,
         width: usize,
         source: &mut dyn WeightSource,
     ) -> Result<Self> {
+        let of_block = config.clone();
         Ok(Self {
             patch_embed: PatchEmbed::build(config.patch, config.width, style.patch_bias, source)?,
-            layers: (0..config.depth).map(|i| layer(config, style, i, source)).collect::<Result<_>>()?,
+            blocks: Blocks::build(config.depth, source, move |i, source| layer(&of_block, style, i, source))?,
             merger: merger(config, style, ("visual.merger", false), width, source)?,
             config: config.clone(),
         })

@@ -1,15 +1,18 @@
 //! Decoders without images: Qwen2 and 2.5, Qwen3, Llama, Mistral. The paper distils these too.
 
-use candle_core::{DType, Result, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::blocks::Blocks;
 use super::fields::{Parsed, flag, word};
+use super::layers::EncoderLayer;
 use super::params::ModelPart;
 use super::processor::{FamilyProcessor, ProcessorFiles};
 use super::registry::{Family, FamilyConfig};
 use super::text_config;
-use super::vlm::{ImageFeatures, Tower, TowerConfig, VlmConfig};
+use super::tower::{Patches, Tower, TowerConfig};
+use super::vlm::VlmConfig;
 use super::weights::WeightSource;
 use crate::image::{ImageError, ImageInput, RgbImage};
 
@@ -59,7 +62,16 @@ impl TowerConfig for NoVision {
 }
 
 impl Tower for NoVision {
-    fn forward(&self, _images: &[ImageInput], _dtype: DType) -> Result<ImageFeatures> {
+    fn embed(&self, _images: &[ImageInput], _dtype: DType) -> Result<Patches> {
+        bail!("{}", ImageError::NotTaken)
+    }
+
+    fn blocks(&self) -> &Blocks<EncoderLayer> {
+        static NONE: Blocks<EncoderLayer> = Blocks::Resident(Vec::new());
+        &NONE
+    }
+
+    fn project(&self, _x: Tensor, _images: &[ImageInput]) -> Result<Tensor> {
         bail!("{}", ImageError::NotTaken)
     }
 }

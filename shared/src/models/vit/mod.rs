@@ -6,7 +6,9 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use super::blocks::Blocks;
 use super::layers::{EncoderLayer, LayerNorm, Linear};
+use super::tower::Patches;
 use super::weights::{PassedOver, WeightSource, layer_norm};
 use crate::image::ImageInput;
 
@@ -31,14 +33,18 @@ pub(super) struct Vit {
     positions: Tensor,
     /// CLIP's.
     pre_norm: Option<LayerNorm>,
-    layers: Vec<EncoderLayer>,
+    blocks: Blocks<EncoderLayer>,
     post_norm: Option<LayerNorm>,
 }
 
 impl Vit {
     /// Builds it from the weights under `prefix`. What lies behind the layer asked for is in checkpoints and of no
     /// use: its weights are named, not loaded.
-    pub(super) fn build(config: &VitConfig, prefix: &str, source: &mut dyn WeightSource) -> Result<Self> {
+    pub(super) fn build(
+        config: &VitConfig,
+        prefix: &'static str,
+        source: &mut dyn WeightSource,
+    ) -> Result<Self> {
         let width = config.width;
         let clip = config.kind == VitKind::Clip;
         let name = |part: &str| format!("{prefix}.{part}");
@@ -54,13 +60,12 @@ impl Vit {
         // The misspelling is the hub's.
         let pre_norm = name("pre_layrnorm");
         let pre_norm = clip.then(|| layer_norm(source, &pre_norm, width, config.norm_eps)).transpose()?;
-        let mut layers = Vec::with_capacity(config.used_layers);
-        for index in 0..config.num_layers {
-            let prefix = name(&format!("encoder.layers.{index}"));
-            match index < config.used_layers {
-                true => layers.push(layer(config, &prefix, source)?),
-                false => drop(layer(config, &prefix, &mut PassedOver(source))?),
-            }
+        let of_block = config.clone();
+        let blocks = Blocks::build(config.used_layers, source, move |i, source| {
+            layer(&of_block, &format!("{prefix}.encoder.layers.{i}"), source)
+        })?;
+        for index in config.used_layers..config.num_layers {
+            drop(layer(config, &name(&format!("encoder.layers.{index}")), &mut PassedOver(source))?);
         }
         let post_norm = name("post_layernorm");
         let post_norm = match config.post_norm {
@@ -71,11 +76,16 @@ impl Vit {
             }
         };
         let config = config.clone();
-        Ok(Self { config, class_embedding, patch_weight, patch_bias, positions, pre_norm, layers, post_norm })
+        Ok(Self { config, class_embedding, patch_weight, patch_bias, positions, pre_norm, blocks, post_norm })
     }
 
-    /// Patch features of all tiles of all images, (N, R, E), or (N, P, E) without the class token.
-    pub(super) fn forward(&self, images: &[ImageInput], dtype: DType) -> Result<Tensor> {
+    /// The blocks.
+    pub(super) fn blocks(&self) -> &Blocks<EncoderLayer> {
+        &self.blocks
+    }
+
+    /// Patches of all tiles of all images, (N * R, E).
+    pub(super) fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches> {
         let width = self.config.width;
         let patches = self.config.tile().flat_patches(images, self.patch_weight.device())?.to_dtype(dtype)?;
         let tiles = patches.dim(0)?;
@@ -92,13 +102,16 @@ impl Vit {
             x = norm.forward(&x)?;
         }
         let boundaries: Vec<usize> = (0..=tiles).map(|tile| tile * rows).collect();
-        for layer in &self.layers {
-            x = layer.forward(&x, None, &boundaries)?;
-        }
+        Ok(Patches::new(x, None, boundaries))
+    }
+
+    /// Patch features of the blocks' output, (N, R, E), or (N, P, E) without the class token.
+    pub(super) fn finish(&self, mut x: Tensor) -> Result<Tensor> {
         if let Some(norm) = &self.post_norm {
             x = norm.forward(&x)?;
         }
-        let x = x.reshape((tiles, rows, width))?;
+        let rows = self.config.rows_per_tile();
+        let x = x.reshape(((), rows, self.config.width))?;
         match self.config.drop_first {
             true => x.narrow(1, 1, rows - 1),
             false => Ok(x),

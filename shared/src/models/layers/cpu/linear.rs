@@ -6,14 +6,14 @@ use super::{Mat, MatMut, add_to, matmul, parallelism, slice, sum_row_blocks, ten
 
 /// Sizes of y = x W^T: N rows, I inputs, O outputs.
 #[derive(Clone, Copy)]
-struct Sizes {
+pub(super) struct Sizes {
     n: usize,
     i: usize,
     o: usize,
 }
 
 impl Sizes {
-    fn of(x: &Shape, w: &Shape) -> Result<(Sizes, Shape)> {
+    pub(super) fn of(x: &Shape, w: &Shape) -> Result<(Sizes, Shape)> {
         let (o, i) = w.dims2()?;
         let mut dims = x.dims().to_vec();
         match dims.last_mut() {
@@ -21,6 +21,14 @@ impl Sizes {
             _ => bail!("a linear layer of weight {w:?} was given {x:?}"),
         }
         Ok((Sizes { n: x.elem_count() / i.max(1), i, o }, Shape::from(dims)))
+    }
+
+    pub(super) fn inputs(self) -> usize {
+        self.i
+    }
+
+    pub(super) fn outputs(self) -> usize {
+        self.o
     }
 
     /// The least number of rows for which `gemm` takes its general path, where a row's sum is formed in the same
@@ -33,7 +41,7 @@ impl Sizes {
     }
 
     /// y (N, O) = x W^T + b.
-    fn forward(self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+    pub(super) fn forward(self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
         let Sizes { n, i, o } = self;
         let rows = n.max(if n == 0 { 0 } else { self.least_rows() });
         let padded;
@@ -55,7 +63,7 @@ impl Sizes {
     }
 
     /// gx (N, I) = gy W.
-    fn input_gradient(self, w: &[f32], gy: &[f32]) -> Vec<f32> {
+    pub(super) fn input_gradient(self, w: &[f32], gy: &[f32]) -> Vec<f32> {
         let Sizes { n, i, o } = self;
         let mut gx = vec![0f32; n * i];
         let out = MatMut::new(&mut gx, n, i, i);
@@ -64,7 +72,7 @@ impl Sizes {
     }
 
     /// gW (O, I) = gy^T x.
-    fn weight_gradient(self, x: &[f32], gy: &[f32]) -> Vec<f32> {
+    pub(super) fn weight_gradient(self, x: &[f32], gy: &[f32]) -> Vec<f32> {
         let Sizes { n, i, o } = self;
         let mut gw = vec![0f32; o * i];
         let out = MatMut::new(&mut gw, o, i, i);

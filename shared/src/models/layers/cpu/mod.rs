@@ -12,6 +12,7 @@ use rayon::prelude::*;
 pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod linear;
+pub(super) mod lora;
 pub mod math;
 mod matmul;
 pub(super) mod norm;
