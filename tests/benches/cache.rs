@@ -6,17 +6,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap ends a benchmark as it should")]
 #![allow(dead_code, reason = "the rows serve the tests as well")]
 
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float32Array, ListArray, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, Float16Array, Float32Array, ListArray, RecordBatch};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use shared::cache::{CacheReader, CacheWriter, FeatureDtype, ReaderOptions, Row, WriterOptions};
@@ -149,6 +150,36 @@ fn write_arrow_writer(bencher: Bencher) {
     bencher.counter(raw_bytes(SAMPLES)).bench(|| write_arrow(black_box(&samples)));
 }
 
+/// A list of float16 lists, as the crate's users write 16-bit features.
+#[divan::bench(sample_count = 3)]
+fn write_arrow_writer_float16(bencher: Bencher) {
+    let samples = samples();
+    bencher.counter(raw_bytes(SAMPLES)).bench(|| {
+        let item = |kind| Arc::new(Field::new("element", kind, false));
+        let inner = DataType::List(item(DataType::Float16));
+        let properties = WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap()))
+            .build();
+        let mut writer = None;
+        for row in &samples {
+            let halves =
+                row.features.bytes.chunks_exact(2).map(|v| half::bf16::from_le_bytes([v[0], v[1]]).to_f32());
+            let values: ArrayRef = Arc::new(Float16Array::from_iter_values(halves.map(half::f16::from_f32)));
+            let lists = OffsetBuffer::from_lengths([WIDTH; POSITIONS]);
+            let lists = ListArray::new(item(DataType::Float16), lists, values, None);
+            let rows = OffsetBuffer::from_lengths([POSITIONS]);
+            let rows = ListArray::new(item(inner.clone()), rows, Arc::new(lists), None);
+            let batch = RecordBatch::try_from_iter([("features", Arc::new(rows) as ArrayRef)]).unwrap();
+            let writer = writer.get_or_insert_with(|| {
+                ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties.clone())).unwrap()
+            });
+            writer.write(&batch).unwrap();
+        }
+        writer.unwrap().into_inner().unwrap()
+    });
+}
+
 #[divan::bench(args = [true, false])]
 fn read_random_bf16(bencher: Bencher, verify: bool) {
     let dir = tempfile::tempdir().unwrap();
@@ -175,11 +206,43 @@ fn read_random_as_f32(bencher: Bencher) {
     });
 }
 
-/// The stock path on a stock file: one row selected, its page decoded into Arrow arrays.
+/// Byte planes in zstd-1 as it comes, decoded whole and put together: what our frames are measured against.
+#[divan::bench]
+fn read_stock_planes(bencher: Bencher) {
+    let planes = |row: &Row| -> Vec<u8> {
+        let values = row.features.bytes.chunks_exact(2);
+        let low = values.clone().map(|value| value[0]);
+        [vec![0; 2 * low.len()], low.collect(), values.map(|value| value[1]).collect()].concat()
+    };
+    let frames: Vec<Vec<u8>> =
+        samples().iter().map(|row| zstd::bulk::compress(&planes(row), 1).unwrap()).collect();
+    let mut decoder = zstd::bulk::Decompressor::new().unwrap();
+    let (mut i, values) = (0, POSITIONS * WIDTH);
+    bencher.counter(raw_bytes(1)).bench_local(|| {
+        i = (i + 7) % SAMPLES;
+        let planes = decoder.decompress(&frames[i], 4 * values).unwrap();
+        let (low, high) = planes[2 * values..].split_at(values);
+        low.iter().zip(high).map(|(&low, &high)| u16::from(low) | u16::from(high) << 8).collect::<Vec<u16>>()
+    });
+}
+
+/// The stock path on our own file: one row selected, its page decoded into Arrow arrays.
+#[divan::bench]
+fn read_random_arrow_reader_same_file(bencher: Bencher) {
+    let dir = tempfile::tempdir().unwrap();
+    write_ours(dir.path(), &samples());
+    read_by_arrow(bencher, File::open(dir.path().join("data/train-00000-of-00001.parquet")).unwrap());
+}
+
+/// The same on a stock file.
 #[divan::bench]
 fn read_random_arrow_reader(bencher: Bencher) {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&write_arrow(&samples())).unwrap();
+    read_by_arrow(bencher, file);
+}
+
+fn read_by_arrow(bencher: Bencher, file: File) {
     let mut i = 0;
     bencher.counter(raw_bytes(1)).bench_local(|| {
         i = (i + 7) % SAMPLES;
@@ -189,6 +252,9 @@ fn read_random_arrow_reader(bencher: Bencher) {
         let builder =
             ParquetRecordBatchReaderBuilder::try_new_with_options(file.try_clone().unwrap(), options)
                 .unwrap();
+        let columns =
+            ProjectionMask::columns(builder.parquet_schema(), ["features.list.element.list.element"]);
+        let builder = builder.with_projection(columns);
         let batch = builder.with_row_selection(selection).build().unwrap().next().unwrap().unwrap();
         let lists = batch.column(0).as_list::<i32>().value(0);
         lists.as_list::<i32>().values().as_primitive::<Float32Type>().value(0)

@@ -1,5 +1,6 @@
 //! What the cross-crate tests share.
 
+pub mod counting;
 pub mod damage;
 pub mod distilled;
 pub mod frozen;

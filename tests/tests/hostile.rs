@@ -7,15 +7,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use e2e::counting::{self, Counting};
 use e2e::rows::{fixture, resign};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use serde_json::{Value, json};
@@ -31,38 +31,6 @@ const SEEDS: u64 = 1200;
 const FOUND: [u64; 2] = [4_294_967_296, 5_000_000_000];
 /// `make fuzz` ends at a seed that takes longer than this, naming it: a cache of 20 KB is read in milliseconds.
 const HANG: Duration = Duration::from_secs(60);
-
-/// Counts what is allocated, and the most there ever was.
-struct Counting;
-
-static HELD: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn count(bytes: usize) {
-    let held = HELD.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(held, Ordering::Relaxed);
-}
-
-// SAFETY: every call goes on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -243,6 +211,7 @@ fn read_everything(dir: &Path, is_verified: bool, access: Access) -> Result<(), 
         note(reader.image_files(i).map(drop));
         note(reader.features(i).map(drop));
         note(reader.features_f32(i, &mut wide));
+        note(reader.features_f32_at(i, reader.num_positions(i) / 2..reader.num_positions(i), &mut wide));
     }
     note(reader.quarantined().map(drop));
     note(reader.head().tensors().map(drop));
@@ -259,10 +228,9 @@ fn attack(caches: &[Files], seed: u64) {
     write_mutated(dir.path(), &caches[random.below(caches.len())], &mut random);
     let is_verified = random.below(2) == 0;
     let access = random.pick(&[Access::Map, Access::Plain]);
-    let before = HELD.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = counting::reset_peak();
     let outcome = catch_unwind(AssertUnwindSafe(|| read_everything(dir.path(), is_verified, access)));
-    let peak = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let peak = counting::peak().saturating_sub(before);
     assert!(peak < CAP_BYTES, "seed {seed}: {peak} bytes were allocated");
     match outcome {
         Ok(Ok(())) => {}

@@ -371,21 +371,24 @@ fn teacher_sample(
     let answers: Vec<Range<usize>> = answered
         .map(|turn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize)
         .collect();
-    let width = cache.width();
-    let mut all = Vec::new();
-    cache.features_f32(row, &mut all)?;
-    if let Some(bad) = all.iter().position(|value| !value.is_finite()) {
-        bail!(
-            "a feature of token {} is not finite\nhint: `extract verify` the cache",
-            meta.positions[bad / width]
-        );
-    }
     let wanted = |position: u32| {
         let position = position as usize;
         need == TeacherNeed::All
             || answers.iter().any(|answer| answer.start <= position + 1 && position < answer.end)
     };
-    let rows = meta.positions.iter().zip(all.chunks_exact(width)).filter(|(position, _)| wanted(**position));
+    // From the first wanted position to the last: what lies outside is not even decoded.
+    let (width, mut span) = (cache.width(), Vec::new());
+    let first = meta.positions.iter().position(|&position| wanted(position)).unwrap_or(0);
+    let last = meta.positions.iter().rposition(|&position| wanted(position)).unwrap_or(0);
+    cache.features_f32_at(row, first..last + 1, &mut span)?;
+    let positions = &meta.positions[first..=last];
+    if let Some(bad) = span.iter().position(|value| !value.is_finite()) {
+        bail!(
+            "a feature of token {} is not finite\nhint: `extract verify` the cache",
+            positions[bad / width]
+        );
+    }
+    let rows = positions.iter().zip(span.chunks_exact(width)).filter(|(position, _)| wanted(**position));
     let (positions, rows): (Vec<u32>, Vec<&[f32]>) = rows.unzip();
     let sample = TeacherSample {
         input_ids: meta.input_ids.clone(),

@@ -1,13 +1,10 @@
-//! The page that holds one sample's features: made here, opened here, decoded here.
+//! The page that holds one sample's features: made here, opened here; its codec decodes it.
 //!
 //! ```text
 //! header | repetition levels | definition levels | values, as the codec lays them out
 //!          '------------------------------ crc -------------------------------------'
 //! ```
 
-use xxhash_rust::xxh3::Xxh3;
-
-use super::codec::widen::narrow;
 use super::codec::{Coding, Layout};
 use super::page::{BYTE_STREAM_SPLIT, PLAIN, PageHeader, feature_levels};
 use super::sample::FeatureDtype;
@@ -93,67 +90,4 @@ pub(super) fn open<'a>(
     }
     body.strip_prefix(levels.as_slice())
         .ok_or_else(|| "its lists have other lengths than its positions".into())
-}
-
-/// The `values` of an opened page in the source's own number type, little-endian.
-pub(super) fn decode(
-    coding: &dyn Coding,
-    body: &[u8],
-    dtype: FeatureDtype,
-    values: usize,
-) -> Decoded<Vec<u8>> {
-    let mut bytes = vec![0; values * dtype.size()];
-    let outcome = match dtype {
-        FeatureDtype::Bf16 => with_words(&mut bytes, |words: &mut [u16]| {
-            coding.decode_bf16(body, words)?;
-            words.iter_mut().for_each(|word| *word = word.to_le());
-            Ok(())
-        }),
-        FeatureDtype::F32 => with_words(&mut bytes, |words: &mut [u32]| {
-            coding.decode_words(body, words)?;
-            words.iter_mut().for_each(|word| *word = word.to_le());
-            Ok(())
-        }),
-        FeatureDtype::F16 => {
-            let mut words = vec![0; values];
-            coding.decode_words(body, &mut words).map_err(|error| error.to_string())?;
-            return narrow(dtype, &words);
-        }
-    };
-    outcome.map_err(|error: std::io::Error| error.to_string())?;
-    Ok(bytes)
-}
-
-/// Decodes float32 bit patterns into `out`; returns the XXH3-64 of the source's bytes if asked.
-pub(super) fn decode_f32(
-    coding: &dyn Coding,
-    body: &[u8],
-    dtype: FeatureDtype,
-    out: &mut [u32],
-    hash: bool,
-) -> Decoded<Option<u64>> {
-    coding.decode_words(body, out).map_err(|error| error.to_string())?;
-    if !hash {
-        return Ok(None);
-    }
-    // In pieces that stay in the cache: the source's bytes are never whole in memory.
-    let mut hasher = Xxh3::new();
-    for words in out.chunks(8192) {
-        hasher.update(&narrow(dtype, words)?);
-    }
-    Ok(Some(hasher.digest()))
-}
-
-/// Views bytes as words; an allocation that happens to be unaligned goes through a copy.
-fn with_words<T: bytemuck::Pod, E>(
-    bytes: &mut [u8],
-    fill: impl FnOnce(&mut [T]) -> Result<(), E>,
-) -> Result<(), E> {
-    if let Ok(words) = bytemuck::try_cast_slice_mut(bytes) {
-        return fill(words);
-    }
-    let mut words = vec![T::zeroed(); bytes.len() / size_of::<T>()];
-    fill(&mut words)?;
-    bytes.copy_from_slice(bytemuck::cast_slice(&words));
-    Ok(())
 }

@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use parquet::file::page_index::offset_index::PageLocation;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{CacheError, IoContext, Result};
 use super::manifest::ShardEntry;
+use super::packed::{delta_integers, delta_texts, plain_longs};
+use super::page::{DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, PLAIN};
 use super::parquet_file::ParquetFile;
 use super::schema::{Cell, FEATURES, KEY, SAMPLE_XXH3, SHARD, Take};
 use super::source::{Access, FileBytes};
@@ -26,6 +29,9 @@ pub(super) struct IndexEntry {
     pub(super) num_positions: u32,
     pub(super) features_xxh3: u64,
 }
+
+/// Digits of a key, as it is stored.
+const KEY_DIGITS: usize = 32;
 
 /// One opened shard.
 pub(super) struct Shard {
@@ -72,9 +78,57 @@ impl Shard {
     pub(super) fn index(&self, shard: usize) -> Result<Vec<IndexEntry>> {
         let mut entries = Vec::with_capacity(self.file.num_rows());
         for (group, rows) in self.file.groups().enumerate() {
-            entries.extend(self.entries(group, &rows, 0..rows.len(), shard)?);
+            match self.packed_entries(group, &rows, shard)? {
+                Some(found) => entries.extend(found),
+                None => entries.extend(self.entries(group, &rows, 0..rows.len(), shard)?),
+            }
         }
         Ok(entries)
+    }
+
+    /// [`Shard::index`], and the shard without what only the index is made from.
+    pub(super) fn into_indexed(self, shard: usize) -> Result<(Self, Vec<IndexEntry>)> {
+        let entries = self.index(shard)?;
+        Ok((Self { file: self.file.without_pages_of(FEATURES) }, entries))
+    }
+
+    /// The index entries of a row group, which holds the shard's rows `of`, if its index columns are packed as we write them.
+    fn packed_entries(
+        &self,
+        group: usize,
+        of: &Range<usize>,
+        shard: usize,
+    ) -> Result<Option<Vec<IndexEntry>>> {
+        let pages = self.file.pages(group, FEATURES);
+        let is_packed = (KEY..SAMPLE_XXH3).all(|leaf| self.file.is_uncompressed(group, leaf));
+        if pages.len() != of.len() || !is_packed {
+            return Ok(None);
+        }
+        let empty = |(at, page): (usize, &PageLocation)| IndexEntry {
+            key: SampleKey::from_bytes([0; 16]),
+            shard: shard as u32,
+            row: (of.start + at) as u32,
+            page_offset: page.offset as u64,
+            page_bytes: page.compressed_page_size as u32,
+            num_tokens: 0,
+            num_positions: 0,
+            features_xxh3: 0,
+        };
+        let mut entries: Vec<IndexEntry> = pages.iter().enumerate().map(empty).collect();
+        for leaf in KEY..SAMPLE_XXH3 {
+            let mut rest = entries.as_mut_slice();
+            for (encoding, rows, body) in self.file.bodies(group, leaf)? {
+                let Some((some, after)) = rest.split_at_mut_checked(rows) else { return Ok(None) };
+                if fill(some, leaf, encoding, &body).is_none() {
+                    return Ok(None);
+                }
+                rest = after;
+            }
+            if !rest.is_empty() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(entries))
     }
 
     /// The index entries of the rows whose index columns are sound, of shard number 0.
@@ -118,6 +172,35 @@ impl Shard {
         let start = self.file.groups().nth(group).map_or(0, |rows| rows.start);
         let mut table = self.file.read(group, leaves, row - start..row - start + 1)?;
         Ok(table.pop().unwrap_or_default())
+    }
+}
+
+/// Sets one field of some rows from the body of the page that holds them.
+fn fill(rows: &mut [IndexEntry], leaf: usize, encoding: u32, body: &[u8]) -> Option<()> {
+    let count = rows.len();
+    match (leaf - KEY, encoding) {
+        (0, DELTA_LENGTH_BYTE_ARRAY) => {
+            let keys = delta_texts::<KEY_DIGITS>(body, count)?;
+            let set = |(row, text): (&mut IndexEntry, &[u8; KEY_DIGITS])| {
+                row.key = std::str::from_utf8(text).ok()?.parse().ok()?;
+                Some(())
+            };
+            rows.iter_mut().zip(keys).try_for_each(set)
+        }
+        (field @ (1 | 2), DELTA_BINARY_PACKED) => {
+            let (counts, []) = delta_integers(body, count)? else { return None };
+            rows.iter_mut().zip(counts).try_for_each(|(row, value)| {
+                let place = if field == 1 { &mut row.num_tokens } else { &mut row.num_positions };
+                *place = u32::try_from(value).ok()?;
+                Some(())
+            })
+        }
+        (3, PLAIN) => {
+            let longs = plain_longs(body, count)?;
+            rows.iter_mut().zip(longs).for_each(|(row, &long)| row.features_xxh3 = u64::from_le_bytes(long));
+            Some(())
+        }
+        _ => None,
     }
 }
 

@@ -30,6 +30,10 @@ pub(super) struct PageHeader {
 const DATA_PAGE_V2: u32 = 3;
 /// `Encoding::PLAIN`.
 pub(super) const PLAIN: u32 = 0;
+/// `Encoding::DELTA_BINARY_PACKED`.
+pub(super) const DELTA_BINARY_PACKED: u32 = 5;
+/// `Encoding::DELTA_LENGTH_BYTE_ARRAY`.
+pub(super) const DELTA_LENGTH_BYTE_ARRAY: u32 = 6;
 /// `Encoding::BYTE_STREAM_SPLIT`.
 pub(super) const BYTE_STREAM_SPLIT: u32 = 9;
 /// Thrift compact type codes.

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parquet::basic::Compression;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{
-    ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
+    ColumnChunkMetaData, OffsetIndexBuilder, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
+    RowGroupMetaData,
 };
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr};
@@ -111,31 +113,67 @@ impl ParquetFile {
 
     /// The headers of the pages that hold `rows`; returns the first row of the first of them.
     fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<usize> {
+        let (first, those) = self.pages_of(group, leaf, rows);
+        those.iter().try_for_each(|page| self.page(leaf, page).map(drop))?;
+        Ok(first)
+    }
+
+    /// The pages that hold `rows`, and the first row of the first of them.
+    fn pages_of(&self, group: usize, leaf: usize, rows: &Range<usize>) -> (usize, &[PageLocation]) {
         let pages = self.pages(group, leaf);
         let first =
             pages.partition_point(|page| page.first_row_index as usize <= rows.start).saturating_sub(1);
-        let those = pages[first..].iter().take_while(|page| (page.first_row_index as usize) < rows.end);
-        for page in those {
-            let start = page.offset as usize;
-            let bytes = get(&self.bytes, start..start + page.compressed_page_size as usize)?;
-            let (header, header_bytes) = PageHeader::read(&bytes)
-                .ok_or_else(|| format!("a page header of column {leaf} is not one of ours"))?;
-            let (body, unpacked) = (bytes.len() - header_bytes, header.uncompressed_bytes as usize);
-            let levels = u64::from(header.repetition_bytes) + u64::from(header.definition_bytes);
-            let limit = if header.is_compressed {
-                UNPACKED_BYTES.max(body.saturating_mul(UNPACKED_RATIO))
-            } else {
-                body
-            };
-            let fits = header.compressed_bytes as usize == body
-                && unpacked <= limit
-                && levels <= body.min(unpacked) as u64
-                && header.num_rows as usize <= self.num_rows();
-            if !fits {
-                return Err(format!("a page of column {leaf} says {header:?} of {body} bytes"));
-            }
+        let end = pages.partition_point(|page| (page.first_row_index as usize) < rows.end).max(first);
+        (pages.get(first).map_or(0, |page| page.first_row_index as usize), &pages[first..end])
+    }
+
+    /// A page, its header and where its body begins: what the header says fits the bytes that there are.
+    fn page(&self, leaf: usize, page: &PageLocation) -> Checked<(Bytes, PageHeader, usize)> {
+        let start = page.offset as usize;
+        let bytes = get(&self.bytes, start..start + page.compressed_page_size as usize)?;
+        let (header, header_bytes) = PageHeader::read(&bytes)
+            .ok_or_else(|| format!("a page header of column {leaf} is not one of ours"))?;
+        let (body, unpacked) = (bytes.len() - header_bytes, header.uncompressed_bytes as usize);
+        let levels = u64::from(header.repetition_bytes) + u64::from(header.definition_bytes);
+        let limit =
+            if header.is_compressed { UNPACKED_BYTES.max(body.saturating_mul(UNPACKED_RATIO)) } else { body };
+        let fits = header.compressed_bytes as usize == body
+            && unpacked <= limit
+            && levels <= body.min(unpacked) as u64
+            && header.num_rows as usize <= self.num_rows();
+        match fits {
+            true => Ok((bytes, header, header_bytes)),
+            false => Err(format!("a page of column {leaf} says {header:?} of {body} bytes")),
         }
-        Ok(pages.get(first).map_or(0, |page| page.first_row_index as usize))
+    }
+
+    /// Whether a column of a row group is stored as it is encoded.
+    pub(super) fn is_uncompressed(&self, group: usize, leaf: usize) -> bool {
+        self.metadata.row_group(group).column(leaf).compression() == Compression::UNCOMPRESSED
+    }
+
+    /// The bodies of all pages of an uncompressed column without levels, whose checksums hold: encoding, number of rows, values.
+    pub(super) fn bodies(&self, group: usize, leaf: usize) -> Result<Vec<(u32, usize, Bytes)>> {
+        let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
+        let body = |place: &PageLocation| {
+            let (bytes, header, start) = self.page(leaf, place).map_err(damaged)?;
+            let body = bytes.slice(start..);
+            let crc = crc32fast::hash(&body);
+            match crc == header.crc {
+                true => Ok((header.encoding, header.num_rows as usize, body)),
+                false => Err(damaged(format!("page checksum {crc:08x}, expected {:08x}", header.crc))),
+            }
+        };
+        self.pages(group, leaf).iter().map(body).collect()
+    }
+
+    /// Gives up where the pages of a column lie, because it is known elsewhere: as many entries as there are rows.
+    pub(super) fn without_pages_of(self, leaf: usize) -> Self {
+        let mut builder = self.metadata.into_builder();
+        let mut index = builder.take_offset_index();
+        let columns = index.iter_mut().flatten().filter_map(|columns| columns.get_mut(leaf));
+        columns.for_each(|column| *column = OffsetIndexBuilder::new().build());
+        Self { metadata: builder.set_offset_index(index).build(), ..self }
     }
 }
 
@@ -148,18 +186,22 @@ fn read_metadata(bytes: &FileBytes) -> Checked<ParquetMetaData> {
     if !footer.is_some_and(|footer| holds_struct(&footer)) {
         return Err("its footer is not whole".into());
     }
-    let parse = |policy: PageIndexPolicy| {
-        contained(|| {
-            ParquetMetaDataReader::new()
-                .with_column_index_policy(PageIndexPolicy::Skip)
-                .with_offset_index_policy(policy)
-                .parse_and_finish(bytes)
-        })
+    let footer = || {
+        ParquetMetaDataReader::new()
+            .with_column_index_policy(PageIndexPolicy::Skip)
+            .with_offset_index_policy(PageIndexPolicy::Skip)
+            .parse_and_finish(bytes)
     };
-    let metadata = parse(PageIndexPolicy::Skip)?;
+    let metadata = contained(footer)?;
     let mut columns = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns);
     columns.try_for_each(|column| check_index(column, bytes))?;
-    parse(PageIndexPolicy::Required)
+    contained(|| {
+        let mut reader = ParquetMetaDataReader::new_with_metadata(metadata)
+            .with_column_index_policy(PageIndexPolicy::Skip)
+            .with_offset_index_policy(PageIndexPolicy::Required);
+        reader.read_page_indexes(bytes)?;
+        reader.finish()
+    })
 }
 
 /// The bytes of a column's page index are there and whole.

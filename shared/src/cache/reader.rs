@@ -1,5 +1,6 @@
 //! Reading a cache: an index by key in memory, everything else from the map when asked for.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -62,13 +63,12 @@ impl CacheReader {
         let dir = dir.as_ref().to_path_buf();
         let manifest = settled_manifest(&dir)?;
         let open = |(number, entry): (usize, &super::ShardEntry)| {
-            let shard = Shard::open(locate(&dir, &entry.entry), entry, options.access)?;
-            let index = shard.index(number)?;
-            Ok((shard, index))
+            Shard::open(locate(&dir, &entry.entry), entry, options.access)?.into_indexed(number)
         };
         let opened = manifest.shards.par_iter().enumerate().map(open).collect::<Result<Vec<_>>>()?;
         let (shards, parts): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let index: Vec<IndexEntry> = parts.into_iter().flatten().collect();
+        let mut index: Vec<IndexEntry> = Vec::with_capacity(parts.iter().map(Vec::len).sum());
+        parts.into_iter().for_each(|part| index.extend(part));
         let by_key = sort_by_key(&dir, &index)?;
         let head = HeadFile::open(&locate(&dir, &manifest.head), options.access)?;
         let samples = Samples { format: manifest.features.clone(), shards, index, verify: options.verify };
@@ -162,7 +162,16 @@ impl CacheReader {
     /// # Errors
     /// [`CacheError::Damaged`] naming shard and row.
     pub fn features_f32(&self, i: usize, out: &mut Vec<f32>) -> Result<()> {
-        self.samples.features_f32(i, out)
+        self.samples.features_f32(i, 0..self.num_positions(i), out)
+    }
+
+    /// As [`CacheReader::features_f32`], of some of the sample's positions, counted from its first: only the blocks of the page
+    /// that hold them are decoded. The page's checksum is verified, the checksum of all values only if all are asked for.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row; also for no position, or one that the sample does not have.
+    pub fn features_f32_at(&self, i: usize, positions: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        self.samples.features_f32(i, positions, out)
     }
 
     /// Tells the system that the features of these samples will soon be read, so that it fetches them while something else

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3;
 
-use super::codec::Coding;
+use super::codec::widen::widen_into;
+use super::codec::{Coding, Wanted};
 use super::error::{CacheError, Result};
 use super::feature_page;
 use super::index::{IndexEntry, Shard};
@@ -50,29 +51,58 @@ impl Samples {
     /// The features of sample `i` in the teacher's number type.
     pub(super) fn features(&self, i: usize) -> Result<FeatureBlock> {
         let FeatureFormat { dtype, width, .. } = self.format;
-        let page = self.page(i)?;
-        let body = self.values_of(i, &page)?;
-        let values = self.index[i].num_positions as usize * width;
-        let bytes = feature_page::decode(self.coding(), body, dtype, values)
-            .map_err(|reason| self.damaged(i, reason))?;
-        self.check_hash(i, xxh3_64(&bytes))?;
+        let mut bytes = Vec::new();
+        self.decode(i, 0..self.num_positions(i), &mut bytes, dtype.size(), |piece, bytes| {
+            bytes.extend_from_slice(piece);
+        })?;
         Ok(FeatureBlock { dtype, width, bytes })
     }
 
-    /// The features of sample `i` widened to float32; `out` is replaced.
-    pub(super) fn features_f32(&self, i: usize, out: &mut Vec<f32>) -> Result<()> {
+    /// The features of some positions of sample `i`, counted from its first, widened to float32; `out` is replaced.
+    pub(super) fn features_f32(&self, i: usize, positions: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
+        let dtype = self.format.dtype;
+        out.clear();
+        self.decode(i, positions, out, 1, |piece, out| widen_into(dtype, piece, out))
+    }
+
+    /// Decodes some positions of sample `i` piece by piece into `out`, of which a value takes `items`.
+    ///
+    /// The page's own checksum covers whatever is read of it; that of the values can be checked where all are.
+    fn decode<T>(
+        &self,
+        i: usize,
+        positions: Range<usize>,
+        out: &mut Vec<T>,
+        items: usize,
+        push: impl Fn(&[u8], &mut Vec<T>),
+    ) -> Result<()> {
+        let FeatureFormat { dtype, width, .. } = self.format;
+        let rows = self.num_positions(i);
+        if positions.start >= positions.end || positions.end > rows {
+            return Err(self.damaged(i, format!("positions {positions:?} of {rows}")));
+        }
         let page = self.page(i)?;
         let body = self.values_of(i, &page)?;
-        out.resize(self.index[i].num_positions as usize * self.format.width, 0.0);
-        let words: &mut [u32] = bytemuck::cast_slice_mut(out);
-        let hash = feature_page::decode_f32(self.coding(), body, self.format.dtype, words, self.verify)
-            .map_err(|reason| self.damaged(i, reason))?;
-        hash.map_or(Ok(()), |hash| self.check_hash(i, hash))
+        let values = positions.start * width..positions.end * width;
+        // What the page announces has been compared with its length.
+        out.reserve_exact(values.len() * items);
+        let mut hasher = (self.verify && positions == (0..rows)).then(Xxh3::new);
+        let mut take = |piece: &[u8]| {
+            hasher.iter_mut().for_each(|hasher| hasher.update(piece));
+            push(piece, out);
+        };
+        let wanted = Wanted { dtype, total: rows * width, values };
+        self.coding().decode(body, &wanted, &mut take).map_err(|error| self.damaged(i, error))?;
+        hasher.map_or(Ok(()), |hasher| self.check_hash(i, hasher.digest()))
     }
 
     /// The whole of sample `i`, as it was appended.
     pub(super) fn row(&self, i: usize) -> Result<Row> {
         Ok(Row { meta: self.meta(i)?, features: self.features(i)?, image_files: self.image_files(i)? })
+    }
+
+    fn num_positions(&self, i: usize) -> usize {
+        self.index[i].num_positions as usize
     }
 
     fn coding(&self) -> &'static dyn Coding {
@@ -117,13 +147,13 @@ impl Samples {
 
     /// The values of sample `i`'s page, encoded.
     fn values_of<'a>(&self, i: usize, page: &'a [u8]) -> Result<&'a [u8]> {
-        let shape = (self.index[i].num_positions as usize, self.format.width);
+        let shape = (self.num_positions(i), self.format.width);
         feature_page::open(self.coding(), page, shape, self.verify).map_err(|reason| self.damaged(i, reason))
     }
 
     fn check_hash(&self, i: usize, actual: u64) -> Result<()> {
         let expected = self.index[i].features_xxh3;
-        if self.verify && actual != expected {
+        if actual != expected {
             return Err(self.damaged(i, format!("feature checksum {actual:016x}, expected {expected:016x}")));
         }
         Ok(())

@@ -21,7 +21,7 @@ use parquet::schema::types::{ColumnDescriptor, SchemaDescPtr, SchemaDescriptor};
 
 use super::commit::write_synced;
 use super::error::{CacheError, Result};
-use super::page::PageHeader;
+use super::page::{DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, PLAIN, PageHeader};
 use super::schema::Cell;
 
 /// Rows of a small column's page: reading one sample's metadata decodes this many.
@@ -186,9 +186,9 @@ impl PageWriter for CheckedPages {
 /// The encodings that [`properties`] chooses, as the format's numbers.
 fn encoding_code(encoding: Encoding) -> ParquetResult<u32> {
     match encoding {
-        Encoding::PLAIN => Ok(0),
-        Encoding::DELTA_BINARY_PACKED => Ok(5),
-        Encoding::DELTA_LENGTH_BYTE_ARRAY => Ok(6),
+        Encoding::PLAIN => Ok(PLAIN),
+        Encoding::DELTA_BINARY_PACKED => Ok(DELTA_BINARY_PACKED),
+        Encoding::DELTA_LENGTH_BYTE_ARRAY => Ok(DELTA_LENGTH_BYTE_ARRAY),
         other => Err(ParquetError::General(format!("unexpected encoding {other}"))),
     }
 }

@@ -149,6 +149,34 @@ fn an_empty_cache_is_a_cache() {
     assert!(verify(dir.path(), |_, _| ()).unwrap().problems.is_empty());
 }
 
+/// Any run of a sample's positions is that part of the whole; what it does not have is refused.
+#[test]
+fn some_positions_are_a_part_of_all() {
+    for dtype in DTYPES {
+        let dir = tempdir().unwrap();
+        write(dir.path(), dtype, &rows::rows(32, 24, dtype, WIDTH));
+        let reader = CacheReader::open(dir.path()).unwrap();
+        for i in 0..reader.len() {
+            let (mut all, mut some) = (Vec::new(), Vec::new());
+            reader.features_f32(i, &mut all).unwrap();
+            let positions = reader.num_positions(i);
+            for start in 0..positions {
+                for end in start + 1..=positions {
+                    reader.features_f32_at(i, start..end, &mut some).unwrap();
+                    let expected = all[start * WIDTH..end * WIDTH].iter().map(|value| value.to_bits());
+                    assert!(some.iter().map(|value| value.to_bits()).eq(expected), "{dtype}: {start}..{end}");
+                }
+            }
+            let outside = reader.features_f32_at(i, 0..positions + 1, &mut some).unwrap_err().to_string();
+            assert!(outside.contains(&format!("of {positions}")), "{outside}");
+            assert!(
+                reader.features_f32_at(i, positions..positions, &mut some).is_err(),
+                "no position at all"
+            );
+        }
+    }
+}
+
 /// Equal whatever way the files are read, and whatever was fetched ahead.
 #[test]
 fn plain_reads_give_the_same_rows_as_a_map() {

@@ -17,7 +17,7 @@ use std::io;
 
 use super::lossless::Lossless;
 use super::widen::{narrow, widen};
-use super::{Coding, Layout};
+use super::{Coding, Layout, Wanted};
 use crate::cache::sample::{FeatureBlock, FeatureDtype};
 
 /// Channels that share a step.
@@ -58,12 +58,8 @@ impl Coding for Int8 {
         Lossless.encode(dtype, bytes, out)
     }
 
-    fn decode_words(&self, body: &[u8], out: &mut [u32]) -> io::Result<()> {
-        Lossless.decode_words(body, out)
-    }
-
-    fn decode_bf16(&self, body: &[u8], out: &mut [u16]) -> io::Result<()> {
-        Lossless.decode_bf16(body, out)
+    fn decode(&self, body: &[u8], wanted: &Wanted, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        Lossless.decode(body, wanted, take)
     }
 }
 

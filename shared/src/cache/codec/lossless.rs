@@ -6,44 +6,28 @@
 //! as one ordinary zstd frame of literals only, with a block boundary at the end of each plane so
 //! that no Huffman table serves two planes. The zero planes of bf16 cost a few bytes.
 //!
-//! Decoding streams plane after plane through a small buffer and ORs each byte into its place in
-//! the caller's words: no scratch grows with the sample.
+//! `planes.rs` decodes.
 
 use std::cell::RefCell;
 use std::io;
 
 use zstd_safe::zstd_sys::{ZSTD_EndDirective, ZSTD_strategy};
-use zstd_safe::{CCtx, CParameter, DCtx, InBuffer, OutBuffer, ParamSwitch, ResetDirective, SafeResult};
+use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ParamSwitch, ResetDirective};
 
+use super::frame::{BLOCK, PLANES};
+use super::planes::{self, checked};
 use super::widen::f16_to_f32_bits;
-use super::{Coding, Layout, damaged};
+use super::{Coding, Layout, Wanted};
 use crate::cache::sample::FeatureDtype;
-
-/// Planes of a float32.
-const PLANES: usize = 4;
-/// Decoded bytes handled at a time: small enough to stay in the first cache levels.
-const CHUNK: usize = 64 * 1024;
 
 thread_local! {
     static ENCODER: RefCell<Encoder> = RefCell::default();
-    static DECODER: RefCell<Decoder> = RefCell::default();
 }
 
 #[derive(Default)]
 struct Encoder {
     context: CCtx<'static>,
     plane: Vec<u8>,
-}
-
-struct Decoder {
-    context: DCtx<'static>,
-    chunk: Box<[u8]>,
-}
-
-impl Default for Decoder {
-    fn default() -> Self {
-        Self { context: DCtx::default(), chunk: vec![0; CHUNK].into() }
-    }
 }
 
 /// See the module.
@@ -66,12 +50,8 @@ impl Coding for Lossless {
         encode(dtype, bytes, out)
     }
 
-    fn decode_words(&self, body: &[u8], out: &mut [u32]) -> io::Result<()> {
-        decode_words(body, out)
-    }
-
-    fn decode_bf16(&self, body: &[u8], out: &mut [u16]) -> io::Result<()> {
-        decode_bf16(body, out)
+    fn decode(&self, body: &[u8], wanted: &Wanted, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        planes::decode(body, wanted, take)
     }
 }
 
@@ -130,72 +110,9 @@ impl Encoder {
             if remaining == 0 {
                 return Ok(());
             }
-            out.reserve(remaining.max(CHUNK));
+            out.reserve(remaining.max(BLOCK));
         }
     }
-}
-
-/// Decodes a frame of `out.len()` values into float32 bit patterns.
-fn decode_words(frame: &[u8], out: &mut [u32]) -> io::Result<()> {
-    out.fill(0);
-    for_each_chunk(frame, out.len(), |plane, at, bytes| {
-        let words = &mut out[at..at + bytes.len()];
-        let shift = 8 * plane;
-        words.iter_mut().zip(bytes).for_each(|(word, &byte)| *word |= u32::from(byte) << shift);
-        true
-    })
-}
-
-/// Decodes a frame of widened bf16 values into their 16-bit patterns; the low planes must be zero.
-fn decode_bf16(frame: &[u8], out: &mut [u16]) -> io::Result<()> {
-    for_each_chunk(frame, out.len(), |plane, at, bytes| {
-        let words = &mut out[at..at + bytes.len()];
-        match plane {
-            0 | 1 => return bytes.iter().fold(0, |any, byte| any | byte) == 0,
-            2 => words.iter_mut().zip(bytes).for_each(|(word, &byte)| *word = u16::from(byte)),
-            _ => words.iter_mut().zip(bytes).for_each(|(word, &byte)| *word |= u16::from(byte) << 8),
-        }
-        true
-    })
-}
-
-/// Decompresses plane after plane in chunks that never cross a plane's end: (plane, first value, bytes).
-fn for_each_chunk(
-    frame: &[u8],
-    values: usize,
-    mut visit: impl FnMut(usize, usize, &[u8]) -> bool,
-) -> io::Result<()> {
-    DECODER.with_borrow_mut(|Decoder { context, chunk }| {
-        checked(context.reset(ResetDirective::SessionOnly))?;
-        let mut input = InBuffer::around(frame);
-        let mut hint = 1;
-        for plane in 0..PLANES {
-            let mut at = 0;
-            while at < values {
-                let room = CHUNK.min(values - at);
-                let mut output = OutBuffer::around(&mut chunk[..room]);
-                hint = checked(context.decompress_stream(&mut output, &mut input))?;
-                let filled = output.pos();
-                if filled == 0 && input.pos() == frame.len() {
-                    return Err(damaged("the compressed frame ends too early"));
-                }
-                if !visit(plane, at, &chunk[..filled]) {
-                    return Err(damaged("low bytes of widened bf16 values are not zero"));
-                }
-                at += filled;
-            }
-        }
-        // The frame's epilogue may still be unread once the last value is out.
-        if hint != 0 {
-            hint = checked(context.decompress_stream(&mut OutBuffer::around(&mut chunk[..0]), &mut input))?;
-        }
-        let whole = hint == 0 && input.pos() == frame.len();
-        if whole { Ok(()) } else { Err(damaged("the compressed frame is longer than its values")) }
-    })
-}
-
-fn checked(result: SafeResult) -> io::Result<usize> {
-    result.map_err(|code| damaged(zstd_safe::get_error_name(code)))
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 //! Whatever the codec, the column holds ordinary float32 that any Parquet reader opens: a codec may
 //! round the values and choose the page's encoding, nothing else.
 
+mod frame;
 mod int8;
 mod lossless;
 mod none;
+mod planes;
 pub(super) mod widen;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::str::FromStr;
 
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -72,12 +75,23 @@ pub(super) trait Coding: Sync {
     /// Appends the page's values to `out`, from little-endian values of `dtype`.
     fn encode(&self, dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()>;
 
-    /// Decodes `out.len()` values into float32 bit patterns.
-    fn decode_words(&self, body: &[u8], out: &mut [u32]) -> io::Result<()>;
-
-    /// Decodes `out.len()` widened bf16 values into their 16-bit patterns; the low halves must be zero.
-    fn decode_bf16(&self, body: &[u8], out: &mut [u16]) -> io::Result<()>;
+    /// Hands the wanted values of a page to `take`, in order and in pieces, as little-endian values of their own type.
+    /// After an error what was taken means nothing.
+    fn decode(&self, body: &[u8], wanted: &Wanted, take: &mut dyn FnMut(&[u8])) -> io::Result<()>;
 }
+
+/// Which values of a page are to be decoded.
+pub(super) struct Wanted {
+    /// Their own type, from which they were widened.
+    pub(super) dtype: FeatureDtype,
+    /// How many the page holds.
+    pub(super) total: usize,
+    /// The wanted ones.
+    pub(super) values: Range<usize>,
+}
+
+/// Values handed on at a time: they stay in the first cache on their way through checksum and conversion.
+const PIECE: usize = 4 * 1024;
 
 /// A codec by its name: `lossless`, `int8` or `none`.
 #[derive(Clone, Copy)]

@@ -4,8 +4,8 @@
 
 use std::io;
 
-use super::widen::widen;
-use super::{Coding, Layout, damaged};
+use super::widen::{narrow, widen};
+use super::{Coding, Layout, PIECE, Wanted, damaged};
 use crate::cache::sample::FeatureDtype;
 
 /// See the module.
@@ -30,26 +30,17 @@ impl Coding for None {
         Ok(())
     }
 
-    fn decode_words(&self, body: &[u8], out: &mut [u32]) -> io::Result<()> {
-        let words = words(body, out.len())?;
-        out.iter_mut().zip(words).for_each(|(word, value)| *word = value);
+    fn decode(&self, body: &[u8], wanted: &Wanted, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        if body.len() != wanted.total * size_of::<f32>() {
+            return Err(damaged("the page has not four bytes for each value"));
+        }
+        let values = &body[wanted.values.start * size_of::<f32>()..wanted.values.end * size_of::<f32>()];
+        let mut words = Vec::with_capacity(PIECE);
+        for piece in values.chunks(PIECE * size_of::<f32>()) {
+            words.clear();
+            words.extend(piece.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            take(&narrow(wanted.dtype, &words).map_err(|reason| damaged(&reason))?);
+        }
         Ok(())
     }
-
-    fn decode_bf16(&self, body: &[u8], out: &mut [u16]) -> io::Result<()> {
-        let mut low = 0;
-        let words = words(body, out.len())?;
-        for (half, word) in out.iter_mut().zip(words) {
-            *half = (word >> 16) as u16;
-            low |= word as u16;
-        }
-        if low == 0 { Ok(()) } else { Err(damaged("low bytes of widened bf16 values are not zero")) }
-    }
-}
-
-fn words(body: &[u8], values: usize) -> io::Result<impl Iterator<Item = u32> + '_> {
-    if body.len() != values * size_of::<f32>() {
-        return Err(damaged("the page has not four bytes for each value"));
-    }
-    Ok(body.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
 }

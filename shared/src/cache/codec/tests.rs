@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::widen::widen;
+use super::widen::{widen, widen_into};
 use super::*;
 use crate::cache::feature_page;
 
@@ -43,16 +43,31 @@ fn block(seed: u64, dtype: FeatureDtype, positions: usize) -> FeatureBlock {
     FeatureBlock { dtype, width: WIDTH, bytes }
 }
 
+/// Some values of a page.
+fn decoded(codec: Codec, body: &[u8], dtype: FeatureDtype, total: usize, values: Range<usize>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let wanted = Wanted { dtype, total, values };
+    codec.coding().decode(body, &wanted, &mut |piece| bytes.extend_from_slice(piece)).unwrap();
+    bytes
+}
+
 /// Through a page and back.
 fn stored(codec: Codec, block: &FeatureBlock) -> FeatureBlock {
     let (coding, rounded) = (codec.coding(), codec.rounded(block));
     let (page, _) = feature_page::make(coding, block.dtype, block.width, &rounded.bytes).unwrap();
     let shape = (block.num_positions(), block.width);
     let body = feature_page::open(coding, &page, shape, true).unwrap();
-    let bytes = feature_page::decode(coding, body, block.dtype, shape.0 * shape.1).unwrap();
-    let mut words = vec![0; shape.0 * shape.1];
-    feature_page::decode_f32(coding, body, block.dtype, &mut words, false).unwrap();
-    assert!(words.iter().copied().eq(widen(block.dtype, &bytes)), "both ways to decode agree");
+    let total = shape.0 * shape.1;
+    let bytes = decoded(codec, body, block.dtype, total, 0..total);
+    let mut wide = Vec::new();
+    widen_into(block.dtype, &bytes, &mut wide);
+    assert!(
+        wide.iter().map(|value| value.to_bits()).eq(widen(block.dtype, &bytes)),
+        "both ways to widen agree"
+    );
+    let some = total / 3..total - total / 5;
+    let of_it = some.start * block.dtype.size()..some.end * block.dtype.size();
+    assert_eq!(decoded(codec, body, block.dtype, total, some), bytes[of_it], "a part is a part of the whole");
     assert_eq!(bytes, rounded.bytes, "a page gives back what went into it");
     FeatureBlock { bytes, ..*block }
 }
@@ -133,7 +148,7 @@ fn golden_pages_decode_forever() {
             feature_page::make(codec.coding(), block.dtype, 3, &codec.rounded(&block).bytes).unwrap();
         assert!(page == golden_page(codec), "{codec}: {page:02x?}");
         let body = feature_page::open(codec.coding(), golden_page(codec), (2, 3), true).unwrap();
-        let bytes = feature_page::decode(codec.coding(), body, block.dtype, 6).unwrap();
+        let bytes = decoded(codec, body, block.dtype, 6, 0..6);
         // 0xbe9a is -0.30078125: -19.25 steps of 1/64, and -19 / 64 is 0xbe98.
         let expected = match codec.is_lossy() {
             true => bytemuck::cast_slice(&[0x3f80u16, 0xbe98, 0x7fc1, 0xff80, 0x0000, 0x0001]).to_vec(),

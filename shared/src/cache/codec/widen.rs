@@ -13,6 +13,18 @@ pub(crate) fn widen(dtype: FeatureDtype, bytes: &[u8]) -> impl Iterator<Item = u
     })
 }
 
+/// Appends little-endian values of `dtype` to `out` as float32, bit by bit.
+pub(crate) fn widen_into(dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<f32>) {
+    match dtype {
+        // Written out for the type that is usual: a conversion at the speed of memory.
+        FeatureDtype::Bf16 => {
+            let halves = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+            out.extend(halves.map(|half| f32::from_bits(u32::from(half) << 16)));
+        }
+        _ => out.extend(widen(dtype, bytes).map(f32::from_bits)),
+    }
+}
+
 /// Float32 bit patterns back to the source's bytes; an error if they were not widened from it.
 pub(crate) fn narrow(dtype: FeatureDtype, words: &[u32]) -> Result<Vec<u8>, String> {
     let foreign = || format!("a value is not a {dtype}");

@@ -1,5 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+use super::super::damaged;
 use super::*;
+
+/// All of a frame's values.
+fn decoded(dtype: FeatureDtype, frame: &[u8], total: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let wanted = Wanted { dtype, total, values: 0..total };
+    planes::decode(frame, &wanted, &mut |piece| bytes.extend_from_slice(piece))?;
+    if bytes.len() == total * dtype.size() { Ok(bytes) } else { Err(damaged("fewer values than wanted")) }
+}
 
 /// Any standard decoder reads the frame: the planes of BYTE_STREAM_SPLIT, lowest byte first.
 #[test]
@@ -14,26 +23,22 @@ fn frames_are_ordinary_zstd() {
     for (i, value) in bytes.chunks_exact(4).enumerate() {
         assert!((0..4).all(|plane| planes[plane * values + i] == value[plane]), "value {i}");
     }
-    let mut words = vec![0; values];
-    decode_words(&frame, &mut words).unwrap();
-    assert_eq!(bytemuck::cast_slice::<u32, u8>(&words), bytes.as_slice());
+    assert_eq!(decoded(FeatureDtype::F32, &frame, values).unwrap(), bytes);
 }
 
-/// Lengths around the chunk and zstd's block of 128 KiB.
+/// Lengths around the piece and zstd's block of 128 KiB.
 #[test]
 fn every_length_comes_back() {
-    for values in [1, 2, 3, 255, CHUNK - 1, CHUNK, CHUNK + 1, 131_071, 131_072, 131_073, 400_001] {
+    for values in [1, 2, 3, 255, 8191, 8192, 8193, 131_071, 131_072, 131_073, 400_001] {
         let bytes: Vec<u8> = (0..values as u64)
             .flat_map(|i| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 49) as u16).to_le_bytes())
             .collect();
         let mut frame = Vec::new();
         encode(FeatureDtype::Bf16, &bytes, &mut frame).unwrap();
-        let mut halves = vec![0; values];
-        decode_bf16(&frame, &mut halves).unwrap();
-        assert_eq!(bytemuck::cast_slice::<u16, u8>(&halves), bytes.as_slice(), "{values} values");
-        assert!(decode_bf16(&frame, &mut vec![0; values + 1]).is_err(), "one value more than there is");
-        assert!(decode_bf16(&frame, &mut vec![0; values.max(2) - 1]).is_err() || values == 1);
-        assert!(decode_bf16(&frame[..frame.len() - 1], &mut halves).is_err(), "a cut frame");
+        assert_eq!(decoded(FeatureDtype::Bf16, &frame, values).unwrap(), bytes, "{values} values");
+        assert!(decoded(FeatureDtype::Bf16, &frame, values + 1).is_err(), "one value more than there is");
+        assert!(decoded(FeatureDtype::Bf16, &frame, values - 1).is_err() || values == 1);
+        assert!(decoded(FeatureDtype::Bf16, &frame[..frame.len() - 1], values).is_err(), "a cut frame");
     }
 }
 
