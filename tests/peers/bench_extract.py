@@ -33,7 +33,7 @@ SIZES = {
 }
 
 
-def make_teacher(processor, folder, millions):
+def make_teacher(processor, folder, millions=100):
     """A checkout with random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
