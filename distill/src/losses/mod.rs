@@ -6,7 +6,7 @@
 //! | [`frozen_head`] | the teacher's head as the cache's file has it, for [`head`] | |
 //! | [`chunks`] | any score of whole rows of logits | the caller's |
 //! | [`log_probs`] | any score of a few chosen tokens a row | the caller's |
-//! | [`squared_error`] | features beside the teacher's, without a head | mean (r - z)^2 |
+//! | [`squared_error()`] | features beside the teacher's, without a head | mean (r - z)^2 |
 //!
 //! q = softmax(W r) of the features r that learn, p = softmax(W z) of the teacher's. Every loss returns sums, so that
 //! a step adds its microbatches and divides once by the number of tokens.
