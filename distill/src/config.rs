@@ -9,7 +9,6 @@ use candle_core::{DType, Device};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use shared::cache::Access;
 pub use shared::models::ModelPart as PartName;
 use shared::settings::{SettingsError, resolve_over};
 use toml::Table;
@@ -17,12 +16,16 @@ use toml::Table;
 use crate::cli::{CommonArgs, UsageError};
 pub use crate::recalibrator::NormPlace;
 
+mod data;
 mod lora;
+mod loss;
 mod memory;
 mod methods;
 mod stage;
 
+pub use data::{Answers, DataConfig, MixedCache};
 pub use lora::LoraConfig;
+pub use loss::{LossConfig, Regulariser};
 pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
 pub use stage::{KeepFeatures, StageConfig};
@@ -51,74 +54,6 @@ impl StageName {
     }
 }
 
-/// One cache of a mixture.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MixedCache {
-    /// The feature cache.
-    pub cache: PathBuf,
-    /// Its share of the samples that are drawn is this over the sum of all weights.
-    #[serde(default = "one")]
-    pub weight: f64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-/// Where samples come from and how they are read ahead.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// Datasets that hold the messages and images, when the cache does not embed them.
-    pub sources: Vec<String>,
-    /// The folder that image paths are relative to.
-    pub image_root: Option<PathBuf>,
-    /// Put image placeholders in front where a row has images but no placeholders.
-    pub prepend_image: bool,
-    /// Samples longer than this many student tokens are left out and listed.
-    pub max_length: usize,
-    /// Which of a conversation's answers are learnt: all, or the last one, with those before it as part of the question.
-    pub answers: Answers,
-    /// Share of samples that may be left out (broken image, no answer, too long) before the run stops.
-    pub max_bad: f64,
-    /// Memory of encoded samples, in MiB: half for those that are kept for later passes (the rest are encoded again at each
-    /// use), half for batches that wait for their step, at least one of them.
-    pub memory_mib: usize,
-    /// Batches encoded ahead of the step, as many as `memory_mib` has room for.
-    pub prefetch: usize,
-    /// Threads that encode ahead; 0 for one a core.
-    pub workers: usize,
-    /// How the cache's files are read: `map`, or `plain` reads for network disks.
-    pub read: Access,
-    /// Samples of this many steps are sorted by length and dealt anew, so that those of a step are of like length; 1
-    /// leaves them as they are drawn.
-    pub bucket_steps: usize,
-    /// Row groups of the cache that are mixed at a time, so that a disk is read in long stretches; 0 draws from the whole
-    /// cache alike.
-    pub groups_at_once: usize,
-    /// Several caches of one teacher, in place of `cache`, each drawn to its weight.
-    pub mixture: Vec<MixedCache>,
-}
-
-impl DataConfig {
-    /// What kept samples may take, and what waiting batches may, in bytes.
-    #[must_use]
-    pub fn half_memory_bytes(&self) -> usize {
-        (self.memory_mib << 20) / 2
-    }
-}
-
-/// Which answers of a conversation are learnt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Answers {
-    /// Every turn of the assistant.
-    All,
-    /// The last one.
-    Last,
-}
-
 /// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,56 +80,6 @@ pub enum RecalibratorInit {
     Fresh,
     /// The student's last blocks.
     Copy,
-}
-
-/// The weights of the losses.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossConfig {
-    /// Weight of the cross entropy through the teacher's head.
-    pub ce_teacher: f64,
-    /// Weight of the divergence from the teacher's own prediction.
-    pub kl: f64,
-    /// Weight of the student's own cross entropy.
-    pub ce_student: f64,
-    /// Weight of the loss of a method other than genrecal and sft.
-    pub method: f64,
-    /// Temperature of the divergence, and of the softmaxes of methods kd, uld, multilevel_ot and dskd.
-    pub temperature: f64,
-    /// Score the first answer token, predicted at the last question position.
-    pub score_boundary: bool,
-    /// Stage align: what A2 is made of.
-    pub regulariser: Regulariser,
-    /// Weight of A2 beside A1, on top of those of its parts.
-    pub regularisation: f64,
-}
-
-/// What the regularisation pass of stage align minimises (the paper's ablation: MSE 71.7, KL 73.5, CE 74.6, both 76.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Regulariser {
-    /// Cross entropy and divergence, each to its weight in A1.
-    CeKl,
-    /// The cross entropy alone.
-    Ce,
-    /// The divergence alone.
-    Kl,
-    /// The mean squared error between features, without the head.
-    Mse,
-}
-
-impl LossConfig {
-    /// Weights of cross entropy, divergence and squared error in the regularisation pass.
-    #[must_use]
-    pub fn regularisation_weights(&self) -> [f64; 3] {
-        let whole = match self.regulariser {
-            Regulariser::CeKl => [self.ce_teacher, self.kl, 0.0],
-            Regulariser::Ce => [self.ce_teacher, 0.0, 0.0],
-            Regulariser::Kl => [0.0, self.kl, 0.0],
-            Regulariser::Mse => [0.0, 0.0, 1.0],
-        };
-        whole.map(|weight| weight * self.regularisation)
-    }
 }
 
 /// An exponential moving average of the weights that train.
@@ -316,21 +201,7 @@ impl Default for RunConfig {
             seed: 0,
             device: "auto".into(),
             dtype: ComputeType::Auto,
-            data: DataConfig {
-                sources: Vec::new(),
-                image_root: None,
-                prepend_image: false,
-                max_length: 4096,
-                answers: Answers::All,
-                max_bad: 0.01,
-                memory_mib: 512,
-                prefetch: 2,
-                workers: 0,
-                read: Access::Map,
-                bucket_steps: 1,
-                groups_at_once: 0,
-                mixture: Vec::new(),
-            },
+            data: DataConfig::default(),
             recalibrator: RecalibratorConfig {
                 depth: 2,
                 init: RecalibratorInit::Fresh,
@@ -339,16 +210,7 @@ impl Default for RunConfig {
                 projection_bias: false,
                 norm: NormPlace::After,
             },
-            loss: LossConfig {
-                ce_teacher: 1.0,
-                kl: 1.0,
-                ce_student: 1.0,
-                method: 1.0,
-                temperature: 1.0,
-                score_boundary: true,
-                regulariser: Regulariser::CeKl,
-                regularisation: 1.0,
-            },
+            loss: LossConfig::default(),
             kd: KdConfig::default(),
             multilevel_ot: MultilevelOtConfig::default(),
             alm: AlmConfig::default(),
@@ -384,7 +246,7 @@ impl RunConfig {
     #[must_use]
     pub fn caches(&self) -> Vec<(&Path, f64)> {
         let mixed = self.data.mixture.iter().map(|mixed| (mixed.cache.as_path(), mixed.weight));
-        mixed.chain(self.cache.iter().map(|cache| (cache.as_path(), one()))).collect()
+        mixed.chain(self.cache.iter().map(|cache| (cache.as_path(), 1.0))).collect()
     }
 
     /// Refuses combinations that cannot run, before anything is read.
@@ -428,7 +290,7 @@ impl RunConfig {
         if self.data.bucket_steps == 0 {
             return usage("`data.bucket_steps` must be at least 1");
         }
-        self.validate_mixture()?;
+        self.data.validate_mixture(self.cache.as_deref())?;
         if self.data.groups_at_once > 0 && !has_cache {
             return usage("`data.groups_at_once` is about a cache's row groups, and there is no cache");
         }
@@ -442,30 +304,6 @@ impl RunConfig {
             return usage("`checkpoint.keep` and `checkpoint.every` must be at least 1");
         }
         Ok(())
-    }
-
-    fn validate_mixture(&self) -> Result<()> {
-        let mixture = &self.data.mixture;
-        let usage = |text: String| -> Result<()> { Err(UsageError(text).into()) };
-        if !mixture.is_empty() && self.cache.is_some() {
-            return usage(
-                "both `cache` and `data.mixture` say where features come from\n\
-                 hint: make the one cache a line of the mixture"
-                    .into(),
-            );
-        }
-        if let Some(wrong) = mixture.iter().find(|mixed| !(mixed.weight > 0.0 && mixed.weight.is_finite())) {
-            return usage(format!(
-                "the weight of `{}` in `data.mixture` must be above 0",
-                wrong.cache.display()
-            ));
-        }
-        let mut caches: Vec<&Path> = mixture.iter().map(|mixed| mixed.cache.as_path()).collect();
-        caches.sort_unstable();
-        match caches.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => usage(format!("`data.mixture` names `{}` twice", pair[0].display())),
-            None => Ok(()),
-        }
     }
 }
 

@@ -13,7 +13,7 @@
 
 use anyhow::Result;
 use indicatif::HumanBytes;
-use shared::models::{DecoderConfig, Footprint};
+use shared::models::Footprint;
 
 use crate::batch::BatchSize;
 use crate::error::Usage;
@@ -59,16 +59,16 @@ struct Costs {
 }
 
 impl Costs {
-    fn of(footprint: &Footprint, decoder: &DecoderConfig) -> Costs {
+    fn of(footprint: &Footprint) -> Costs {
         let number = footprint.number_bytes as u64;
         let width = footprint.token_width as u64 * number;
         let patch = (footprint.patch_pixels * size_of::<f32>()) as u64;
         let hundredths = |bytes: u64| (100 * bytes).checked_div(patch).unwrap_or(0);
         Costs {
             // Outputs of the linear layers once, and about as much for norms, residuals and products of them.
-            token_work: 2 * footprint.text.outputs as u64 * number + WRITING * decoder.hidden_size as u64 * 4,
+            token_work: 2 * footprint.text.outputs as u64 * number + WRITING * footprint.width as u64 * 4,
             // Beside its vector: angles of the rotary embedding, ids, positions, offsets, what it sees.
-            token_state: width + 8 * decoder.head_dim as u64 + 128,
+            token_state: width + 8 * footprint.head_dim as u64 + 128,
             // The packed copy and the tensor of patches come on top.
             pixel_work: hundredths(2 * footprint.vision.outputs as u64 * number) + 200,
             pixel_state: hundredths(footprint.patch_width as u64 * number * 11 / 10) + 100,
@@ -110,10 +110,9 @@ impl Budget {
         limit: u64,
         taken: Taken,
         footprint: &Footprint,
-        decoder: &DecoderConfig,
         [max_tokens, pass_tokens]: [usize; 2],
     ) -> Result<Budget> {
-        let costs = Costs::of(footprint, decoder);
+        let costs = Costs::of(footprint);
         let blocks = footprint.streaming_bytes() as u64;
         // A row group is encoded once more when it is full.
         let fixed = taken.now + blocks + 2 * taken.row_group + RESERVE;
@@ -175,35 +174,23 @@ mod tests {
 
     use super::*;
 
-    fn decoder() -> DecoderConfig {
-        DecoderConfig {
-            hidden_size: 1024,
-            intermediate_size: 2816,
-            num_layers: 20,
-            num_heads: 16,
-            num_kv_heads: 8,
-            head_dim: 64,
-            qkv_bias: true,
-            fused_qkv: false,
-            qk_norm: false,
-            gemma: None,
-            rms_norm_eps: 1e-6,
-            rope_theta: 1e4,
-            vocab_size: 32_000,
-            tie_word_embeddings: true,
-        }
-    }
-
     /// A decoder of width 1024 in f32; 12 million numbers a block.
     fn footprint() -> Footprint {
         let text = BlockSize { elements: 12 << 20, largest: 3 << 20, outputs: 9728 };
-        Footprint { number_bytes: 4, token_width: 1024, text, ..Footprint::default() }
+        Footprint {
+            number_bytes: 4,
+            width: 1024,
+            head_dim: 64,
+            token_width: 1024,
+            text,
+            ..Footprint::default()
+        }
     }
 
     const TAKEN: Taken = Taken { now: 20 << 20, row_group: 1 << 20 };
 
     fn plan(limit: u64) -> Result<Budget> {
-        Budget::plan(limit, TAKEN, &footprint(), &decoder(), [4096, 16_384])
+        Budget::plan(limit, TAKEN, &footprint(), [4096, 16_384])
     }
 
     #[test]
@@ -238,7 +225,7 @@ mod tests {
     fn pixels_bound_batches_and_passes() {
         let vision = BlockSize { elements: 3 << 20, largest: 1 << 20, outputs: 9 * 512 };
         let footprint = Footprint { vision, patch_pixels: 1176, patch_width: 512, ..footprint() };
-        let budget = Budget::plan(500 << 20, TAKEN, &footprint, &decoder(), [4096, 16_384]).unwrap();
+        let budget = Budget::plan(500 << 20, TAKEN, &footprint, [4096, 16_384]).unwrap();
         let pixels = budget.max_pixel_bytes;
         assert!((1024 * 1176 * 4..100 << 20).contains(&pixels), "{pixels}");
         assert!(budget.fits([(256, pixels)].into_iter()));

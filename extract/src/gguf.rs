@@ -33,7 +33,7 @@ pub(crate) struct GgufError {
 }
 
 impl GgufError {
-    /// Runs the float teacher, then the quantised one: they are never in memory together.
+    /// Runs the float teacher, then the quantised one.
     ///
     /// # Errors
     /// When a teacher cannot be loaded or run, or no row of the dataset's first can be used.
@@ -45,11 +45,9 @@ impl GgufError {
                  file to see in the quarantine why"
             );
         }
-        // The float teacher may be larger than memory.
         let weights = files.weights(config);
-        let (float, _) = Teacher::stream(TeacherWeights { gguf: None, ..weights })?;
-        let float = features(float, &samples)?;
-        let quantised = features(Teacher::load(weights)?, &samples)?;
+        let float = features(TeacherWeights { gguf: None, ..weights }, &samples)?;
+        let quantised = features(weights, &samples)?;
         Ok(Self::between(&float, &quantised, files, samples.len()))
     }
 
@@ -113,8 +111,9 @@ pub(crate) fn digest(path: &Path) -> Result<Digest> {
     })
 }
 
-/// What the teacher makes of each sample.
-fn features(teacher: Teacher, samples: &[Prepared]) -> Result<Vec<FeatureBlock>> {
+/// What the teacher makes of each sample, block by block: the float one may be larger than memory.
+fn features(weights: TeacherWeights<'_>, samples: &[Prepared]) -> Result<Vec<FeatureBlock>> {
+    let (teacher, _) = Teacher::stream(weights)?;
     let pass = samples.iter().map(|sample| Batch::pack(vec![sample.clone()])).collect();
     let mut all = Vec::with_capacity(samples.len());
     teacher.features(pass, |_, blocks| {

@@ -78,7 +78,7 @@ fn plan(config: &RunConfig, files: &TeacherFiles, footprint: &Footprint, limit: 
     };
     let pass_tokens = if is_cpu { PASS_TOKENS_CPU } else { PASS_TOKENS_GPU };
     let sizes = [config.settings.batch.max_tokens, pass_tokens];
-    Budget::plan(limit, taken, footprint, files.config.config.decoder(), sizes)
+    Budget::plan(limit, taken, footprint, sizes)
 }
 
 /// What the summary will say of the limit.

@@ -4,58 +4,32 @@ Both sides read and process the images and run the model to its last layer in fl
 under one token budget; ours also writes the cache. Each runs in a process of its own, one after the other, so that peak
 memory can be told. Only the ratio means anything.
 
-  python tests/peers/bench_extract.py --processor DIR --data FILE --image-root DIR [--millions 100] [--rows 64] [--threads 2] [--build release]
+  python tests/peers/bench_extract.py --processor DIR --data FILE --image-root DIR [--millions 100] [--rows 64] [--threads 2]
 
 DIR is any Qwen2-VL checkout: its tokenizer, template and image settings are taken, its weights are not.
 """
 
 import argparse
 import json
-import os
 import pathlib
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from sized import extract, make_checkout
+
 BATCH_TOKENS = 4096
-
-
-# Sizes of the teacher, by about how many millions of parameters it has.
-SIZES = {
-    100: ({"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
-          {"depth": 8, "embed_dim": 512, "num_heads": 8, "mlp_ratio": 4, "hidden_size": 768}),
-    500: ({"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24, "num_attention_heads": 16},
-          {"depth": 16, "embed_dim": 1024, "num_heads": 16, "mlp_ratio": 4, "hidden_size": 1024}),
-}
+# Sizes of the teacher, by about how many millions of parameters it has: width, blocks, feed-forward; vision encoder.
+SIZES = {100: (768, 12, 2048, (8, 512)), 500: (1024, 24, 2816, (16, 1024))}
 
 
 def make_teacher(processor, folder, millions=100):
-    """A checkout with random weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    shutil.copytree(processor, folder, ignore=shutil.ignore_patterns("*.safetensors*", "ref", "v5", "sharded*"))
-    config = json.loads((folder / "config.json").read_text())
-    text, vision = SIZES[millions]
-    config |= text | {"num_key_value_heads": 4, "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}}
-    config["vision_config"] |= vision
-    (folder / "config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    count = sum(weight.numel() for weight in model.parameters())
-    from safetensors.torch import save_file
-
-    def hub_name(name):
-        name = name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-        return name
-
-    tensors = {hub_name(n): w.detach().contiguous() for n, w in model.named_parameters() if n != "lm_head.weight"}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return count
+    """A checkout of that size; its parameters."""
+    width, layers, ffn, vision = SIZES[millions]
+    return make_checkout(processor, folder, width, layers, vision=vision, intermediate_size=ffn, num_key_value_heads=4,
+                         tie_word_embeddings=True)
 
 
 def torch_side(teacher, data, image_root, threads):
@@ -152,11 +126,6 @@ def matrix_rate():
     return 2 * 4096 * 2048 * 2048 / best
 
 
-def run(command, **environment):
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--processor", required=True)
@@ -165,7 +134,6 @@ def main():
     parser.add_argument("--millions", type=int, choices=SIZES, default=100)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--build", default="release")
     parser.add_argument("--torch-side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.torch_side:
@@ -174,13 +142,15 @@ def main():
         teacher, data = pathlib.Path(folder, "teacher"), pathlib.Path(folder, "data.json")
         count = make_teacher(args.processor, teacher, args.millions)
         rows = json.loads(pathlib.Path(args.data).read_text())
-        data.write_text(json.dumps(rows[:: max(1, len(rows) // args.rows)][: args.rows]))
+        rows = rows[:: max(1, len(rows) // args.rows)][: args.rows]
+        data.write_text(json.dumps(rows))
         print(f"{count / 1e6:.0f} M parameters, {args.rows} rows, {args.threads} threads")
-        ours = run([str(ROOT / "target" / args.build / "extract"), "run", "--teacher", str(teacher), "--data", str(data),
-                    "--image-root", args.image_root, "--out", f"{folder}/cache", "--dtype", "f32", "--json",
-                    "--max-tokens-per-batch", str(BATCH_TOKENS)], RAYON_NUM_THREADS=str(args.threads))
-        peer = run([sys.executable, __file__, "--torch-side", str(teacher), "--processor", args.processor, "--data",
-                    str(data), "--image-root", args.image_root, "--threads", str(args.threads)])
+        ours = extract(teacher, rows, args.image_root, pathlib.Path(folder, "cache"), args.threads,
+                       ("--dtype", "f32", "--max-tokens-per-batch", BATCH_TOKENS))
+        command = [sys.executable, __file__, "--torch-side", str(teacher), "--processor", args.processor, "--data", str(data),
+                   "--image-root", args.image_root, "--threads", str(args.threads)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        peer = json.loads(done.stdout.splitlines()[-1])
         assert ours["tokens"] == peer["tokens"], f"ours ran {ours['tokens']} tokens, PyTorch {peer['tokens']}"
     speed = ours["tokens_per_second"]
     rates = {"ours": speed, "PyTorch": peer["tokens_per_second"]}

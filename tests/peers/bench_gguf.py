@@ -12,17 +12,11 @@ import pathlib
 import sys
 import tempfile
 
-from bench_extract import ROOT, SIZES, make_teacher, run
+from bench_extract import SIZES, make_teacher
+from peer import ROOT
+from sized import extract
 
 sys.path.insert(0, str(ROOT / "tests/fixtures"))
-
-
-def extract(teacher, data, image_root, folder, name, *more):
-    command = [str(ROOT / "target/release/extract"), "run", "--teacher", str(teacher), "--data", str(data), "--image-root",
-               image_root, "--out", f"{folder}/{name}", "--dtype", "f32", "--json", *more]
-    summary = run(command, RAYON_NUM_THREADS="2")
-    # The error is measured before a new cache is made; a run that continues it shows what extraction alone takes.
-    return summary, json.loads(pathlib.Path(folder, name, "manifest.json").read_text())["about"]
 
 
 def main():
@@ -39,22 +33,22 @@ def main():
     from transformers import AutoModelForImageTextToText
 
     with tempfile.TemporaryDirectory() as folder:
-        teacher, some, data = (pathlib.Path(folder, name) for name in ("teacher", "some.json", "data.json"))
+        teacher = pathlib.Path(folder, "teacher")
         count = make_teacher(args.processor, teacher, args.millions)
         rows = json.loads(pathlib.Path(args.data).read_text())
         rows = rows[:: max(1, len(rows) // args.rows)][: args.rows]
-        some.write_text(json.dumps(rows[:1]))
-        data.write_text(json.dumps(rows))
         layers = AutoModelForImageTextToText.from_pretrained(teacher).model.language_model.layers
         print(f"{count / 1e6:.0f} M parameters, {sum(w.numel() for w in layers.parameters()) / 1e6:.0f} M of them in matrices of the decoder")
-        float_side, _ = extract(teacher, data, args.image_root, folder, "float")
+        float_side = extract(teacher, rows, args.image_root, pathlib.Path(folder, "float"), 2, ("--dtype", "f32"))
         print(f"float32  peak {float_side['peak_rss_bytes'] / 2**20:6.0f} MiB")
         for kind in (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_K):
             path = pathlib.Path(folder, f"{kind.name}.gguf")
             write(layers, path, "qwen2vl", is_paired=False, kind=kind)
-            gguf = ("--gguf", str(path))
-            extract(teacher, some, args.image_root, folder, kind.name, *gguf)
-            summary, about = extract(teacher, data, args.image_root, folder, kind.name, *gguf)
+            cache = pathlib.Path(folder, kind.name)
+            side = lambda rows: extract(teacher, rows, args.image_root, cache, 2, ("--dtype", "f32", "--gguf", path))
+            # The error is measured before a new cache is made; a run that continues it shows what extraction alone takes.
+            side(rows[:1])
+            summary, about = side(rows), json.loads((cache / "manifest.json").read_text())["about"]
             print(f"{kind.name:7}  peak {summary['peak_rss_bytes'] / 2**20:6.0f} MiB  "
                   f"memory {summary['peak_rss_bytes'] / float_side['peak_rss_bytes']:.2f}  "
                   f"speed {summary['tokens_per_second'] / float_side['tokens_per_second']:.2f}  "

@@ -16,10 +16,10 @@ from peer import program
 WORDS = "There are two red rings left of the small blue cube and one more behind it".split()
 
 
-def make_checkout(processor, folder, width, layers, vocabulary=None, vision=(4, 256)):
+def make_checkout(processor, folder, width, layers, vocabulary=None, vision=(4, 256), **keys):
     """A Qwen2-VL of random weights with the tokenizer, template and image settings of `processor`; its parameters.
 
-    `vision` has the number and the width of the vision encoder's blocks."""
+    `vision` has the number and the width of the vision encoder's blocks; `keys` are further ones of the configuration."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -29,7 +29,7 @@ def make_checkout(processor, folder, width, layers, vocabulary=None, vision=(4, 
     config = json.loads((folder / "config.json").read_text())
     config |= {"hidden_size": width, "intermediate_size": width * 8 // 3 // 8 * 8, "num_hidden_layers": layers,
                "num_attention_heads": width // 64, "num_key_value_heads": width // 128,
-               "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}, "tie_word_embeddings": False}
+               "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}, "tie_word_embeddings": False} | keys
     if vocabulary:
         config["vocab_size"] = vocabulary
     depth, embed = vision

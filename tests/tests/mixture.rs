@@ -134,6 +134,6 @@ fn what_is_no_mixture_is_refused() {
     let mut args = ["run", "--device", "cpu", "--features", "all"].map(str::to_owned).to_vec();
     args.extend(paths.iter().flat_map(|(flag, path)| [(*flag).to_owned(), path.display().to_string()]));
     assert_eq!(run("extract", args).unwrap().code, Some(0));
-    let differs = ["were not made alike", "weights: expected", "hint: a mixture is of caches of one teacher"];
+    let differs = ["were not made alike", "weights: expected", "hint: only caches of one teacher"];
     refused(&[(few.as_path(), 1.0), (unlike.as_path(), 1.0)], &[], 1, &differs);
 }

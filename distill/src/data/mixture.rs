@@ -14,7 +14,6 @@ use shared::ids::{Digest, Fingerprint};
 use super::disk_order::DiskOrder;
 use super::sampler::permutation;
 use crate::config::RunConfig;
-use crate::train::checkpoint::differences_text;
 
 /// The caches of a run, at least one, all of one teacher.
 pub struct Caches {
@@ -35,7 +34,7 @@ impl Caches {
         for (dir, _) in &named {
             let reader = CacheReader::open_with(dir, options)?;
             if let Some(first) = readers.first() {
-                refuse_unlike(first, &reader)?;
+                first.require_alike(&reader)?;
             }
             readers.push(Arc::new(reader));
         }
@@ -77,18 +76,6 @@ impl Caches {
             identity.insert(format!("mixture {number}"), format!("weight {weight}, {samples}"));
         }
     }
-}
-
-/// Refuses two caches that `extract merge` would not unite.
-fn refuse_unlike(first: &CacheReader, other: &CacheReader) -> Result<()> {
-    let (here, there) = (&first.manifest().fingerprint, &other.manifest().fingerprint);
-    let Some(differences) = differences_text(here, there) else { return Ok(()) };
-    bail!(
-        "`{}` and `{}` were not made alike\n{differences}\n\
-         hint: a mixture is of caches of one teacher, extracted with one setting",
-        first.dir().display(),
-        other.dir().display()
-    )
 }
 
 /// The order of a mixture's samples.

@@ -181,20 +181,16 @@ impl Checkpoint {
 /// # Errors
 /// When the fingerprints differ.
 pub fn refuse_differences(place: &Path, there: &Fingerprint, here: &Fingerprint) -> Result<()> {
-    let Some(differences) = differences_text(there, here) else { return Ok(()) };
+    let differences = there.differences(here);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let lines: String = differences.iter().map(|difference| format!("\n  {difference}")).collect();
     bail!(
-        "{} belongs to another run\n{differences}\n\
+        "{} belongs to another run{lines}\n\
          hint: use the same configuration, cache and student, or another --out",
         place.display()
     )
-}
-
-/// What differs, a line each; `None` where nothing does.
-#[must_use]
-pub fn differences_text(there: &Fingerprint, here: &Fingerprint) -> Option<String> {
-    let lines: Vec<String> =
-        there.differences(here).iter().map(|difference| format!("  {difference}")).collect();
-    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// A mapped safetensors file.

@@ -46,6 +46,16 @@ pub enum CacheError {
         /// The fields that differ: expected is the cache's, got is this run's.
         differences: Vec<Difference>,
     },
+    /// Two caches that were to be used as one differ in what they were made with.
+    #[error("`{}` and `{}` were not made alike:{}\nhint: only caches of one teacher and one setting go together", first.display(), other.display(), lines(differences))]
+    Unlike {
+        /// A cache directory.
+        first: PathBuf,
+        /// Another.
+        other: PathBuf,
+        /// The fields that differ: expected is the first one's, got is the other's.
+        differences: Vec<Difference>,
+    },
     /// Another process writes this cache, or the same part of it.
     #[error("`{}` is being written by another process\nhint: wait for it, or give each process its own part with `--part I/N`", path.display())]
     Locked {
@@ -148,6 +158,10 @@ fn io_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => "\nhint: check the path; a cache is a directory with a `manifest.json`",
         _ => "\nhint: check the disk, then run the same command again: what was committed is kept",
     }
+}
+
+fn lines(differences: &[Difference]) -> String {
+    differences.iter().map(|difference| format!("\n  {difference}")).collect()
 }
 
 fn list(differences: &[Difference]) -> String {

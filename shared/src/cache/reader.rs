@@ -85,6 +85,20 @@ impl CacheReader {
         &self.dir
     }
 
+    /// Refuses a cache that this one cannot be used together with.
+    ///
+    /// # Errors
+    /// [`CacheError::Unlike`] with what differs.
+    pub fn require_alike(&self, other: &Self) -> Result<()> {
+        let differences = self.manifest.fingerprint.differences(&other.manifest.fingerprint);
+        match differences.is_empty() {
+            true => Ok(()),
+            false => {
+                Err(CacheError::Unlike { first: self.dir.clone(), other: other.dir.clone(), differences })
+            }
+        }
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.samples.index.len()

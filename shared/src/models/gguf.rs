@@ -15,9 +15,9 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use super::DecoderConfig;
 use super::checkpoint::Checkpoint;
 use super::error::ModelError;
-use super::layers::{Linear, Weight};
+use super::layers::Weight;
 use super::registry::ModelConfig;
-use super::weights::{WeightSource, listed};
+use super::weights::listed;
 
 /// A block's matrices: as on the hub, and as in a GGUF file.
 const MATRICES: [(&str, &str); 7] = [
@@ -107,13 +107,18 @@ impl Gguf {
     ///
     /// # Errors
     /// When it has another shape than (O, I), the file cannot be read or the device fails.
-    fn matrix(&self, canonical: &str, shape: [usize; 2], device: &Device) -> Result<Option<QTensor>> {
+    pub(super) fn matrix(
+        &self,
+        canonical: &str,
+        shape: [usize; 2],
+        device: &Device,
+    ) -> Result<Option<Weight>> {
         let Some(name) = self.stored_name(canonical) else { return Ok(None) };
         let Some(info) = self.info(&name) else { return Ok(None) };
         if info.shape.dims() != shape {
             bail!("`{name}` of `{}` has shape {:?}, not {shape:?}", self.path.display(), info.shape)
         }
-        self.rows(&name, info, shape[0], device).map(Some)
+        self.rows(&name, info, shape[0], device).map(|matrix| Some(matrix.into()))
     }
 
     /// Canonical and stored names of all matrices.
@@ -229,30 +234,6 @@ impl Gguf {
         }
         QTensor::new(QStorage::from_data(bytes.into(), device, info.ggml_dtype)?, (rows, inputs))
     }
-}
-
-/// The linear layer called `name` of a source: quantised where the file has its matrix, the source's own otherwise.
-///
-/// # Errors
-/// Those of the source, and of reading the file.
-pub(super) fn linear(
-    gguf: Option<&Gguf>,
-    source: &mut dyn WeightSource,
-    name: &str,
-    shape: [usize; 2],
-    bias: bool,
-) -> Result<Linear> {
-    let weight = format!("{name}.weight");
-    let quantised = gguf.map(|gguf| gguf.matrix(&weight, shape, source.device())).transpose()?.flatten();
-    let weight = match quantised {
-        Some(matrix) => {
-            source.pass_over(&weight, &shape)?;
-            Weight::from(matrix)
-        }
-        None => source.get(&weight, &shape)?.into(),
-    };
-    let bias = bias.then(|| source.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
-    Ok(Linear::new(weight, bias))
 }
 
 /// Whether llama.cpp pairs the rows of this file's queries and keys.

@@ -93,6 +93,8 @@ pub fn load_streamed(dir: &Path, options: &LoadOptions) -> Result<(Model, Footpr
         total_bytes: elements * dtype.size_in_bytes(),
         resident_bytes: source.loaded_bytes(),
         number_bytes: dtype.size_in_bytes(),
+        width: body.decoder().hidden_size,
+        head_dim: body.decoder().head_dim,
         token_width: body.decoder().hidden_size * (1 + body.num_taps()),
         text,
         vision,

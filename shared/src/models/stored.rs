@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::blocks::BlockSize;
 use super::checkpoint::Checkpoint;
-use super::gguf::{self, Gguf};
-use super::layers::{BlockWeights, Linear};
+use super::gguf::Gguf;
+use super::layers::{BlockWeights, Weight};
 use super::weights::WeightSource;
 
 /// Reads frozen weights from a checkpoint that it keeps mapped.
@@ -44,9 +44,12 @@ impl BlockWeights for Stored {
         self.checkpoint.tensor(entry, self.dtype, &self.device)
     }
 
-    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let file = self.gguf.clone();
-        gguf::linear(file.as_deref(), self, name, shape, bias)
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        let matrix = self.gguf.as_ref().map(|gguf| gguf.matrix(name, shape, &self.device));
+        match matrix.transpose()?.flatten() {
+            Some(matrix) => Ok(matrix),
+            None => self.get(name, &shape).map(Weight::from),
+        }
     }
 }
 
@@ -77,6 +80,10 @@ pub struct Footprint {
     pub resident_bytes: usize,
     /// Bytes of a number in the compute dtype.
     pub number_bytes: usize,
+    /// D, the width of a feature.
+    pub width: usize,
+    /// K, the width of the decoder's heads.
+    pub head_dim: usize,
     /// Numbers that a token has between blocks at most: its vector, and what is still to be added to it.
     pub token_width: usize,
     /// Largest of the decoder's blocks.

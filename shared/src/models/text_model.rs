@@ -175,7 +175,8 @@ impl TextModel {
         }
     }
 
-    /// Features (T, D) of each pass, or of the wanted rows of its batch: blocks and final norm. Each block runs over all passes before the next one does.
+    /// Features (T, D) of each pass, or of the wanted rows of its batch: blocks and final norm. Each block runs over all
+    /// passes before the next one does.
     pub(super) fn decode(&self, mut passes: Vec<Pass<'_>>) -> Result<Vec<Tensor>> {
         for cache in passes.iter_mut().filter_map(|pass| pass.cache.as_deref_mut()) {
             cache.layers.resize_with(self.blocks.len(), KvLayer::default);

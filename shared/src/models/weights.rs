@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::checkpoint::Checkpoint;
-use super::gguf::{self, Gguf};
-use super::layers::{BlockWeights, LayerNorm, Linear, RmsNorm};
+use super::gguf::Gguf;
+use super::layers::{BlockWeights, LayerNorm, RmsNorm, Weight};
 use super::params::{ParamSet, TrainableParts};
 use super::registry::Family;
 use super::stored::Stored;
@@ -49,8 +49,8 @@ impl BlockWeights for Under<'_> {
         self.source.get(&format!("{}.{name}", self.prefix), shape)
     }
 
-    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        self.source.linear(&format!("{}.{name}", self.prefix), shape, bias)
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        self.source.matrix(&format!("{}.{name}", self.prefix), shape)
     }
 }
 
@@ -161,8 +161,11 @@ impl BlockWeights for Loader<'_> {
         Ok(tensor)
     }
 
-    fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        gguf::linear(self.gguf, self, name, shape, bias)
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        match self.gguf.map(|gguf| gguf.matrix(name, shape, self.device)).transpose()?.flatten() {
+            Some(matrix) => Ok(matrix),
+            None => self.get(name, &shape).map(Weight::from),
+        }
     }
 }
 

@@ -8,8 +8,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
 use super::{Adapter, fused, plain};
 
-/// What a block is built from: weights by name, and linear layers in whatever form their weights have. A closure from name
-/// and shape to weight is one.
+/// What a block is built from: weights by name. A closure from name and shape to weight is one.
 pub trait BlockWeights {
     /// The weight of this name and shape.
     ///
@@ -17,12 +16,20 @@ pub trait BlockWeights {
     /// When there is no such weight or the device fails.
     fn get(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
+    /// The weight of a linear layer, in whatever form there is of it.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        self.get(name, &shape).map(Weight::from)
+    }
+
     /// The linear layer called `name`, of `shape` (O, I).
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
     fn linear(&mut self, name: &str, shape: [usize; 2], bias: bool) -> Result<Linear> {
-        let weight = self.get(&format!("{name}.weight"), &shape)?;
+        let weight = self.matrix(&format!("{name}.weight"), shape)?;
         let bias = bias.then(|| self.get(&format!("{name}.bias"), &shape[..1])).transpose()?;
         Ok(Linear::new(weight, bias))
     }
