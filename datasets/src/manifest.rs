@@ -1,14 +1,15 @@
-//! What the toy consists of, as `datasets/toy/toy.toml` says it.
+//! What a world consists of, as `datasets/toy/toy.toml` and `datasets/replica/world.toml` say it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::world::Level;
 use crate::world::question::Topic;
 
-/// The manifest of the toy: with it and this crate every byte of the toy can be made again.
+/// The manifest of a world: with it and this crate every byte of the world can be made again.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -22,7 +23,7 @@ pub struct Manifest {
     pub seed: u64,
     /// The splits, by name.
     pub split: BTreeMap<String, Split>,
-    /// The tokenizers and models, by name ("teacher", "student").
+    /// The tokenizers and untrained models, by name ("teacher", "student").
     pub model: BTreeMap<String, Model>,
 }
 
@@ -44,6 +45,37 @@ pub struct Split {
     pub topics: Option<Vec<Topic>>,
     /// The random stream the split is drawn from, when not its own: the name of the split to repeat.
     pub stream: Option<String>,
+    /// The levels of the grown-up world that scenes are drawn from, each as often; the toy's scenes when absent.
+    pub levels: Option<Vec<Level>>,
+    /// Whether topics and levels take turns, so that each is asked about as often; one question a picture.
+    #[serde(default)]
+    pub balanced: bool,
+}
+
+impl Split {
+    /// Whether the keys go together; the reason if not.
+    fn check(&self) -> Result<()> {
+        let topics = self.topics.as_deref().unwrap_or_default();
+        if self.balanced && (topics.is_empty() || self.levels.is_none() || self.turns != 1) {
+            bail!(
+                "`balanced` takes turns with `topics` and `levels`, one question a picture\nhint: give both, and `turns = 1`"
+            );
+        }
+        if self.topics.as_ref().is_some_and(Vec::is_empty) || self.levels.as_ref().is_some_and(Vec::is_empty)
+        {
+            bail!("`topics` or `levels` is an empty list\nhint: leave the key out");
+        }
+        let grown = topics.iter().find(|topic| !Topic::of_toy().contains(topic));
+        if let (Some(topic), None) = (grown, &self.levels) {
+            bail!("the topic `{}` needs the scenes of a level\nhint: give `levels`", topic.name());
+        }
+        if topics.contains(&Topic::Twice) && self.turns > 1 && !self.separate {
+            bail!(
+                "a question about two pictures stands in a row of its own\nhint: `separate = true` or `turns = 1`"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A model and the tokenizer it goes with.
@@ -110,6 +142,11 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("`{}` is not a manifest of the toy", path.display()))
+        let is_none = || format!("`{}` is not a manifest of a world", path.display());
+        let manifest: Self = toml::from_str(&text).with_context(is_none)?;
+        for (name, split) in &manifest.split {
+            split.check().with_context(|| format!("split `{name}`")).with_context(is_none)?;
+        }
+        Ok(manifest)
     }
 }

@@ -1,6 +1,7 @@
 //! The world on disk: for each split a folder of PNG files and a LLaVA JSON, one row per picture.
 //!
-//! A row with one question has its topic in its id (`count-00012`), by which `distill eval` tells results apart.
+//! A row with one question has its topic in its id (`count-00012`), and its level where it has one (`count-2-00012`), by
+//! which `distill eval` tells results apart. A question about two pictures has both in its row.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use crate::dice::Dice;
 use crate::manifest::{Manifest, Split};
 use crate::world::Scene;
-use crate::world::question::{Asker, BRIEF, Question};
+use crate::world::question::{Asker, BRIEF, Question, Topic};
 use crate::world::render::render;
 
 /// A scene and what is asked about it.
@@ -48,18 +49,45 @@ impl Turn {
 /// The conversations of a split, without end; the split takes as many as it needs.
 pub fn conversations(seed: u64, name: &str, split: &Split) -> impl Iterator<Item = Conversation> {
     let mut dice = Dice::new(seed, name);
-    let (turns, held_out, topics) = (split.turns, split.held_out, split.topics.clone());
+    let split = split.clone();
+    let mut turn = 0;
     std::iter::repeat_with(move || {
-        let scene = Scene::random(held_out, &mut dice);
-        let mut asker = Asker::new(&scene, held_out, &mut dice);
-        let questions = match &topics {
-            Some(topics) => asker.about(topics, turns),
-            None => asker.several(turns),
+        let (scene, questions) = if split.balanced {
+            turn += 1;
+            balanced(turn - 1, &split, &mut dice)
+        } else {
+            free(&split, &mut dice)
         };
         let turns = questions.into_iter().map(|question| Turn { question, brief: dice.chance(50) }).collect();
         Conversation { scene, turns }
     })
     .filter(|conversation| !conversation.turns.is_empty())
+}
+
+/// A random scene, and what it allows to ask.
+fn free(split: &Split, dice: &mut Dice) -> (Scene, Vec<Question>) {
+    let level = split.levels.as_ref().and_then(|levels| dice.pick(levels));
+    let scene = Scene::random(level, split.held_out, dice);
+    let mut asker = Asker::new(&scene, split.held_out, dice);
+    let questions = match &split.topics {
+        Some(topics) => asker.about(topics, split.turns),
+        None => asker.several(split.turns),
+    };
+    (scene, questions)
+}
+
+/// A scene that allows to ask about the topic whose turn it is, of the level whose turn it is.
+fn balanced(turn: usize, split: &Split, dice: &mut Dice) -> (Scene, Vec<Question>) {
+    let topics = split.topics.as_deref().unwrap_or(Topic::of_toy());
+    let levels = split.levels.as_deref().unwrap_or_default();
+    let topic = topics[turn % topics.len()];
+    let level = levels.get(turn / topics.len() % levels.len().max(1)).copied();
+    loop {
+        let scene = Scene::random(level, split.held_out, dice);
+        if let Some(question) = Asker::new(&scene, split.held_out, dice).ask(topic) {
+            return (scene, vec![question]);
+        }
+    }
 }
 
 /// Writes the named splits of the manifest under `out`: `NAME.json` beside a folder `NAME`.
@@ -84,30 +112,42 @@ fn write_split(seed: u64, name: &str, split: &Split, out: &Path) -> Result<()> {
     let mut rows = Vec::with_capacity(split.conversations);
     let stream = split.stream.as_deref().unwrap_or(name);
     for (i, conversation) in conversations(seed, stream, split).take(split.conversations).enumerate() {
-        let image = format!("{name}/{i:05}.png");
-        fs::write(out.join(&image), png(&render(&conversation.scene))?)?;
-        if split.separate {
-            rows.extend(conversation.turns.chunks(1).map(|turn| row(name, i, &image, turn).to_string()));
-        } else {
-            rows.push(row(name, i, &image, &conversation.turns).to_string());
+        fs::write(out.join(format!("{name}/{i:05}.png")), png(&render(&conversation.scene))?)?;
+        for (k, turn) in conversation.turns.iter().enumerate() {
+            if let Some(beside) = &turn.question.beside {
+                fs::write(out.join(format!("{name}/{i:05}-{k}.png")), png(&render(&beside.scene))?)?;
+            }
         }
+        let apart = if split.separate { 1 } else { conversation.turns.len() };
+        let chunks = conversation.turns.chunks(apart).enumerate();
+        rows.extend(chunks.map(|(k, turns)| row(name, (i, k), &conversation.scene, turns).to_string()));
     }
     // One row on a line: the file can be searched and compared with ordinary tools.
     fs::write(out.join(format!("{name}.json")), format!("[\n{}\n]\n", rows.join(",\n")))?;
     Ok(())
 }
 
-fn row(name: &str, i: usize, image: &str, asked: &[Turn]) -> Value {
-    let id = match asked {
-        [only] => format!("{}-{i:05}", only.question.topic.name()),
-        _ => format!("{name}-{i:05}"),
+/// The row of turns `asked` of conversation `i`, of which they are the `k`-th part.
+fn row(name: &str, (i, k): (usize, usize), scene: &Scene, asked: &[Turn]) -> Value {
+    let start = match asked {
+        [only] => only.question.topic.name(),
+        _ => name,
     };
+    let id = match scene.level {
+        Some(level) => format!("{start}-{}-{i:05}", level as u8),
+        None => format!("{start}-{i:05}"),
+    };
+    let mut images = vec![format!("{name}/{i:05}.png")];
+    if let Some(beside) = asked.first().and_then(|turn| turn.question.beside.as_ref()) {
+        images.insert(usize::from(!beside.comes_first), format!("{name}/{i:05}-{k}.png"));
+    }
     let mut turns = Vec::with_capacity(2 * asked.len());
     for (k, turn) in asked.iter().enumerate() {
-        let placeholder = if k == 0 { "<image>\n" } else { "" };
-        turns.push(json!({"from": "human", "value": format!("{placeholder}{}", turn.asked())}));
+        let placeholders = if k == 0 { "<image>\n".repeat(images.len()) } else { String::new() };
+        turns.push(json!({"from": "human", "value": format!("{placeholders}{}", turn.asked())}));
         turns.push(json!({"from": "gpt", "value": turn.answer()}));
     }
+    let image = if images.len() == 1 { json!(images[0]) } else { json!(images) };
     json!({"id": id, "image": image, "conversations": turns})
 }
 

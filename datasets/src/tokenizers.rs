@@ -78,15 +78,23 @@ pub fn train(manifest: &Manifest, family: Family, vocab_size: usize) -> Result<S
     Ok(serde_json::to_string_pretty(&trained)? + "\n")
 }
 
-/// What the tokenizers learn from: turns as the chat templates write them, markers aside.
+/// What the tokenizers learn from: turns as the chat templates write them, markers aside. A grown-up world asks about all
+/// topics of its splits on all of their levels, each as often.
 fn text(manifest: &Manifest) -> Vec<String> {
+    let levels: BTreeSet<_> =
+        manifest.split.values().flat_map(|s| s.levels.iter().flatten().copied()).collect();
+    let topics: BTreeSet<_> =
+        manifest.split.values().flat_map(|s| s.topics.iter().flatten().copied()).collect();
+    let is_grown = !levels.is_empty();
     let split = Split {
         conversations: CONVERSATIONS,
         turns: 6,
         held_out: true,
-        separate: false,
-        topics: None,
+        separate: is_grown,
+        topics: is_grown.then(|| topics.into_iter().collect()),
         stream: None,
+        levels: is_grown.then(|| levels.into_iter().collect()),
+        balanced: false,
     };
     conversations(manifest.seed, "tokenizer", &split)
         .take(CONVERSATIONS)

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::oracle::{answer, is_held_out, read_picture};
+use crate::oracle::{answer, read_picture, shows_held_out};
 
 fn manifest() -> Manifest {
     Manifest::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("toy/toy.toml")).unwrap()
@@ -53,7 +53,7 @@ fn answers_in_the_files_are_true_and_only_test_shows_held_out_places() {
         for row in rows {
             let picture = image::open(out.path().join(row["image"].as_str().unwrap())).unwrap().to_rgb8();
             let seen = read_picture(&picture);
-            assert_eq!(seen.iter().any(is_held_out), name == "test");
+            assert_eq!(shows_held_out(&seen), name == "test");
             for turn in row["conversations"].as_array().unwrap().chunks(2) {
                 let asked = turn[0]["value"].as_str().unwrap().trim_start_matches("<image>\n");
                 let brief = asked.ends_with("Answer briefly.");

@@ -7,11 +7,20 @@
 //! Combinations are held out: each of the 36 kinds of object, a colour and a shape, has one place where no
 //! training picture shows it. Every test question turns on an object in such a place, so a model that
 //! has learnt pictures by heart fails where one that has learnt colours, shapes and places does not.
+//!
+//! Beside the toy stands the grown-up world on the same board: scenes of three [`Level`]s, in which an object may also be a
+//! coloured digit or letter ([`glyphs`]), and three letters in a line may spell a word ([`words`]). Its kinds and
+//! its words have places that training keeps from them in the same way. Scenes are drawn in [`scenes`].
 
+pub mod glyphs;
 pub mod question;
 pub mod render;
+pub mod scenes;
+pub mod words;
 
-use crate::dice::Dice;
+use serde::Deserialize;
+
+use words::{Line, Spelled};
 
 /// Cells on each side of the board.
 pub const BOARD: u8 = 3;
@@ -54,31 +63,123 @@ words! {
     Size { Small = "small", Large = "large" }
 }
 
-/// A colour-shape pair: what objects are called by.
+words! {
+    /// A digit, as an object of its own.
+    Digit {
+        One = "one", Two = "two", Three = "three", Four = "four", Five = "five", Six = "six", Seven = "seven",
+        Eight = "eight", Nine = "nine",
+    }
+}
+words! {
+    /// A letter, as an object of its own: those that the words of [`words`] need. There is no "a", which a comparison
+    /// of answers would take for an article.
+    Letter {
+        B = "letter b", C = "letter c", D = "letter d", E = "letter e", G = "letter g", I = "letter i", M = "letter m",
+        N = "letter n", O = "letter o", P = "letter p", S = "letter s", T = "letter t", U = "letter u",
+    }
+}
+words! {
+    /// What sort of thing a figure is.
+    Class { Shape = "shape", Number = "number", Letter = "letter" }
+}
+
+impl Digit {
+    /// 1 to 9.
+    pub fn value(self) -> usize {
+        self as usize + 1
+    }
+}
+
+impl Letter {
+    /// The letter alone: "b".
+    pub fn letter(self) -> &'static str {
+        self.word().trim_start_matches("letter ")
+    }
+}
+
+/// What an object is, its colour aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Figure {
+    /// One of the toy's shapes.
+    Shape(Shape),
+    /// A digit, drawn as one.
+    Digit(Digit),
+    /// A letter, drawn as a capital.
+    Letter(Letter),
+}
+
+impl Figure {
+    /// Every figure: shapes, digits, letters.
+    pub fn all() -> impl Iterator<Item = Figure> {
+        let shapes = Shape::ALL.iter().copied().map(Figure::Shape);
+        let digits = Digit::ALL.iter().copied().map(Figure::Digit);
+        shapes.chain(digits).chain(Letter::ALL.iter().copied().map(Figure::Letter))
+    }
+
+    /// "circle", "seven", "letter b".
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Shape(shape) => shape.word(),
+            Self::Digit(digit) => digit.word(),
+            Self::Letter(letter) => letter.word(),
+        }
+    }
+
+    /// What sort of thing it is.
+    pub fn class(self) -> Class {
+        match self {
+            Self::Shape(_) => Class::Shape,
+            Self::Digit(_) => Class::Number,
+            Self::Letter(_) => Class::Letter,
+        }
+    }
+
+    /// The value of a digit.
+    pub fn value(self) -> Option<usize> {
+        match self {
+            Self::Digit(digit) => Some(digit.value()),
+            _ => None,
+        }
+    }
+}
+
+/// A colour and a figure: what objects are called by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kind {
     /// The colour.
     pub colour: Colour,
-    /// The shape.
-    pub shape: Shape,
+    /// The figure; in the toy, a shape.
+    pub figure: Figure,
 }
 
 impl Kind {
-    /// All 36 pairs.
+    /// The toy's 36 kinds, a colour and a shape each.
+    pub fn of_toy() -> impl Iterator<Item = Kind> {
+        Self::all().filter(|kind| kind.figure.class() == Class::Shape)
+    }
+
+    /// Every kind, colour by colour.
     pub fn all() -> impl Iterator<Item = Kind> {
-        let shapes = |colour| Shape::ALL.iter().map(move |&shape| Kind { colour, shape });
-        Colour::ALL.iter().flat_map(move |&colour| shapes(colour))
+        let figures = |colour| Figure::all().map(move |figure| Kind { colour, figure });
+        Colour::ALL.iter().flat_map(move |&colour| figures(colour))
     }
 
     /// The cell, counted in reading order, in which training never shows this kind. Each cell is that of
-    /// four kinds, each colour and each shape is kept from six cells.
+    /// four kinds of shape, and each figure is kept from six cells, one in each colour.
     pub fn held_out_cell(self) -> u8 {
-        (Shape::ALL.len() as u8 * self.colour as u8 + self.shape as u8) % (BOARD * BOARD)
+        let colour = self.colour as u8;
+        let counted = match self.figure {
+            Figure::Shape(shape) => Shape::ALL.len() as u8 * colour + shape as u8,
+            // Five has no divisor in common with the number of cells: no two colours share one.
+            Figure::Digit(digit) => 5 * colour + digit as u8,
+            Figure::Letter(letter) => 5 * colour + letter as u8 + 3,
+        };
+        counted % (BOARD * BOARD)
     }
 
     /// "red circle".
     pub fn name(self) -> String {
-        format!("{} {}", self.colour.word(), self.shape.word())
+        format!("{} {}", self.colour.word(), self.figure.word())
     }
 }
 
@@ -89,7 +190,7 @@ pub struct Object {
     pub row: u8,
     /// From the left, 0 to 2.
     pub column: u8,
-    /// Colour and shape.
+    /// Colour and figure.
     pub kind: Kind,
     /// Size.
     pub size: Size,
@@ -109,40 +210,42 @@ impl Object {
     }
 }
 
+/// How full a scene of the grown-up world is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "u8")]
+pub enum Level {
+    /// Two or three objects.
+    One = 1,
+    /// Four or five.
+    Two = 2,
+    /// Six to eight.
+    Three = 3,
+}
+
+impl Level {
+    /// Every level, easiest first.
+    pub const ALL: [Level; 3] = [Level::One, Level::Two, Level::Three];
+}
+
+impl TryFrom<u8> for Level {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|&level| level as u8 == number);
+        known.ok_or_else(|| format!("there is no level {number}: known are 1, 2, 3"))
+    }
+}
+
 /// A picture's content, from which its pixels and all answers follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scene {
     /// In reading order; at most one in a cell.
     pub objects: Vec<Object>,
+    /// Its level in the grown-up world; none in the toy.
+    pub level: Option<Level>,
 }
 
 impl Scene {
-    /// A random scene of two to five objects. Without `held_out` none of them is in a place that training
-    /// keeps from it; with it, at least one is.
-    pub fn random(held_out: bool, dice: &mut Dice) -> Self {
-        // The average number of tries is below three.
-        loop {
-            let scene = Self::any(dice);
-            if scene.objects.iter().any(Object::is_held_out) == held_out {
-                return scene;
-            }
-        }
-    }
-
-    fn any(dice: &mut Dice) -> Self {
-        let kinds = random_kinds(dice);
-        let mut cells: Vec<u8> = (0..BOARD * BOARD).collect();
-        for i in 0..kinds.len() {
-            let other = i + dice.below(cells.len() - i);
-            cells.swap(i, other);
-        }
-        let mut chosen = cells[..kinds.len()].to_vec();
-        chosen.sort_unstable();
-        let objects =
-            chosen.into_iter().zip(kinds).map(|(cell, kind)| random_object(cell, kind, dice)).collect();
-        Self { objects }
-    }
-
     /// How many objects satisfy `test`.
     pub fn count(&self, test: impl Fn(&Object) -> bool) -> usize {
         self.objects.iter().filter(|object| test(object)).count()
@@ -157,28 +260,23 @@ impl Scene {
     pub fn at(&self, row: u8, column: u8) -> Option<Object> {
         self.objects.iter().find(|o| (o.row, o.column) == (row, column)).copied()
     }
-}
 
-/// The kinds of a scene's objects; a kind is repeated now and then, so that there is something to count.
-fn random_kinds(dice: &mut Dice) -> Vec<Kind> {
-    let all: Vec<Kind> = Kind::all().collect();
-    let num_objects = dice.one_of([2, 3, 3, 4, 4, 5]);
-    let mut kinds: Vec<Kind> = Vec::with_capacity(num_objects);
-    for _ in 0..num_objects {
-        let repeat = if dice.chance(25) { dice.pick(&kinds) } else { None };
-        kinds.push(repeat.unwrap_or_else(|| all[dice.below(all.len())]));
+    /// The words that its letters spell, rows before columns.
+    pub fn words(&self) -> Vec<Spelled> {
+        let letter = |(row, column)| match self.at(row, column)?.kind.figure {
+            Figure::Letter(letter) => Some(letter.letter()),
+            _ => None,
+        };
+        let spelled = |line: Line| {
+            let letters: Option<String> = line.cells().into_iter().map(letter).collect();
+            Spelled::find(&letters?, line)
+        };
+        Line::all().filter_map(spelled).collect()
     }
-    kinds
-}
 
-fn random_object(cell: u8, kind: Kind, dice: &mut Dice) -> Object {
-    let size = dice.one_of([Size::Small, Size::Large]);
-    Object {
-        row: cell / BOARD,
-        column: cell % BOARD,
-        kind,
-        size,
-        tint: [dice.jitter(5), dice.jitter(5), dice.jitter(5)],
+    /// Whether anything in it, an object or a word, is in a place that training keeps from it.
+    pub fn is_held_out(&self) -> bool {
+        self.objects.iter().any(Object::is_held_out) || self.words().iter().any(Spelled::is_held_out)
     }
 }
 

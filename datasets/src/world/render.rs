@@ -2,7 +2,8 @@
 
 use image::{Rgb, RgbImage};
 
-use super::{CELL_PIXELS, Colour, Object, PICTURE_PIXELS, Scene, Shape, Size};
+use super::glyphs::{self, DOTS, Glyph, dot_pixels, is_inked};
+use super::{CELL_PIXELS, Colour, Figure, Object, PICTURE_PIXELS, Scene, Shape, Size};
 
 /// The ground.
 pub const GROUND: [u8; 3] = [24, 24, 30];
@@ -56,11 +57,34 @@ fn draw(object: &Object, picture: &mut RgbImage) {
     let (x0, y0) = (middle(object.column), middle(object.row));
     let pure = rgb(object.kind.colour);
     let ink = Rgb([0, 1, 2].map(|c| (i32::from(pure[c]) + object.tint[c]).clamp(0, 255) as u8));
-    let r = radius(object.size);
+    let mut dot = |dx: i32, dy: i32| picture.put_pixel((x0 + dx) as u32, (y0 + dy) as u32, ink);
+    match object.kind.figure {
+        Figure::Shape(shape) => draw_shape(shape, object.size, &mut dot),
+        Figure::Digit(digit) => draw_glyph(&glyphs::digit(digit), object.size, &mut dot),
+        Figure::Letter(letter) => draw_glyph(&glyphs::letter(letter), object.size, &mut dot),
+    }
+}
+
+/// Inks a shape, pixel by pixel from the middle of its cell.
+fn draw_shape(shape: Shape, size: Size, ink: &mut impl FnMut(i32, i32)) {
+    let r = radius(size);
     for dy in -r..r {
         for dx in -r..r {
-            if covers(object.kind.shape, 2 * dx + 1, 2 * dy + 1, 2 * r) {
-                picture.put_pixel((x0 + dx) as u32, (y0 + dy) as u32, ink);
+            if covers(shape, 2 * dx + 1, 2 * dy + 1, 2 * r) {
+                ink(dx, dy);
+            }
+        }
+    }
+}
+
+/// Inks a glyph, dot by dot, around the middle of its cell.
+fn draw_glyph(glyph: &Glyph, size: Size, ink: &mut impl FnMut(i32, i32)) {
+    let side = dot_pixels(size);
+    let (width, height) = (DOTS.0 * side, DOTS.1 * side);
+    for y in 0..height {
+        for x in 0..width {
+            if is_inked(glyph, y / side, x / side) {
+                ink(x - width / 2, y - height / 2);
             }
         }
     }

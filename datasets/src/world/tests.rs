@@ -5,12 +5,13 @@
 use super::question::{Asker, Topic};
 use super::render::{GROUND, TICK, render};
 use super::*;
-use crate::oracle::{answer, is_held_out, place_of, read_picture};
+use crate::dice::Dice;
+use crate::oracle::{Seen, answer, answer_about_two, read_picture, shows_held_out};
 
 fn scenes(held_out: bool) -> impl Iterator<Item = (Scene, Dice)> {
     (0..300).map(move |seed| {
         let mut dice = Dice::new(seed, "world test");
-        (Scene::random(held_out, &mut dice), dice)
+        (Scene::random(None, held_out, &mut dice), dice)
     })
 }
 
@@ -18,18 +19,19 @@ fn scenes(held_out: bool) -> impl Iterator<Item = (Scene, Dice)> {
 fn pixels_give_the_scene_back() {
     for (scene, _) in scenes(true) {
         let seen = read_picture(&render(&scene));
-        let made: Vec<_> = scene.objects.iter().map(|o| (o.row, o.column, o.full_name())).collect();
+        let made: Vec<_> = scene.objects.iter().map(|o| (o.row * BOARD + o.column, o.full_name())).collect();
+        let seen: Vec<_> = seen.iter().map(|o| (o.cell as u8, o.full())).collect();
         assert_eq!(seen, made);
     }
 }
 
 #[test]
 fn every_answer_follows_from_the_pixels_and_the_question() {
-    let mut asked = [0; Topic::ALL.len()];
+    let mut asked = [0; 12];
     for held_out in [false, true] {
         for (scene, mut dice) in scenes(held_out) {
             let seen = read_picture(&render(&scene));
-            for (i, topic) in Topic::ALL.into_iter().enumerate() {
+            for (i, topic) in Topic::of_toy().iter().copied().enumerate() {
                 let Some(question) = Asker::new(&scene, held_out, &mut dice).ask(topic) else { continue };
                 asked[i] += 1;
                 let (short, sentence) = answer(&seen, &question.text);
@@ -44,7 +46,7 @@ fn every_answer_follows_from_the_pixels_and_the_question() {
 fn training_never_shows_an_object_in_its_held_out_place_and_every_test_picture_does() {
     for held_out in [false, true] {
         for (scene, _) in scenes(held_out) {
-            assert_eq!(read_picture(&render(&scene)).iter().any(is_held_out), held_out);
+            assert_eq!(shows_held_out(&read_picture(&render(&scene))), held_out);
         }
     }
 }
@@ -55,8 +57,8 @@ fn test_questions_about_a_cell_ask_for_a_held_out_place() {
     for (scene, mut dice) in scenes(true) {
         let Some(question) = Asker::new(&scene, true, &mut dice).ask(Topic::Cell) else { continue };
         let seen = read_picture(&render(&scene));
-        let meant = |object: &&_| question.text.contains(&place_of(object));
-        assert!(is_held_out(seen.iter().find(meant).unwrap()), "{}", question.text);
+        let meant = |object: &&Seen| question.text.contains(&object.place());
+        assert!(seen.iter().find(meant).unwrap().is_held_out(), "{}", question.text);
         asked += 1;
     }
     assert!(asked > 200);
@@ -65,7 +67,7 @@ fn test_questions_about_a_cell_ask_for_a_held_out_place() {
 #[test]
 fn every_cell_is_held_out_for_four_kinds() {
     for cell in 0..BOARD * BOARD {
-        assert_eq!(Kind::all().filter(|kind| kind.held_out_cell() == cell).count(), 4);
+        assert_eq!(Kind::of_toy().filter(|kind| kind.held_out_cell() == cell).count(), 4);
     }
 }
 
@@ -80,5 +82,58 @@ fn colours_stay_apart_from_each_other_and_from_the_ground() {
             // Twice the largest tint: no tinted colour is nearer to another's pure form.
             assert!(distance > 20, "{a:?} and {b:?}");
         }
+    }
+}
+
+/// Scenes of every level, with the dice that their questions are drawn with.
+fn grown_scenes(held_out: bool) -> impl Iterator<Item = (Scene, Dice)> {
+    (0..900).map(move |seed| {
+        let mut dice = Dice::new(seed, "grown world test");
+        let level = Level::ALL[seed as usize % 3];
+        (Scene::random(Some(level), held_out, &mut dice), dice)
+    })
+}
+
+#[test]
+fn pixels_give_scenes_of_each_level_back() {
+    for held_out in [false, true] {
+        for (scene, _) in grown_scenes(held_out) {
+            let seen = read_picture(&render(&scene));
+            let made: Vec<_> =
+                scene.objects.iter().map(|o| (o.row * BOARD + o.column, o.full_name())).collect();
+            let told: Vec<_> = seen.iter().map(|o| (o.cell as u8, o.full())).collect();
+            assert_eq!(told, made);
+            assert_eq!(shows_held_out(&seen), held_out, "{scene:?}");
+            let sizes = [2..=3, 4..=5, 6..=8];
+            assert!(sizes[scene.level.unwrap() as usize - 1].contains(&seen.len()), "{scene:?}");
+        }
+    }
+}
+
+#[test]
+fn every_answer_about_a_level_follows_from_the_pixels_and_the_question() {
+    let mut asked = [[0; 3]; Topic::ALL.len()];
+    for held_out in [false, true] {
+        for (scene, mut dice) in grown_scenes(held_out) {
+            let level = scene.level.unwrap();
+            let seen = read_picture(&render(&scene));
+            for (i, topic) in Topic::ALL.into_iter().enumerate() {
+                let Some(question) = Asker::new(&scene, held_out, &mut dice).ask(topic) else { continue };
+                asked[i][level as usize - 1] += 1;
+                let (short, sentence) = match &question.beside {
+                    None => answer(&seen, &question.text),
+                    Some(beside) => {
+                        let other = read_picture(&render(&beside.scene));
+                        assert!(held_out || !shows_held_out(&other));
+                        let pictures = if beside.comes_first { [&*other, &seen] } else { [&*seen, &other] };
+                        answer_about_two(pictures, &question.text)
+                    }
+                };
+                assert_eq!((question.short, question.sentence), (short, sentence), "{}", question.text);
+            }
+        }
+    }
+    for (topic, counts) in Topic::ALL.iter().zip(asked) {
+        assert!(counts.iter().all(|&n| n > 20), "{topic:?} is hardly ever asked: {counts:?}");
     }
 }

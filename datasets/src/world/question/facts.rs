@@ -1,16 +1,14 @@
 //! Questions about single objects, kinds and cells.
 
-use super::{Asker, Exchange, place, plural, with_article};
+use super::nouns::Noun;
+use super::{Asker, Exchange, NUMBERS, place, plural, with_article};
 use crate::world::{BOARD, Kind};
-
-/// How many, in words, as a sentence says it; a short answer says "zero" for none.
-const NUMBERS: [&str; 6] = ["no", "one", "two", "three", "four", "five"];
 
 impl Asker<'_> {
     pub(super) fn colour(&mut self) -> Option<Exchange> {
-        let sole = self.targets(|o| self.scene.count(|p| p.kind.shape == o.kind.shape) == 1);
+        let sole = self.targets(|o| self.scene.count(|p| p.kind.figure == o.kind.figure) == 1);
         let kind = self.dice.pick(&sole)?.kind;
-        let (colour, shape) = (kind.colour.word(), kind.shape.word());
+        let (colour, shape) = (kind.colour.word(), kind.figure.word());
         let text = match self.dice.below(3) {
             0 => format!("What colour is the {shape}?"),
             1 => format!("Which colour does the {shape} have?"),
@@ -22,7 +20,7 @@ impl Asker<'_> {
     pub(super) fn shape(&mut self) -> Option<Exchange> {
         let sole = self.targets(|o| self.scene.count(|p| p.kind.colour == o.kind.colour) == 1);
         let kind = self.dice.pick(&sole)?.kind;
-        let (colour, shape) = (kind.colour.word(), kind.shape.word());
+        let (colour, shape) = (kind.colour.word(), kind.figure.word());
         let text = match self.dice.below(3) {
             0 => format!("What shape is the {colour} object?"),
             1 => format!("Which shape does the {colour} object have?"),
@@ -50,8 +48,8 @@ impl Asker<'_> {
             1 => format!("Count the {many}."),
             _ => format!("What is the number of {many}?"),
         };
-        let number = NUMBERS[count];
-        let short = if count == 0 { "zero" } else { number };
+        let short = NUMBERS[count];
+        let number = if count == 0 { "no" } else { short };
         let sentence = if count == 1 {
             format!("There is {number} {noun}.")
         } else {
@@ -60,22 +58,33 @@ impl Asker<'_> {
         Some((text, short.to_owned(), sentence))
     }
 
-    /// What to count, a kind, a colour or a shape, and how many there are. Mostly of what an object that the
-    /// question may turn on is, else of anything.
+    /// What to count, and how many there are. Mostly of what an object that the question may turn on is, else of
+    /// anything.
     fn counted(&mut self) -> Option<(usize, String)> {
         let shown = self.dice.pick(&self.targets(|_| true)).filter(|_| self.dice.chance(70));
         let kind = shown.map(|o| o.kind).or_else(|| self.any_kind(|_| true))?;
-        let Kind { colour, shape } = kind;
-        Some(match self.dice.below(3) {
-            0 => (self.scene.count(|o| o.kind == kind), kind.name()),
-            1 => (self.scene.count(|o| o.kind.colour == colour), format!("{} object", colour.word())),
-            _ => (self.scene.count(|o| o.kind.shape == shape), shape.word().to_owned()),
-        })
+        let noun = match self.dice.below(if self.scene.level.is_some() { 4 } else { 3 }) {
+            0 => Noun::Kind(kind),
+            1 => Noun::Colour(kind.colour),
+            2 => Noun::Figure(kind.figure),
+            _ => Noun::Class(kind.figure.class()),
+        };
+        Some((self.scene.count(|o| noun.fits(o)), noun.name()))
     }
 
-    /// A random kind, shown or not.
+    /// A random kind, shown or not. In the grown-up world, where kinds are many, one that is like something shown.
     fn any_kind(&mut self, test: impl Fn(Kind) -> bool) -> Option<Kind> {
-        let kinds: Vec<Kind> = Kind::all().filter(|&kind| test(kind)).collect();
+        let scene = self.scene;
+        let is_like = |kind: Kind| {
+            let like = |o: &Kind| {
+                o.figure == kind.figure || (o.colour, o.figure.class()) == (kind.colour, kind.figure.class())
+            };
+            scene.objects.iter().any(|o| like(&o.kind))
+        };
+        let kinds: Vec<Kind> = match scene.level {
+            None => Kind::of_toy().filter(|&kind| test(kind)).collect(),
+            Some(_) => Kind::all().filter(|&kind| is_like(kind) && test(kind)).collect(),
+        };
         self.dice.pick(&kinds)
     }
 

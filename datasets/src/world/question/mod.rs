@@ -2,15 +2,23 @@
 //!
 //! The words are few and the wordings several, so that a small model learns the language quickly
 //! and has to look at the picture for the rest. A question that ends in [`BRIEF`] wants the short answer.
+//!
+//! Where an answer takes steps (sums, neighbours, lines, two pictures), its sentence is a worked one: what was seen, then what
+//! follows.
 
 mod facts;
+mod nouns;
 mod overviews;
+mod pairs;
+mod reading;
 mod relations;
+mod steps;
 
 use serde::Deserialize;
 
 use super::{Kind, Object, Scene};
 use crate::dice::Dice;
+pub use pairs::Beside;
 
 /// What ends a question that wants a short answer.
 pub const BRIEF: &str = " Answer briefly.";
@@ -43,11 +51,27 @@ pub enum Topic {
     Relation,
     /// Which of two objects is larger or smaller.
     Compare,
+    /// Which digit is in a cell or of a colour.
+    Read,
+    /// Which word is in a row or a column.
+    Word,
+    /// What the digits add up to.
+    Sum,
+    /// Which of two digits is worth more or less.
+    Larger,
+    /// What lies beside an object that has to be found first.
+    Hop,
+    /// How many objects are in the row or the column of an object.
+    Line,
+    /// Which colour there is most of.
+    Most,
+    /// Which of two pictures has more of something.
+    Twice,
 }
 
 impl Topic {
-    /// Every topic.
-    pub const ALL: [Topic; 12] = [
+    /// Every topic, the toy's first.
+    pub const ALL: [Topic; 20] = [
         Topic::Colour,
         Topic::Shape,
         Topic::Size,
@@ -60,7 +84,20 @@ impl Topic {
         Topic::Sort,
         Topic::Relation,
         Topic::Compare,
+        Topic::Read,
+        Topic::Word,
+        Topic::Sum,
+        Topic::Larger,
+        Topic::Hop,
+        Topic::Line,
+        Topic::Most,
+        Topic::Twice,
     ];
+
+    /// The toy's topics: what a split that names none asks about.
+    pub fn of_toy() -> &'static [Topic] {
+        &Self::ALL[..12]
+    }
 
     /// Topics that look at the whole picture: what a model learns to see from.
     const OVERVIEWS: [Topic; 3] = [Topic::Describe, Topic::List, Topic::Sort];
@@ -99,6 +136,14 @@ impl Topic {
             Topic::Sort => "sort",
             Topic::Relation => "relation",
             Topic::Compare => "compare",
+            Topic::Read => "read",
+            Topic::Word => "word",
+            Topic::Sum => "sum",
+            Topic::Larger => "larger",
+            Topic::Hop => "hop",
+            Topic::Line => "line",
+            Topic::Most => "most",
+            Topic::Twice => "twice",
         }
     }
 }
@@ -114,6 +159,8 @@ pub struct Question {
     pub short: String,
     /// The answer as a sentence.
     pub sentence: String,
+    /// The other picture, where it is about two.
+    pub beside: Option<Beside>,
 }
 
 /// Asks about one scene: with `held_out` every question about a single object, or about two, turns on one in a
@@ -132,6 +179,7 @@ impl<'a> Asker<'a> {
 
     /// A question on `topic`, or none where the scene does not allow one.
     pub fn ask(&mut self, topic: Topic) -> Option<Question> {
+        let mut beside = None;
         let (text, short, sentence) = match topic {
             Topic::Colour => self.colour(),
             Topic::Shape => self.shape(),
@@ -145,15 +193,26 @@ impl<'a> Asker<'a> {
             Topic::Sort => self.sort(),
             Topic::Relation => self.relation(),
             Topic::Compare => self.compare(),
+            Topic::Read => self.read(),
+            Topic::Word => self.word(),
+            Topic::Sum => self.sum(),
+            Topic::Larger => self.larger(),
+            Topic::Hop => self.hop(),
+            Topic::Line => self.line(),
+            Topic::Most => self.most(),
+            Topic::Twice => self.twice().map(|(exchange, other)| {
+                beside = Some(other);
+                exchange
+            }),
         }?;
-        Some(Question { topic, text, short, sentence })
+        Some(Question { topic, text, short, sentence, beside })
     }
 
     /// Up to `wanted` different questions on random topics. Of several the last asks for an overview, which
     /// comes last because after it the other questions could be answered without looking.
     pub fn several(&mut self, wanted: usize) -> Vec<Question> {
         if wanted < 2 {
-            return self.about(&Topic::ALL, wanted);
+            return self.about(Topic::of_toy(), wanted);
         }
         let mut questions = self.about(&Topic::DETAILS, wanted - 1);
         questions.extend(self.about(&Topic::OVERVIEWS, 1));
@@ -191,10 +250,10 @@ impl<'a> Asker<'a> {
     fn referred(&mut self) -> Option<(Object, String)> {
         let scene = self.scene;
         let object = self.dice.pick(&self.unique_targets())?;
-        let Kind { colour, shape } = object.kind;
+        let Kind { colour, figure } = object.kind;
         let words = match self.dice.below(3) {
             0 if scene.count(|o| o.kind.colour == colour) == 1 => format!("{} object", colour.word()),
-            1 if scene.count(|o| o.kind.shape == shape) == 1 => shape.word().to_owned(),
+            1 if scene.count(|o| o.kind.figure == figure) == 1 => figure.word().to_owned(),
             _ => object.kind.name(),
         };
         Some((object, words))
@@ -204,16 +263,50 @@ impl<'a> Asker<'a> {
 /// A wording, its short and its sentence answer.
 type Exchange = (String, String, String);
 
+/// The numbers that answers need, in words.
+const NUMBERS: [&str; 21] = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+];
+
 /// `noun` with its indefinite article.
 fn with_article(noun: &str) -> String {
-    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-    format!("{article} {noun}")
+    let is_vowel = noun.starts_with(['a', 'e', 'i', 'o', 'u']) && noun != "one";
+    format!("{} {noun}", if is_vowel { "an" } else { "a" })
 }
 
-/// "crosses", "circles".
+/// "crosses", "circles", "letters b".
 fn plural(noun: &str) -> String {
-    let ending = if noun.ends_with("ss") { "es" } else { "s" };
+    if let Some((before, letter)) = noun.rsplit_once("letter ") {
+        return format!("{before}letters {letter}");
+    }
+    let ending = if noun.ends_with("ss") || noun.ends_with('x') { "es" } else { "s" };
     format!("{noun}{ending}")
+}
+
+/// A sentence's first word with its capital.
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 /// "top left".

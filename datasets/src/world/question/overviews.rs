@@ -2,8 +2,8 @@
 //!
 //! Their long answers say where to look for what, many times over: a model learns to see from them.
 
-use super::{Asker, Exchange, place};
-use crate::world::{BOARD, Colour, Object, Shape};
+use super::{Asker, Exchange, place, plural};
+use crate::world::{BOARD, Class, Colour, Figure, Object, Shape};
 
 impl Asker<'_> {
     pub(super) fn describe(&mut self) -> Option<Exchange> {
@@ -19,33 +19,52 @@ impl Asker<'_> {
     }
 
     pub(super) fn list(&mut self) -> Option<Exchange> {
-        let (what, name): (&str, fn(&Object) -> String) = match self.dice.below(3) {
-            0 => ("objects", |o| format!("{} {}", o.full_name(), place(o.row, o.column))),
-            1 => ("colours", |o| o.kind.colour.word().to_owned()),
-            _ => ("shapes", |o| o.kind.shape.word().to_owned()),
+        let with_place: fn(&Object) -> String = |o| format!("{} {}", o.full_name(), place(o.row, o.column));
+        let colour: fn(&Object) -> String = |o| o.kind.colour.word().to_owned();
+        let figure: fn(&Object) -> String = |o| o.kind.figure.word().to_owned();
+        let (what, name) = match self.dice.below(3) {
+            0 => ("objects".to_owned(), with_place),
+            1 => ("colours".to_owned(), colour),
+            _ if self.scene.level.is_none() => ("shapes".to_owned(), figure),
+            _ => (plural(self.dice.pick(&self.scene.objects)?.kind.figure.class().word()), figure),
         };
         let text = match self.dice.below(2) {
             0 => format!("Which {what} are there?"),
             _ => format!("List the {what}."),
         };
-        let short = joined(self.scene.objects.iter().map(name));
+        let class = Class::ALL.iter().find(|class| plural(class.word()) == what);
+        let asked =
+            self.scene.objects.iter().filter(|o| class.is_none_or(|&class| o.kind.figure.class() == class));
+        let short = joined(asked.map(name));
         let sentence = format!("There are: {short}.");
         Some((text, short, sentence))
     }
 
     pub(super) fn sort(&mut self) -> Option<Exchange> {
         let by_colour = self.dice.chance(50);
-        let by = if by_colour { "colour" } else { "shape" };
+        let by = match (by_colour, self.scene.level) {
+            (true, _) => "colour",
+            (false, None) => "shape",
+            (false, Some(_)) => "kind",
+        };
         let text = match self.dice.below(2) {
             0 => format!("What is there of each {by}?"),
             _ => format!("Sort the objects by {by}."),
         };
-        let short = if by_colour {
-            let rest = |o: &Object| format!("{} {}", o.size.word(), o.kind.shape.word());
-            joined(Colour::ALL.iter().map(|&c| self.group(c.word(), |o| o.kind.colour == c, rest)))
-        } else {
-            let rest = |o: &Object| format!("{} {}", o.size.word(), o.kind.colour.word());
-            joined(Shape::ALL.iter().map(|&s| self.group(s.word(), |o| o.kind.shape == s, rest)))
+        let sized = |o: &Object, word: &str| format!("{} {word}", o.size.word());
+        let short = match by {
+            "colour" => {
+                let rest = |o: &Object| sized(o, o.kind.figure.word());
+                joined(Colour::ALL.iter().map(|&c| self.group(c.word(), |o| o.kind.colour == c, rest)))
+            }
+            "shape" => {
+                let rest = |o: &Object| sized(o, o.kind.colour.word());
+                let is = |o: &Object, shape| o.kind.figure == Figure::Shape(shape);
+                joined(Shape::ALL.iter().map(|&s| self.group(s.word(), |o| is(o, s), rest)))
+            }
+            _ => joined(Class::ALL.iter().map(|&class| {
+                self.group(&plural(class.word()), |o| o.kind.figure.class() == class, Object::full_name)
+            })),
         };
         let sentence = format!("Sorted: {short}.");
         Some((text, short, sentence))

@@ -1,7 +1,7 @@
 //! Questions about two objects.
 
 use super::{Asker, Exchange};
-use crate::world::Object;
+use crate::world::{Class, Object};
 
 impl Asker<'_> {
     /// Two objects, each the only one of its kind, in random order; a question may turn on at least
@@ -31,7 +31,9 @@ impl Asker<'_> {
     }
 
     pub(super) fn compare(&mut self) -> Option<Exchange> {
-        let (one, other) = self.pair(|a, b| a.size != b.size)?;
+        // Of two digits the larger would be the one that is worth more.
+        let is_digit = |o: &Object| o.kind.figure.class() == Class::Number;
+        let (one, other) = self.pair(|a, b| a.size != b.size && !(is_digit(a) && is_digit(b)))?;
         let (larger, smaller) = if one.size > other.size { (one, other) } else { (other, one) };
         let (adjective, winner) = self.dice.one_of([("larger", larger), ("smaller", smaller)]);
         let (one, other, winner) = (one.kind.name(), other.kind.name(), winner.kind.name());
