@@ -59,6 +59,7 @@ fn gain(row: &Row) -> Option<Measured> {
 fn name(row: &Row) -> String {
     match (&row.teacher, &row.variant) {
         (Some(teacher), Some(variant)) => format!("{variant}: {teacher} → {}", row.student),
-        _ => format!("{}, before", row.student),
+        (None, Some(variant)) => format!("{variant}: {}", row.student),
+        (_, None) => format!("{}, before", row.student),
     }
 }

@@ -37,7 +37,7 @@ pub struct Gain {
 /// One row of the table: a teacher, a student and a variant over all seeds; or a student as it came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Absent for a student as it came.
+    /// Absent for a student as it came, and for a method without a teacher.
     pub teacher: Option<String>,
     /// The student.
     pub student: String,
@@ -99,7 +99,7 @@ pub(super) fn compare(cells: &Cells, failures: &[Failure]) -> Result<Comparison>
         let (name, seed) = match &cell.place {
             Place::Before { student } => ((None, student.clone(), None), 0),
             Place::Run { teacher, student, variant, seed } => {
-                ((Some(teacher.clone()), student.clone(), Some(variant.clone())), *seed)
+                ((teacher.clone(), student.clone(), Some(variant.clone())), *seed)
             }
         };
         if !cell.is_done()? {
@@ -151,8 +151,10 @@ fn row(name: Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<Row
     let group = groups.get(&name)?;
     let matrix = group.matrix(group);
     let accuracies: Vec<f64> = matrix.iter().map(|outcomes| mean(outcomes)).collect();
-    let base = (name.0.clone(), name.1.clone(), Some(baseline.to_owned()));
-    let rival = groups.get(&base).filter(|_| name.2.as_deref().is_some_and(|it| it != baseline));
+    // The baseline of the same teacher and student; or of the student alone, where it has no teacher.
+    let base = |teacher: Option<String>| (teacher, name.1.clone(), Some(baseline.to_owned()));
+    let rival = groups.get(&base(name.0.clone())).or_else(|| groups.get(&base(None)));
+    let rival = rival.filter(|_| name.2.as_deref().is_some_and(|it| it != baseline));
     let means = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
     Some(Row {
         gain: rival.and_then(|rival| gain(group, rival)),
