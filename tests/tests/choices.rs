@@ -102,6 +102,9 @@ fn the_losses_keys() {
     assert!(row["ce_regularisation"].is_null() && row["kl_regularisation"].is_null(), "{row}");
     let error = number(&row, "mse_regularisation");
     assert!(error > 0.0 && is_near(number(&row, "loss"), ce + kl + 0.5 * error), "{row}");
+    let pooled = with("pooled", &["loss.regularisation_question=pooled"]);
+    assert_eq!(pooled["kl"], plain["kl"]);
+    assert_ne!(pooled["kl_regularisation"], plain["kl_regularisation"]);
     let without = with("without", &["align.regularisation=false"]);
     assert!(
         is_near(number(&without, "loss"), ce + kl) && without["ce_regularisation"].is_null(),
