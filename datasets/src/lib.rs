@@ -1,14 +1,17 @@
-//! The embedded toy: a small visual world of our own, with everything needed to run the method on it.
+//! Two small visual worlds of our own, with everything needed to run the method on them: the embedded toy and the grown-up
+//! world of the replica.
 //!
-//! - [`world`]: scenes of coloured shapes, their pictures, questions and answers, from a seed;
+//! - [`world`]: scenes of coloured shapes, digits and letters, their pictures, questions and answers, from a seed;
 //! - [`splits`]: the folders of PNG files and LLaVA JSON that `extract` and `distill` read;
+//! - [`benchmark`]: a split as multiple choice, in the formats of MMBench and MMMU;
 //! - [`tokenizers`]: two tokenizers of different kinds, trained on the world's own text;
 //! - [`checkout`]: untrained checkpoints of two families, from a recipe and a seed.
 //!
-//! Everything is a function of the [`manifest`] (`datasets/toy/toy.toml`): the same seed gives the same
-//! bytes. The one thing that is not made here is the teacher's training, which is
-//! `distill run --stages finetune` on the world's training split (`make toy`).
+//! Everything is a function of a [`manifest`] (`datasets/toy/toy.toml`, `datasets/replica/world.toml`): the same seed gives
+//! the same bytes. The one thing that is not made here is the teachers' training, which is
+//! `distill run --stages finetune` on a world's training split (`make toy`).
 
+pub mod benchmark;
 pub mod checkout;
 pub mod dice;
 pub mod manifest;

@@ -1,20 +1,22 @@
-//! `toy`: makes the embedded toy from its manifest.
+//! `toy`: makes a world, the embedded toy or the replica's, from its manifest.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use datasets::benchmark::{self, Format};
 use datasets::{checkout, manifest::Manifest, splits};
 
-/// Makes the embedded toy world, its tokenizers and its untrained models.
+/// Makes a world, its tokenizers and its untrained models: the embedded toy, or another that a manifest describes.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  toy world --out target/toy demo test\n  toy model student --out target/student"
+    after_help = "Examples:\n  toy world --out target/toy demo test\n  toy model student --out target/student\n  \
+                  toy --manifest datasets/replica/world.toml benchmark --split test --format mmmu --out test.parquet"
 )]
 struct Cli {
-    /// What the toy consists of.
+    /// What the world consists of.
     #[arg(long, global = true, value_name = "FILE", default_value = "datasets/toy/toy.toml")]
     manifest: PathBuf,
     #[command(subcommand)]
@@ -33,10 +35,22 @@ enum Command {
     },
     /// Writes an untrained checkpoint with its tokenizer
     Model {
-        /// Which model of the manifest: teacher or student.
+        /// Which model of the manifest, such as teacher or student.
         name: String,
         /// The folder to write to.
         #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Writes a split as a multiple-choice benchmark
+    Benchmark {
+        /// The split.
+        #[arg(long, default_value = "test")]
+        split: String,
+        /// Whose published format to write.
+        #[arg(long)]
+        format: Format,
+        /// The file to write.
+        #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
 }
@@ -59,5 +73,6 @@ fn run(cli: Cli) -> Result<()> {
             splits::write(&manifest, &names, &out)
         }
         Command::Model { name, out } => checkout::write(&manifest, &name, &out),
+        Command::Benchmark { split, format, out } => benchmark::write(&manifest, &split, format, &out),
     }
 }

@@ -149,4 +149,14 @@ impl Manifest {
         }
         Ok(manifest)
     }
+
+    /// A split by its name.
+    ///
+    /// # Errors
+    /// When there is none; the message lists those that there are.
+    pub fn split_called(&self, name: &str) -> Result<&Split> {
+        let known = || self.split.keys().cloned().collect::<Vec<_>>().join(", ");
+        let split = self.split.get(name);
+        split.with_context(|| format!("no split `{name}` in the manifest\nhint: there are {}", known()))
+    }
 }

@@ -96,11 +96,7 @@ fn balanced(turn: usize, split: &Split, dice: &mut Dice) -> (Scene, Vec<Question
 /// When a split is not in the manifest or a file cannot be written.
 pub fn write(manifest: &Manifest, names: &[String], out: &Path) -> Result<()> {
     for name in names {
-        let known = || manifest.split.keys().cloned().collect::<Vec<_>>().join(", ");
-        let split = manifest
-            .split
-            .get(name)
-            .with_context(|| format!("no split `{name}` in the manifest\nhint: there are {}", known()))?;
+        let split = manifest.split_called(name)?;
         write_split(manifest.seed, name, split, out)
             .with_context(|| format!("cannot write split `{name}`"))?;
     }
@@ -127,15 +123,19 @@ fn write_split(seed: u64, name: &str, split: &Split, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The row of turns `asked` of conversation `i`, of which they are the `k`-th part.
-fn row(name: &str, (i, k): (usize, usize), scene: &Scene, asked: &[Turn]) -> Value {
-    let start = match asked {
-        [only] => only.question.topic.name(),
-        _ => name,
-    };
-    let id = match scene.level {
+/// "hop-2-00012": what a row is about, its level where it has one, and its number.
+pub(crate) fn row_id(start: &str, scene: &Scene, i: usize) -> String {
+    match scene.level {
         Some(level) => format!("{start}-{}-{i:05}", level as u8),
         None => format!("{start}-{i:05}"),
+    }
+}
+
+/// The row of turns `asked` of conversation `i`, of which they are the `k`-th part.
+fn row(name: &str, (i, k): (usize, usize), scene: &Scene, asked: &[Turn]) -> Value {
+    let id = match asked {
+        [only] => row_id(only.question.topic.name(), scene, i),
+        _ => row_id(name, scene, i),
     };
     let mut images = vec![format!("{name}/{i:05}.png")];
     if let Some(beside) = asked.first().and_then(|turn| turn.question.beside.as_ref()) {
@@ -151,7 +151,8 @@ fn row(name: &str, (i, k): (usize, usize), scene: &Scene, asked: &[Turn]) -> Val
     json!({"id": id, "image": image, "conversations": turns})
 }
 
-fn png(picture: &RgbImage) -> Result<Vec<u8>> {
+/// The picture's file.
+pub(crate) fn png(picture: &RgbImage) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     PngEncoder::new_with_quality(&mut bytes, CompressionType::Best, FilterType::NoFilter).write_image(
         picture.as_raw(),

@@ -235,4 +235,46 @@ mod tests {
             }
         }
     }
+
+    /// Every word that the replica's world asks or answers with has a token of its own in the teachers' tokenizer, which
+    /// all models of a family share; the students' cuts some in pieces.
+    #[test]
+    fn the_ladder_has_two_tokenizers_of_which_one_has_a_token_for_each_word() {
+        let manifest =
+            Manifest::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("replica/world.toml")).unwrap();
+        let sizes = |family| -> BTreeSet<usize> {
+            manifest.model.values().filter(|m| m.family == family).map(|m| m.vocab_size).collect()
+        };
+        let of = |family| {
+            let sizes = sizes(family);
+            assert_eq!(sizes.len(), 1, "one tokenizer for {family:?}");
+            let size = *sizes.first().unwrap();
+            let tokenizer = Tokenizer::from_bytes(train(&manifest, family, size).unwrap()).unwrap();
+            assert_eq!(tokenizer.get_vocab_size(true), size);
+            tokenizer
+        };
+        let (bpe, unigram) = (of(Family::Qwen2Vl), of(Family::Internvl));
+        let mut words = BTreeSet::new();
+        for line in text(&manifest) {
+            // As a byte-level BPE cuts a text before anything else: a word with the space before it.
+            let starts = line.match_indices(|c: char| c.is_alphabetic()).filter_map(|(i, _)| {
+                let before = line[..i].chars().next_back();
+                (!before.is_some_and(char::is_alphabetic)).then_some(if before == Some(' ') {
+                    i - 1
+                } else {
+                    i
+                })
+            });
+            words.extend(starts.map(|i| {
+                let rest = &line[i + 1..];
+                let end = rest.find(|c: char| !c.is_alphabetic()).unwrap_or(rest.len());
+                line[i..i + 1 + end].to_owned()
+            }));
+        }
+        let tokens = |tokenizer: &Tokenizer, word: &str| tokenizer.encode(word, false).unwrap().len();
+        let cut: Vec<&String> = words.iter().filter(|word| tokens(&bpe, word) > 1).collect();
+        assert!(words.len() > 200 && cut.is_empty(), "{cut:?} of {}", words.len());
+        let cut = words.iter().filter(|word| tokens(&unigram, word.trim()) > 1).count();
+        assert!(cut > 50 && cut < words.len() / 2, "{cut} of {}", words.len());
+    }
 }

@@ -1,6 +1,8 @@
 //! The files: the same bytes for the same seed, and every answer in them true.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
 
+mod replica;
+
 use std::collections::BTreeSet;
 
 use super::*;

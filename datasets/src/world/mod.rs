@@ -164,13 +164,14 @@ impl Kind {
         Colour::ALL.iter().flat_map(move |&colour| figures(colour))
     }
 
-    /// The cell, counted in reading order, in which training never shows this kind. Each cell is that of
-    /// four kinds of shape, and each figure is kept from six cells, one in each colour.
+    /// The cell, counted in reading order, in which training never shows this kind. Each cell is that of four kinds
+    /// of shape. A colour's shapes are kept from six cells, a shape from three (in two colours each), a digit
+    /// or a letter from six.
     pub fn held_out_cell(self) -> u8 {
         let colour = self.colour as u8;
         let counted = match self.figure {
             Figure::Shape(shape) => Shape::ALL.len() as u8 * colour + shape as u8,
-            // Five has no divisor in common with the number of cells: no two colours share one.
+            // Five and the number of cells have no common divisor: no two colours share a cell.
             Figure::Digit(digit) => 5 * colour + digit as u8,
             Figure::Letter(letter) => 5 * colour + letter as u8 + 3,
         };

@@ -2,11 +2,13 @@
 //! again from the question's words, and neither uses the code that made them.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a failed unwrap is a failed test
 
+mod grown;
+
 use super::question::{Asker, Topic};
 use super::render::{GROUND, TICK, render};
 use super::*;
 use crate::dice::Dice;
-use crate::oracle::{Seen, answer, answer_about_two, read_picture, shows_held_out};
+use crate::oracle::{Seen, answer, read_picture, shows_held_out};
 
 fn scenes(held_out: bool) -> impl Iterator<Item = (Scene, Dice)> {
     (0..300).map(move |seed| {
@@ -82,58 +84,5 @@ fn colours_stay_apart_from_each_other_and_from_the_ground() {
             // Twice the largest tint: no tinted colour is nearer to another's pure form.
             assert!(distance > 20, "{a:?} and {b:?}");
         }
-    }
-}
-
-/// Scenes of every level, with the dice that their questions are drawn with.
-fn grown_scenes(held_out: bool) -> impl Iterator<Item = (Scene, Dice)> {
-    (0..900).map(move |seed| {
-        let mut dice = Dice::new(seed, "grown world test");
-        let level = Level::ALL[seed as usize % 3];
-        (Scene::random(Some(level), held_out, &mut dice), dice)
-    })
-}
-
-#[test]
-fn pixels_give_scenes_of_each_level_back() {
-    for held_out in [false, true] {
-        for (scene, _) in grown_scenes(held_out) {
-            let seen = read_picture(&render(&scene));
-            let made: Vec<_> =
-                scene.objects.iter().map(|o| (o.row * BOARD + o.column, o.full_name())).collect();
-            let told: Vec<_> = seen.iter().map(|o| (o.cell as u8, o.full())).collect();
-            assert_eq!(told, made);
-            assert_eq!(shows_held_out(&seen), held_out, "{scene:?}");
-            let sizes = [2..=3, 4..=5, 6..=8];
-            assert!(sizes[scene.level.unwrap() as usize - 1].contains(&seen.len()), "{scene:?}");
-        }
-    }
-}
-
-#[test]
-fn every_answer_about_a_level_follows_from_the_pixels_and_the_question() {
-    let mut asked = [[0; 3]; Topic::ALL.len()];
-    for held_out in [false, true] {
-        for (scene, mut dice) in grown_scenes(held_out) {
-            let level = scene.level.unwrap();
-            let seen = read_picture(&render(&scene));
-            for (i, topic) in Topic::ALL.into_iter().enumerate() {
-                let Some(question) = Asker::new(&scene, held_out, &mut dice).ask(topic) else { continue };
-                asked[i][level as usize - 1] += 1;
-                let (short, sentence) = match &question.beside {
-                    None => answer(&seen, &question.text),
-                    Some(beside) => {
-                        let other = read_picture(&render(&beside.scene));
-                        assert!(held_out || !shows_held_out(&other));
-                        let pictures = if beside.comes_first { [&*other, &seen] } else { [&*seen, &other] };
-                        answer_about_two(pictures, &question.text)
-                    }
-                };
-                assert_eq!((question.short, question.sentence), (short, sentence), "{}", question.text);
-            }
-        }
-    }
-    for (topic, counts) in Topic::ALL.iter().zip(asked) {
-        assert!(counts.iter().all(|&n| n > 20), "{topic:?} is hardly ever asked: {counts:?}");
     }
 }

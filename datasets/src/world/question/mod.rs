@@ -264,7 +264,7 @@ impl<'a> Asker<'a> {
 type Exchange = (String, String, String);
 
 /// The numbers that answers need, in words.
-const NUMBERS: [&str; 21] = [
+pub(crate) const NUMBERS: [&str; 21] = [
     "zero",
     "one",
     "two",
@@ -310,7 +310,7 @@ fn capitalised(text: &str) -> String {
 }
 
 /// "top left".
-fn place(row: u8, column: u8) -> String {
+pub(crate) fn place(row: u8, column: u8) -> String {
     let rows = ["top", "middle", "bottom"];
     let columns = ["left", "centre", "right"];
     format!("{} {}", rows[usize::from(row)], columns[usize::from(column)])

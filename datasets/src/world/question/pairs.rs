@@ -14,6 +14,27 @@ pub struct Beside {
     pub scene: Scene,
     /// Whether it is the first of the two.
     pub comes_first: bool,
+    /// How many of what is asked about the first and the second show.
+    pub counts: [usize; 2],
+    /// What that is.
+    noun: Noun,
+}
+
+impl Beside {
+    /// The sentence answer, if the pictures showed so many.
+    pub fn sentence(&self, counts: [usize; 2]) -> String {
+        let (one, many) = (self.noun.name(), plural(&self.noun.name()));
+        let [first, second] = counts.map(|count| match count {
+            0 => format!("no {many}"),
+            1 => format!("one {one}"),
+            _ => format!("{} {many}", NUMBERS[count]),
+        });
+        let end = match answer_to(counts) {
+            "same" => "both have the same".to_owned(),
+            more => format!("the {more} has more"),
+        };
+        format!("The first has {first}, the second has {second}: {end}.")
+    }
 }
 
 impl Asker<'_> {
@@ -37,28 +58,20 @@ impl Asker<'_> {
             let (ours, theirs) = (self.scene.count(|o| noun.fits(o)), scene.count(|o| noun.fits(o)));
             let counts = if comes_first { [theirs, ours] } else { [ours, theirs] };
             if answer_to(counts) == wanted {
-                return Some((self.which_has_more(noun, counts), Beside { scene, comes_first }));
+                let beside = Beside { scene, comes_first, counts, noun };
+                return Some((self.which_has_more(&beside), beside));
             }
         }
         None
     }
 
-    fn which_has_more(&mut self, noun: Noun, counts: [usize; 2]) -> Exchange {
-        let (one, many) = (noun.name(), plural(&noun.name()));
+    fn which_has_more(&mut self, beside: &Beside) -> Exchange {
+        let many = plural(&beside.noun.name());
         let text = match self.dice.below(2) {
             0 => format!("Which picture has more {many}, the first or the second?"),
             _ => format!("Are there more {many} in the first or the second picture?"),
         };
-        let counted = counts.map(|count| match count {
-            0 => format!("no {many}"),
-            1 => format!("one {one}"),
-            _ => format!("{} {many}", NUMBERS[count]),
-        });
-        let short = answer_to(counts);
-        let end =
-            if short == "same" { "both have the same".to_owned() } else { format!("the {short} has more") };
-        let sentence = format!("The first has {}, the second has {}: {end}.", counted[0], counted[1]);
-        (text, short.to_owned(), sentence)
+        (text, answer_to(beside.counts).to_owned(), beside.sentence(beside.counts))
     }
 }
 
