@@ -105,7 +105,7 @@
 //! with the rows that are sound, under its own name and in one commit; the others are extracted again by the next run.
 //!
 //! # Reading
-//! [`CacheReader`] maps the shards and holds 60 bytes per sample, besides the page indexes of the
+//! [`CacheReader`] maps the shards and holds 52 bytes per sample, besides the page indexes of the
 //! small columns (about 25 more). A file that is truncated while it is mapped ends the process, as it does
 //! for every memory map; with [`Access::Plain`] it reads page by page instead. Everything else is an error that names file and row.
 //! [`CacheReader::will_need`] has samples fetched ahead, [`CacheReader::block_shuffled`] is an order of the samples that is
@@ -118,11 +118,14 @@
 //! to that. Unknown manifest fields are ignored. A change of columns, bytes or invariants is a new version.
 
 mod begin;
+mod buffers;
 mod card;
 mod codec;
 mod commit;
 mod error;
 mod feature_page;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod identity;
 mod index;
@@ -144,6 +147,7 @@ mod table;
 mod thrift;
 mod verify;
 mod writer;
+mod xxh3;
 
 pub use codec::Codec;
 pub use commit::Part;

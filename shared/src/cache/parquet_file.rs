@@ -13,13 +13,13 @@ use bytes::Bytes;
 use parquet::basic::Compression;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{
-    ColumnChunkMetaData, OffsetIndexBuilder, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
-    RowGroupMetaData,
+    ColumnChunkMetaData, FileMetaData, OffsetIndexBuilder, PageIndexPolicy, ParquetMetaData,
+    ParquetMetaDataBuilder, ParquetMetaDataReader, RowGroupMetaData,
 };
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr};
 use parquet::file::serialized_reader::SerializedRowGroupReader;
-use parquet::schema::types::SchemaDescriptor;
+use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr};
 
 use super::error::{CacheError, Result};
 use super::page::PageHeader;
@@ -47,12 +47,13 @@ pub(super) struct ParquetFile {
 
 impl ParquetFile {
     /// Opens a file that must have these columns.
-    pub(super) fn open(path: PathBuf, bytes: FileBytes, schema: &SchemaDescriptor) -> Result<Self> {
+    pub(super) fn open(path: PathBuf, bytes: FileBytes, schema: &SchemaDescPtr) -> Result<Self> {
         let damaged = |reason: String| CacheError::damaged(&path, None, reason);
         let metadata = read_metadata(&bytes).map_err(damaged)?;
         if metadata.file_metadata().schema_descr().root_schema() != schema.root_schema() {
             return Err(damaged("its columns are not those of the format".into()));
         }
+        let metadata = with_schema(metadata, schema).map_err(|error| damaged(error.to_string()))?;
         let mut starts = vec![0usize];
         for group in 0..metadata.num_row_groups() {
             let rows = check_group(&metadata, group, bytes.len()).map_err(damaged)?;
@@ -177,6 +178,40 @@ impl ParquetFile {
     }
 }
 
+/// What reading needs of a footer. The schema it was read with, which is the same in each file, gives way to the format's one,
+/// and what is said for people goes.
+fn with_schema(metadata: ParquetMetaData, schema: &SchemaDescPtr) -> ParquetResult<ParquetMetaData> {
+    let column = |(leaf, column): (&ColumnDescPtr, &ColumnChunkMetaData)| {
+        ColumnChunkMetaData::builder(leaf.clone())
+            .set_compression_codec(column.compression_codec())
+            .set_encodings_mask(*column.encodings_mask())
+            .set_num_values(column.num_values())
+            .set_total_compressed_size(column.compressed_size())
+            .set_total_uncompressed_size(column.uncompressed_size())
+            .set_data_page_offset(column.data_page_offset())
+            .set_dictionary_page_offset(column.dictionary_page_offset())
+            .build()
+    };
+    let group = |group: &RowGroupMetaData| {
+        if group.num_columns() != schema.num_columns() {
+            return Err(ParquetError::General("a row group has not a chunk for each column".into()));
+        }
+        let columns = schema.columns().iter().zip(group.columns()).map(column);
+        let columns = columns.collect::<ParquetResult<Vec<_>>>()?;
+        RowGroupMetaData::builder(schema.clone())
+            .set_num_rows(group.num_rows())
+            .set_total_byte_size(group.total_byte_size())
+            .set_column_metadata(columns)
+            .build()
+    };
+    let groups = metadata.row_groups().iter().map(group).collect::<ParquetResult<Vec<_>>>()?;
+    let file = metadata.file_metadata();
+    let file = FileMetaData::new(file.version(), file.num_rows(), None, None, schema.clone(), None);
+    let mut builder = metadata.into_builder();
+    let index = builder.take_offset_index();
+    Ok(ParquetMetaDataBuilder::new(file).set_row_groups(groups).set_offset_index(index).build())
+}
+
 /// Parses footer and page index, once both are known to be whole.
 fn read_metadata(bytes: &FileBytes) -> Checked<ParquetMetaData> {
     let end = bytes.len().checked_sub(8).ok_or("it is too short")?;
@@ -270,7 +305,7 @@ fn contained<T>(read: impl FnOnce() -> ParquetResult<T>) -> Checked<T> {
 }
 
 /// The rows of a whole small table.
-pub(super) fn read_table(path: &Path, schema: &SchemaDescriptor) -> Result<Vec<Vec<Cell>>> {
+pub(super) fn read_table(path: &Path, schema: &SchemaDescPtr) -> Result<Vec<Vec<Cell>>> {
     let file = ParquetFile::open(path.to_path_buf(), FileBytes::open(path, Access::Plain)?, schema)?;
     let mut table = Vec::with_capacity(file.num_rows());
     for (group, rows) in file.groups().enumerate() {
