@@ -53,7 +53,10 @@ fn attack(target: &str, sound: &[Vec<u8>], call: impl Fn(&[u8]) -> bool) -> usiz
             taken += usize::from(call(&input));
         }
     }
-    found(target).iter().for_each(|input| drop(call(input)));
+    // Taken or not: it must not panic.
+    found(target).iter().for_each(|input| {
+        call(input);
+    });
     taken
 }
 

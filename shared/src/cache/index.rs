@@ -127,7 +127,8 @@ impl Shard {
         let mut entries: Vec<IndexEntry> = pages.iter().enumerate().map(empty).collect();
         for leaf in KEY..SAMPLE_XXH3 {
             let mut rest = entries.as_mut_slice();
-            for (encoding, rows, body) in self.file.bodies(group, leaf)? {
+            let Some(bodies) = self.file.bodies(group, leaf)? else { return Ok(None) };
+            for (encoding, rows, body) in bodies {
                 let Some((some, after)) = rest.split_at_mut_checked(rows) else { return Ok(None) };
                 if fill(some, leaf, encoding, &body).is_none() {
                     return Ok(None);

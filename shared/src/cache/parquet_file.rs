@@ -154,18 +154,32 @@ impl ParquetFile {
     }
 
     /// The bodies of all pages of an uncompressed column without levels, whose checksums hold: encoding, number of rows, values.
-    pub(super) fn bodies(&self, group: usize, leaf: usize) -> Result<Vec<(u32, usize, Bytes)>> {
+    /// None where the header of a page says that it is another one, which is not under its checksum.
+    pub(super) fn bodies(&self, group: usize, leaf: usize) -> Result<Option<Vec<(u32, usize, Bytes)>>> {
         let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
-        let body = |place: &PageLocation| {
+        let mut bodies = Vec::new();
+        for place in self.pages(group, leaf) {
             let (bytes, header, start) = self.page(leaf, place).map_err(damaged)?;
             let body = bytes.slice(start..);
-            let crc = crc32fast::hash(&body);
-            match crc == header.crc {
-                true => Ok((header.encoding, header.num_rows as usize, body)),
-                false => Err(damaged(format!("page checksum {crc:08x}, expected {:08x}", header.crc))),
+            let plain = PageHeader {
+                uncompressed_bytes: body.len() as u32,
+                compressed_bytes: body.len() as u32,
+                crc: header.crc,
+                num_values: header.num_rows,
+                num_rows: header.num_rows,
+                encoding: header.encoding,
+                ..PageHeader::default()
+            };
+            if header != plain {
+                return Ok(None);
             }
-        };
-        self.pages(group, leaf).iter().map(body).collect()
+            let crc = crc32fast::hash(&body);
+            if crc != header.crc {
+                return Err(damaged(format!("page checksum {crc:08x}, expected {:08x}", header.crc)));
+            }
+            bodies.push((header.encoding, header.num_rows as usize, body));
+        }
+        Ok(Some(bodies))
     }
 
     /// Gives up where the pages of a column lie, because it is known elsewhere: as many entries as there are rows.
