@@ -14,7 +14,7 @@ const CACHES: [(&str, [u8; 2]); 5] =
     [("f32", [0, 0]), ("f16", [1, 0]), ("bf16", [2, 0]), ("bf16-int8", [2, 1]), ("bf16-none", [2, 2])];
 const WIDTH: u8 = 12;
 /// Accidents to each sound input.
-const ROUNDS: u64 = 300;
+const ROUNDS: u64 = 100;
 
 /// SplitMix64.
 struct Random(u64);

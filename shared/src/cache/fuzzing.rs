@@ -75,7 +75,7 @@ pub fn encode(bytes: &[u8]) -> Option<Vec<u8>> {
         urn[(state >> 33) as usize % urn.len()]
     };
     let raw: Vec<u8> = (0..values * dtype.size()).map(&mut draw).collect();
-    let page = feature_page::make(Codec::LOSSLESS.coding(), dtype, 1, &raw, &Buffers::new(0)).ok()?;
+    let page = feature_page::make(Codec::LOSSLESS.coding(), dtype, 1, &raw, &Buffers::default()).ok()?;
     let body = feature_page::open(Codec::LOSSLESS.coding(), page.bytes(), (values, 1), true);
     let whole = Wanted { dtype, total: values, values: 0..values };
     let mut back = Vec::with_capacity(raw.len());

@@ -38,6 +38,9 @@
 //! | `image_files` | the encoded images, if they were embedded, with their digests as paths |
 //! | `features` | one list per position of `width` floats: the token's last-layer vector after the final norm |
 //!
+//! Within a row group the features come first, which are written as they are made, then the small columns; where a column lies is
+//! for the footer to say, and earlier writers of this version put the features last.
+//!
 //! Every page is a version 2 data page with a CRC32 of its content in its header; there are no
 //! dictionaries and no statistics; offset indexes are present. A small column's page holds at most
 //! 32 rows; text and character offsets are compressed with zstd, the other small columns not at all.
@@ -141,6 +144,7 @@ mod sample;
 mod samples;
 mod schema;
 mod shard;
+mod shard_file;
 mod source;
 mod space;
 mod table;

@@ -112,7 +112,7 @@ impl Damaged<'_> {
         let codec = self.manifest.features.codec;
         let aside = self.options.part.aside(self.dir, self.number);
         let group_bytes = self.options.row_group_bytes;
-        let buffers = Arc::new(Buffers::new(2 * group_bytes));
+        let buffers = Arc::<Buffers>::default();
         let mut shard = ShardWriter::create(aside, codec, group_bytes, buffers.clone())?;
         if let Some(samples) = self.samples(old) {
             let numbers: Vec<usize> = (0..samples.index.len()).collect();

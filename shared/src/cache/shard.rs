@@ -1,19 +1,14 @@
 //! One shard under construction: row groups of small columns and hand-made feature pages.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parquet::basic::Encoding;
-use parquet::column::writer::ColumnCloseResult;
-use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder};
 use parquet::file::properties::WriterPropertiesPtr;
-use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::writer::SerializedFileWriter;
 
 use super::buffers::Buffers;
 use super::codec::Codec;
@@ -23,9 +18,10 @@ use super::lossy::{HeadMatrix, LossyError};
 use super::manifest::{FileEntry, ShardEntry};
 use super::sample::{FeatureBlock, Row};
 use super::schema::{Cell, FEATURES, NUM_CELLS, SHARD, row_to_cells};
-use super::table::{TableBuffer, properties};
-use super::xxh3::{self, Xxh3};
-use crate::ids::{Digest, SampleKey};
+use super::shard_file::{ShardFile, WrittenColumn};
+use super::table::{EncodedColumn, TableBuffer, properties};
+use super::xxh3;
+use crate::ids::SampleKey;
 
 /// A row whose features have become a page; made by many threads, pushed by one.
 pub(super) struct EncodedRow {
@@ -60,7 +56,7 @@ impl EncodedRow {
 pub(super) struct ShardWriter {
     path: PathBuf,
     properties: WriterPropertiesPtr,
-    file: SerializedFileWriter<HashingFile>,
+    file: ShardFile,
     group: RowGroupBuffer,
     row_group_bytes: usize,
     /// Where the buffers of pages come from, and go to once they are written.
@@ -81,10 +77,8 @@ impl ShardWriter {
         buffers: Arc<Buffers>,
     ) -> Result<Self> {
         let properties = properties(&SHARD);
-        let sink = HashingFile::create(&path).at("create", &path)?;
-        let file = SerializedFileWriter::new(sink, SHARD.root_schema_ptr(), properties.clone())
-            .map_err(|error| CacheError::writing(&path, error))?;
-        let group = RowGroupBuffer::new(&properties, codec);
+        let file = ShardFile::create(&path).at("create", &path)?;
+        let group = RowGroupBuffer::new(&properties, codec, file.bytes());
         let (keys, error) = (HashSet::new(), LossyError::default());
         Ok(Self {
             path,
@@ -100,14 +94,9 @@ impl ShardWriter {
         })
     }
 
-    /// Bytes that are not on the disk yet: the pages of the open row group, and what waits to be written.
-    pub(super) fn pending_bytes(&self) -> usize {
-        self.group.bytes + self.file.inner().waiting.len()
-    }
-
-    /// Bytes so far, the open row group included.
+    /// Bytes so far.
     pub(super) fn bytes(&self) -> usize {
-        self.file.bytes_written() + self.group.bytes
+        self.file.bytes()
     }
 
     /// Appends a row; closes the row group when it is full.
@@ -116,50 +105,39 @@ impl ShardWriter {
         self.tokens += row.tokens;
         self.feature_rows += row.positions;
         self.error.add(&row.error);
-        self.group.push(row).map_err(|error| CacheError::writing(&self.path, error))?;
+        self.file.append(row.page.bytes()).at("write", &self.path)?;
+        let page = self.group.push(row).map_err(|error| CacheError::writing(&self.path, error))?;
+        self.buffers.give_back(page.buffer);
         if self.group.bytes >= self.row_group_bytes { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        let codec = self.group.codec;
-        let mut group = std::mem::replace(&mut self.group, RowGroupBuffer::new(&self.properties, codec));
-        if group.rows == 0 {
+        if self.group.rows == 0 {
             return Ok(());
         }
-        let write = || -> ParquetResult<()> {
-            let mut writer = self.file.next_row_group()?;
-            let features = group.features()?;
-            for (bytes, close) in group.table.finish()? {
-                writer.append_column(&bytes, close)?;
-            }
-            let pages = Pages(Arc::new(group.pages));
-            writer.append_column(&pages, features)?;
-            let pages = Arc::into_inner(pages.0).unwrap_or_default();
-            pages.into_iter().for_each(|page| self.buffers.give_back(page.buffer));
-            writer.close().map(drop)
+        let next = RowGroupBuffer::new(&self.properties, self.group.codec, 0);
+        let group = std::mem::replace(&mut self.group, next);
+        let write = || {
+            let place = (group.start, group.rows);
+            let (small, features) = group.finish()?;
+            self.file.end_group(place, small, features)
         };
-        write().map_err(|error| CacheError::writing(&self.path, error))
+        write().map_err(|error| CacheError::writing(&self.path, error))?;
+        self.group.start = self.file.bytes();
+        Ok(())
     }
 
     /// Completes and syncs the file; its entry has no name yet.
     pub(super) fn finish(mut self) -> Result<FinishedShard> {
         self.flush()?;
-        self.file.flush().at("write", &self.path)?;
-        // What is written from here on, page indexes and footer, is the tail that readers check first.
-        let tail_offset = self.file.bytes_written() as u64;
-        self.file.inner_mut().tail = Some(Xxh3::new());
-        self.file.finish().map_err(|error| CacheError::writing(&self.path, error))?;
-        let sink = self.file.inner_mut();
-        sink.file.sync_all().at("sync", &self.path)?;
-        let digest = Digest::from_bytes(sink.hasher.finalize().into());
-        let tail_xxh3 = sink.tail.take().map_or(0, |tail| tail.digest());
+        let file = self.file.finish(&self.path, &self.properties)?;
         let entry = ShardEntry {
-            entry: FileEntry { file: String::new(), bytes: sink.bytes, digest },
+            entry: FileEntry { file: String::new(), bytes: file.bytes, digest: file.digest },
             samples: self.keys.len() as u64,
             tokens: self.tokens,
             feature_rows: self.feature_rows,
-            tail_offset,
-            tail_xxh3: format!("{tail_xxh3:016x}"),
+            tail_offset: file.tail_offset,
+            tail_xxh3: format!("{:016x}", file.tail_xxh3),
         };
         Ok(FinishedShard {
             path: std::mem::take(&mut self.path),
@@ -187,12 +165,13 @@ impl Drop for ShardWriter {
     }
 }
 
-/// The open row group: small columns encoded as they come, feature pages one after another.
+/// The open row group: small columns encoded as they come, and where the feature pages are in the file.
 struct RowGroupBuffer {
     codec: Codec,
     table: TableBuffer,
-    pages: Vec<Page>,
-    /// Their bytes.
+    /// Where the row group begins in the file.
+    start: usize,
+    /// Bytes of the feature pages.
     bytes: usize,
     index: OffsetIndexBuilder,
     rows: usize,
@@ -201,11 +180,11 @@ struct RowGroupBuffer {
 }
 
 impl RowGroupBuffer {
-    fn new(properties: &WriterPropertiesPtr, codec: Codec) -> Self {
+    fn new(properties: &WriterPropertiesPtr, codec: Codec, start: usize) -> Self {
         Self {
             codec,
             table: TableBuffer::new(&SHARD, properties, NUM_CELLS),
-            pages: Vec::new(),
+            start,
             bytes: 0,
             index: OffsetIndexBuilder::new(),
             rows: 0,
@@ -214,21 +193,21 @@ impl RowGroupBuffer {
         }
     }
 
-    fn push(&mut self, row: EncodedRow) -> ParquetResult<()> {
+    /// Notes a row whose page has been written, which is given back.
+    fn push(&mut self, row: EncodedRow) -> ParquetResult<Page> {
         self.table.push(row.cells)?;
         self.index.append_row_count(1);
         let (len, header) = (row.page.bytes().len(), row.page.header);
-        self.index.append_offset_and_size(self.bytes as i64, len as i32);
+        self.index.append_offset_and_size((self.start + self.bytes) as i64, len as i32);
         self.bytes += len;
         self.rows += 1;
         self.values += u64::from(header.num_values);
         self.uncompressed += header.uncompressed_bytes as usize + len - header.compressed_bytes as usize;
-        self.pages.push(row.page);
-        Ok(())
+        Ok(row.page)
     }
 
-    /// What the file says of the column of features.
-    fn features(&mut self) -> ParquetResult<ColumnCloseResult> {
+    /// The small columns, and what the file says of the features.
+    fn finish(self) -> ParquetResult<(Vec<EncodedColumn>, WrittenColumn)> {
         let layout = self.codec.coding().layout();
         let metadata = ColumnChunkMetaData::builder(SHARD.column(FEATURES))
             .set_compression(layout.compression())
@@ -236,106 +215,8 @@ impl RowGroupBuffer {
             .set_num_values(self.values as i64)
             .set_total_compressed_size(self.bytes as i64)
             .set_total_uncompressed_size(self.uncompressed as i64)
-            .set_data_page_offset(0)
+            .set_data_page_offset(self.start as i64)
             .build()?;
-        Ok(ColumnCloseResult {
-            bytes_written: self.bytes as u64,
-            rows_written: self.rows as u64,
-            metadata,
-            bloom_filter: None,
-            column_index: None,
-            offset_index: Some(std::mem::replace(&mut self.index, OffsetIndexBuilder::new()).build()),
-        })
-    }
-}
-
-/// Pages one after another, as the `parquet` crate reads what it splices into a file: from the first to the last.
-struct Pages(Arc<Vec<Page>>);
-
-struct PagesReader {
-    pages: Arc<Vec<Page>>,
-    /// The page, and the place in it.
-    at: (usize, usize),
-}
-
-impl Length for Pages {
-    fn len(&self) -> u64 {
-        self.0.iter().map(|page| page.bytes().len() as u64).sum()
-    }
-}
-
-impl ChunkReader for Pages {
-    type T = PagesReader;
-
-    fn get_read(&self, start: u64) -> ParquetResult<PagesReader> {
-        match start {
-            0 => Ok(PagesReader { pages: Arc::clone(&self.0), at: (0, 0) }),
-            _ => Err(ParquetError::General("pages are read from the first on".into())),
-        }
-    }
-
-    fn get_bytes(&self, _start: u64, _length: usize) -> ParquetResult<Bytes> {
-        Err(ParquetError::General("pages are read one after another".into()))
-    }
-}
-
-impl Read for PagesReader {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        while let Some(page) = self.pages.get(self.at.0) {
-            let rest = &page.bytes()[self.at.1..];
-            let len = rest.len().min(out.len());
-            if len > 0 || out.is_empty() {
-                out[..len].copy_from_slice(&rest[..len]);
-                self.at.1 += len;
-                return Ok(len);
-            }
-            self.at = (self.at.0 + 1, 0);
-        }
-        Ok(0)
-    }
-}
-
-/// Bytes that are hashed and written at a time: the crate hands on 8 KiB each, which the hash takes a half longer over.
-const WRITTEN_AT_ONCE: usize = 1 << 20;
-
-/// A file that knows the digest of what went into it.
-struct HashingFile {
-    file: File,
-    waiting: Vec<u8>,
-    bytes: u64,
-    hasher: blake3::Hasher,
-    tail: Option<Xxh3>,
-}
-
-impl HashingFile {
-    fn create(path: &Path) -> io::Result<Self> {
-        let (file, waiting) = (File::create(path)?, Vec::with_capacity(WRITTEN_AT_ONCE));
-        Ok(Self { file, waiting, bytes: 0, hasher: blake3::Hasher::new(), tail: None })
-    }
-
-    fn write_waiting(&mut self) -> io::Result<()> {
-        self.hasher.update(&self.waiting);
-        self.file.write_all(&self.waiting)?;
-        self.waiting.clear();
-        Ok(())
-    }
-}
-
-impl Write for HashingFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.waiting.len() + bytes.len() > WRITTEN_AT_ONCE {
-            self.write_waiting()?;
-        }
-        self.waiting.extend_from_slice(bytes);
-        if let Some(tail) = &mut self.tail {
-            tail.update(bytes);
-        }
-        self.bytes += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.write_waiting()?;
-        self.file.flush()
+        Ok((self.table.finish()?, (metadata, self.index.build())))
     }
 }

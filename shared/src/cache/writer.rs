@@ -77,8 +77,7 @@ impl CacheWriter {
             news: BTreeMap::new(),
             shard: None,
             num_shards: 0,
-            // As many as a row group's pages take.
-            buffers: Arc::new(Buffers::new(2 * options.row_group_bytes)),
+            buffers: Arc::default(),
             _lock: lock,
             dir,
             options,
@@ -198,12 +197,11 @@ impl CacheWriter {
             }
         };
         shard.push(row)?;
-        let (bytes, pending) = (shard.bytes(), shard.pending_bytes() as u64);
-        if bytes >= self.options.shard_bytes {
+        if shard.bytes() >= self.options.shard_bytes {
             self.commit()?;
         }
         let (keep_free, free) = (self.options.keep_free, free_bytes(&self.dir)?);
-        if keep_free > 0 && free < keep_free.saturating_add(pending) {
+        if keep_free > 0 && free < keep_free {
             self.commit()?;
             return Err(CacheError::SpaceLow { path: self.dir.clone(), free, keep_free });
         }

@@ -56,7 +56,7 @@ fn decoded(codec: Codec, body: &[u8], dtype: FeatureDtype, total: usize, values:
 fn stored(codec: Codec, block: &FeatureBlock) -> FeatureBlock {
     let (coding, rounded) = (codec.coding(), codec.rounded(block));
     let page =
-        feature_page::make(coding, block.dtype, block.width, &rounded.bytes, &Buffers::new(0)).unwrap();
+        feature_page::make(coding, block.dtype, block.width, &rounded.bytes, &Buffers::default()).unwrap();
     let shape = (block.num_positions(), block.width);
     let body = feature_page::open(coding, page.bytes(), shape, true).unwrap();
     let total = shape.0 * shape.1;
@@ -148,7 +148,7 @@ fn golden_pages_decode_forever() {
     for codec in Codec::all() {
         let rounded = codec.rounded(&block);
         let page =
-            feature_page::make(codec.coding(), block.dtype, 3, &rounded.bytes, &Buffers::new(0)).unwrap();
+            feature_page::make(codec.coding(), block.dtype, 3, &rounded.bytes, &Buffers::default()).unwrap();
         assert!(page.bytes() == golden_page(codec), "{codec}: {:02x?}", page.bytes());
         let body = feature_page::open(codec.coding(), golden_page(codec), (2, 3), true).unwrap();
         let bytes = decoded(codec, body, block.dtype, 6, 0..6);
