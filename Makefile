@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Where the demo and the toy leave their results.
 OUT ?= target/demo
 
-.PHONY: help build demo toy test lint walls doc readme check parity fuzz bench cuda docs clean-demo ladder replica
+.PHONY: help build demo toy test lint walls doc readme check parity fuzz fuzz-cargo bench cuda docs clean-demo ladder replica
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,18 @@ SECONDS ?= 600
 SEED ?= 4294967296
 fuzz: ## SECONDS=600: mutated caches through the reader and `verify`, on seeds that `make test` has not seen
 	FUZZ_SECONDS="$(SECONDS)" FUZZ_SEED="$(SEED)" $(CARGO) test --workspace --release --test hostile -- --nocapture
+
+# Where the inputs that cargo-fuzz finds worth keeping lie, and its targets.
+CORPUS ?= target/fuzz/corpus
+FUZZ_TARGETS ?= page encode manifest shard index
+fuzz-cargo: export RUSTC_BOOTSTRAP = 1
+fuzz-cargo: ## SECONDS=600: each target of fuzz/ for as long, by libFuzzer; needs a C++ compiler and `cargo install cargo-fuzz`, no nightly
+	$(CARGO) fuzz build --fuzz-dir fuzz --sanitizer none --target-dir target/fuzz
+	$(CARGO) run --release -p e2e --bin fuzz_seeds -- "$(CORPUS)"
+	for target in $(FUZZ_TARGETS); do \
+		$(CARGO) fuzz run --fuzz-dir fuzz --sanitizer none --target-dir target/fuzz "$$target" "$(CORPUS)/$$target" -- \
+			-max_total_time="$(SECONDS)" -timeout=20 -rss_limit_mb=1024 -max_len=400000; \
+	done
 
 bench: build ## microbenchmarks; with DATA=, IMAGES=, MODEL= and a PYTHON that has torch, the comparisons of docs/benchmarks.md
 	$(CARGO) bench --workspace

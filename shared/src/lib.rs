@@ -19,4 +19,5 @@ pub mod memory;
 pub mod models;
 pub mod settings;
 pub mod text;
+mod vectorised;
 pub mod wildcard;

@@ -10,19 +10,20 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// What each module of `shared` may use, itself aside. `cache` sees `ids` alone: the format outlives the models.
-const MODULE_WALLS: [(&str, &[&str]); 11] = [
+/// What each module of `shared` may use, itself aside. `cache` sees `ids` and a macro alone: the format outlives the models.
+const MODULE_WALLS: [(&str, &[&str]); 12] = [
     ("html", &[]),
     ("agreement", &[]),
     ("memory", &[]),
     ("settings", &[]),
     ("ids", &[]),
     ("wildcard", &[]),
+    ("vectorised", &[]),
     ("dataset", &["ids", "wildcard"]),
     ("image", &["ids", "dataset"]),
     ("text", &["ids", "dataset", "image"]),
-    ("cache", &["ids"]),
-    ("models", &["ids", "dataset", "image", "text"]),
+    ("cache", &["ids", "vectorised"]),
+    ("models", &["ids", "dataset", "image", "text", "vectorised"]),
 ];
 
 fn root() -> PathBuf {

@@ -5,8 +5,9 @@
 //!          '------------------------------ crc -------------------------------------'
 //! ```
 
+use super::buffers::Buffers;
 use super::codec::{Coding, Layout};
-use super::page::{BYTE_STREAM_SPLIT, PLAIN, PageHeader, feature_levels};
+use super::page::{BYTE_STREAM_SPLIT, HEADER_ROOM, PLAIN, PageHeader, append_feature_levels};
 use super::sample::FeatureDtype;
 
 /// Why a page cannot be made or read.
@@ -14,6 +15,9 @@ type Decoded<T> = Result<T, String>;
 
 /// Bytes of a page's values as float32: a page's size is a signed 32-bit number, and zstd may add a little.
 const LIMIT: usize = 2_000_000_000;
+
+/// The levels of a position, at the most; of a whole page a few more.
+const LEVEL_BYTES: usize = 8;
 
 /// What the header says of a page of `rows` positions of `width` values, whose levels these are.
 fn header(
@@ -37,13 +41,29 @@ fn header(
     }
 }
 
-/// Encodes `bytes`, the values of at least one position, as a page: the bytes, and what its header says.
+/// A page that has been made: the end of a buffer, which is given back once the page is written.
+pub(super) struct Page {
+    pub(super) buffer: Vec<u8>,
+    start: usize,
+    /// What its header says.
+    pub(super) header: PageHeader,
+}
+
+impl Page {
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+}
+
+/// Encodes `bytes`, the values of at least one position, as a page.
 pub(super) fn make(
     coding: &dyn Coding,
     dtype: FeatureDtype,
     width: usize,
     bytes: &[u8],
-) -> Decoded<(Vec<u8>, PageHeader)> {
+    buffers: &Buffers,
+) -> Decoded<Page> {
     let rows = bytes.len() / (width * dtype.size());
     let plain_bytes = rows * width * size_of::<f32>();
     if plain_bytes > LIMIT {
@@ -51,15 +71,19 @@ pub(super) fn make(
             "{rows} positions of width {width} are {plain_bytes} bytes as float32, the limit of a page is {LIMIT}"
         ));
     }
-    let (repetition_bytes, definition_bytes, mut body) = feature_levels(rows, width);
-    coding.encode(dtype, bytes, &mut body).map_err(|error| error.to_string())?;
-    let levels = (repetition_bytes, definition_bytes);
+    // The header is known once the body is, and is written before it into room that was left.
+    let mut buffer = buffers.take(HEADER_ROOM + LEVEL_BYTES * rows + coding.room(dtype, rows * width));
+    buffer.resize(HEADER_ROOM, 0);
+    let levels = append_feature_levels(rows, width, &mut buffer);
+    coding.encode(dtype, bytes, &mut buffer).map_err(|error| error.to_string())?;
+    let body = &buffer[HEADER_ROOM..];
     let header =
-        PageHeader { crc: crc32fast::hash(&body), ..header(coding, (rows, width), levels, body.len()) };
-    let mut page = Vec::with_capacity(body.len() + 64);
-    header.write(&mut page);
-    page.extend_from_slice(&body);
-    Ok((page, header))
+        PageHeader { crc: crc32fast::hash(body), ..header(coding, (rows, width), levels, body.len()) };
+    let mut front = Vec::with_capacity(HEADER_ROOM);
+    header.write(&mut front);
+    let start = HEADER_ROOM - front.len();
+    buffer[start..HEADER_ROOM].copy_from_slice(&front);
+    Ok(Page { buffer, start, header })
 }
 
 /// Checks that a page is the one of `rows` positions of `width` values, and returns its values, encoded.
@@ -76,8 +100,8 @@ pub(super) fn open<'a>(
     if !fits || rows == 0 || width == 0 || rows > body.len() / 2 || found.num_values as usize > LIMIT / 4 {
         return Err(format!("it holds {} values, expected {rows} x {width}", found.num_values));
     }
-    let (repetition_bytes, definition_bytes, levels) = feature_levels(rows, width);
-    let lengths = (repetition_bytes, definition_bytes);
+    let mut levels = Vec::with_capacity(LEVEL_BYTES * (rows + 1));
+    let lengths = append_feature_levels(rows, width, &mut levels);
     let expected = PageHeader { crc: found.crc, ..header(coding, (rows, width), lengths, body.len()) };
     if found != expected {
         return Err(format!("its page header is {found:?}, expected {expected:?}"));

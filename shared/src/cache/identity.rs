@@ -57,7 +57,7 @@ impl<'a> CacheIdentity<'a> {
 pub struct WriterOptions {
     /// A shard is committed once it is this large.
     pub shard_bytes: usize,
-    /// A row group of a shard ends once its feature pages are this large; they are held in memory.
+    /// A row group of a shard ends once its feature pages are this large.
     pub row_group_bytes: usize,
     /// Which of several processes on this cache this is.
     pub part: Part,

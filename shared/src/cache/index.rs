@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use parquet::file::page_index::offset_index::PageLocation;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{CacheError, IoContext, Result};
 use super::manifest::ShardEntry;
@@ -13,14 +12,14 @@ use super::page::{DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, PLAIN};
 use super::parquet_file::ParquetFile;
 use super::schema::{Cell, FEATURES, KEY, SAMPLE_XXH3, SHARD, Take};
 use super::source::{Access, FileBytes};
+use super::xxh3;
 use crate::ids::SampleKey;
 
-/// What is held in memory of each sample: 56 bytes, and 4 for finding it by key.
-#[derive(Clone, Copy, Debug)]
+/// What is held in memory of each sample: 48 bytes, and 4 for finding it by key.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct IndexEntry {
     pub(super) key: SampleKey,
-    /// The shard's number and the row in it.
-    pub(super) shard: u32,
+    /// The row in its shard.
     pub(super) row: u32,
     /// Where the feature page begins in the shard, and its length with the header.
     pub(super) page_offset: u64,
@@ -47,7 +46,7 @@ impl Shard {
             return Err(damaged(format!("{} bytes, expected {}", bytes.len(), entry.entry.bytes)));
         }
         let tail_offset = (entry.tail_offset as usize).min(bytes.len());
-        let tail = xxh3_64(&bytes.get(tail_offset..bytes.len()).at("read", &path)?);
+        let tail = xxh3::hash(&bytes.get(tail_offset..bytes.len()).at("read", &path)?);
         if format!("{tail:016x}") != entry.tail_xxh3 {
             return Err(damaged(format!("footer checksum {tail:016x}, expected {}", entry.tail_xxh3)));
         }
@@ -57,6 +56,16 @@ impl Shard {
             return Err(CacheError::damaged(&file.path, None, reason));
         }
         Ok(Self { file })
+    }
+
+    /// A file that no manifest vouches for.
+    pub(super) fn of(file: ParquetFile) -> Self {
+        Self { file }
+    }
+
+    /// Rows in all.
+    pub(super) fn num_rows(&self) -> usize {
+        self.file.num_rows()
     }
 
     /// Where it lies.
@@ -74,31 +83,33 @@ impl Shard {
         self.file.groups().map(|rows| rows.len())
     }
 
-    /// The index entries of all rows, in order; they say that they are of shard number `shard`.
-    pub(super) fn index(&self, shard: usize) -> Result<Vec<IndexEntry>> {
+    /// The index entries of all rows, in order.
+    pub(super) fn index(&self) -> Result<Vec<IndexEntry>> {
         let mut entries = Vec::with_capacity(self.file.num_rows());
         for (group, rows) in self.file.groups().enumerate() {
-            match self.packed_entries(group, &rows, shard)? {
+            match self.packed_entries(group, &rows)? {
                 Some(found) => entries.extend(found),
-                None => entries.extend(self.entries(group, &rows, 0..rows.len(), shard)?),
+                None => entries.extend(self.entries(group, &rows, 0..rows.len())?),
             }
         }
         Ok(entries)
     }
 
+    /// The index of the first row group in both ways: as it is packed, if it is, and through the `parquet` crate.
+    pub(super) fn index_both_ways(&self) -> (Option<Vec<IndexEntry>>, Result<Vec<IndexEntry>>) {
+        let rows = self.file.groups().next().unwrap_or(0..0);
+        let packed = self.packed_entries(0, &rows).ok().flatten();
+        (packed, self.entries(0, &rows, 0..rows.len()))
+    }
+
     /// [`Shard::index`], and the shard without what only the index is made from.
-    pub(super) fn into_indexed(self, shard: usize) -> Result<(Self, Vec<IndexEntry>)> {
-        let entries = self.index(shard)?;
+    pub(super) fn into_indexed(self) -> Result<(Self, Vec<IndexEntry>)> {
+        let entries = self.index()?;
         Ok((Self { file: self.file.without_pages_of(FEATURES) }, entries))
     }
 
     /// The index entries of a row group, which holds the shard's rows `of`, if its index columns are packed as we write them.
-    fn packed_entries(
-        &self,
-        group: usize,
-        of: &Range<usize>,
-        shard: usize,
-    ) -> Result<Option<Vec<IndexEntry>>> {
+    fn packed_entries(&self, group: usize, of: &Range<usize>) -> Result<Option<Vec<IndexEntry>>> {
         let pages = self.file.pages(group, FEATURES);
         let is_packed = (KEY..SAMPLE_XXH3).all(|leaf| self.file.is_uncompressed(group, leaf));
         if pages.len() != of.len() || !is_packed {
@@ -106,7 +117,6 @@ impl Shard {
         }
         let empty = |(at, page): (usize, &PageLocation)| IndexEntry {
             key: SampleKey::from_bytes([0; 16]),
-            shard: shard as u32,
             row: (of.start + at) as u32,
             page_offset: page.offset as u64,
             page_bytes: page.compressed_page_size as u32,
@@ -117,7 +127,8 @@ impl Shard {
         let mut entries: Vec<IndexEntry> = pages.iter().enumerate().map(empty).collect();
         for leaf in KEY..SAMPLE_XXH3 {
             let mut rest = entries.as_mut_slice();
-            for (encoding, rows, body) in self.file.bodies(group, leaf)? {
+            let Some(bodies) = self.file.bodies(group, leaf)? else { return Ok(None) };
+            for (encoding, rows, body) in bodies {
                 let Some((some, after)) = rest.split_at_mut_checked(rows) else { return Ok(None) };
                 if fill(some, leaf, encoding, &body).is_none() {
                     return Ok(None);
@@ -131,12 +142,12 @@ impl Shard {
         Ok(Some(entries))
     }
 
-    /// The index entries of the rows whose index columns are sound, of shard number 0.
+    /// The index entries of the rows whose index columns are sound.
     pub(super) fn sound_index(&self) -> Vec<IndexEntry> {
         let mut entries = Vec::new();
         for (group, rows) in self.file.groups().enumerate() {
-            let one = |row: usize| self.entries(group, &rows, row..row + 1, 0).ok();
-            match self.entries(group, &rows, 0..rows.len(), 0) {
+            let one = |row: usize| self.entries(group, &rows, row..row + 1).ok();
+            match self.entries(group, &rows, 0..rows.len()) {
                 Ok(found) => entries.extend(found),
                 Err(_) => entries.extend((0..rows.len()).filter_map(one).flatten()),
             }
@@ -145,13 +156,7 @@ impl Shard {
     }
 
     /// The index entries of some rows of a row group, which holds the shard's rows `of`.
-    fn entries(
-        &self,
-        group: usize,
-        of: &Range<usize>,
-        rows: Range<usize>,
-        shard: usize,
-    ) -> Result<Vec<IndexEntry>> {
+    fn entries(&self, group: usize, of: &Range<usize>, rows: Range<usize>) -> Result<Vec<IndexEntry>> {
         let damaged = |row, reason: String| CacheError::damaged(self.path(), row, reason);
         let pages = self.file.pages(group, FEATURES);
         if pages.len() != of.len() {
@@ -160,7 +165,7 @@ impl Shard {
         let table = self.file.read(group, KEY..SAMPLE_XXH3, rows.clone())?;
         let entry = |(at, cells): (usize, Vec<Cell>)| {
             let (page, row) = (&pages[at], of.start + at);
-            let place = (shard as u32, row as u32, page.offset as u64, page.compressed_page_size as u32);
+            let place = (row as u32, page.offset as u64, page.compressed_page_size as u32);
             index_entry(cells, place).map_err(|reason| damaged(Some(row as u64), reason))
         };
         rows.zip(table).map(entry).collect()
@@ -206,10 +211,10 @@ fn fill(rows: &mut [IndexEntry], leaf: usize, encoding: u32, body: &[u8]) -> Opt
 
 fn index_entry(
     cells: Vec<Cell>,
-    (shard, row, page_offset, page_bytes): (u32, u32, u64, u32),
+    (row, page_offset, page_bytes): (u32, u64, u32),
 ) -> std::result::Result<IndexEntry, String> {
     let mut take = Take(cells.into_iter());
     let key = take.parsed()?;
     let (num_tokens, num_positions, features_xxh3) = (take.count()?, take.count()?, take.big()?);
-    Ok(IndexEntry { key, shard, row, page_offset, page_bytes, num_tokens, num_positions, features_xxh3 })
+    Ok(IndexEntry { key, row, page_offset, page_bytes, num_tokens, num_positions, features_xxh3 })
 }

@@ -151,9 +151,13 @@ impl Manifest {
                 hint,
             });
         }
-        let bytes = std::fs::read(&path).at("read", &path)?;
-        let damaged = |reason: &str| CacheError::damaged(&path, None, reason);
-        let text = std::str::from_utf8(&bytes).map_err(|_| damaged("not UTF-8"))?;
+        Self::parse(&path, &std::fs::read(&path).at("read", &path)?)
+    }
+
+    /// Checks the bytes of a manifest, which lie at `path`.
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let damaged = |reason: &str| CacheError::damaged(path, None, reason);
+        let text = std::str::from_utf8(bytes).map_err(|_| damaged("not UTF-8"))?;
         // The version comes first: another version may keep its digest elsewhere.
         #[derive(Deserialize)]
         struct Version {
@@ -161,19 +165,19 @@ impl Manifest {
             format_version: u32,
         }
         let version: Version =
-            serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))?;
+            serde_json::from_str(text).map_err(|error| CacheError::damaged(path, None, error))?;
         if version.format != FORMAT {
             return Err(damaged(&format!("format is `{}`, expected `{FORMAT}`", version.format)));
         }
         if version.format_version != FORMAT_VERSION {
             let (found, expected) = (version.format_version, FORMAT_VERSION);
-            return Err(CacheError::Version { path, found, expected });
+            return Err(CacheError::Version { path: path.into(), found, expected });
         }
         if !digest_holds(text) {
             return Err(damaged("its content does not match its `digest`: it was edited or damaged"));
         }
         let manifest: Self =
-            serde_json::from_str(text).map_err(|error| CacheError::damaged(&path, None, error))?;
+            serde_json::from_str(text).map_err(|error| CacheError::damaged(path, None, error))?;
         match manifest.implausible() {
             Some(reason) => Err(damaged(&reason)),
             None => Ok(manifest),
@@ -203,11 +207,15 @@ impl Manifest {
             path: MANIFEST.into(),
             reason: error.to_string(),
         };
-        let mut text = serde_json::to_string_pretty(self).map_err(encode)?;
-        text.truncate(text.trim_end_matches(['}', '\n']).len());
-        let digest = Digest::of(text.as_bytes());
-        text.push_str(&format!("{DIGEST_KEY}{digest}{END}"));
-        Ok(text.into_bytes())
+        let text = serde_json::to_string_pretty(self).map_err(encode)?;
+        Ok(Self::signed(&text).into_bytes())
+    }
+
+    /// The text of a JSON object, with its digest in place of the one that it may have.
+    pub(super) fn signed(text: &str) -> String {
+        let body = text.rfind(DIGEST_KEY).map_or(text.trim_end_matches(['}', '\n']), |end| &text[..end]);
+        let digest = Digest::of(body.as_bytes());
+        format!("{body}{DIGEST_KEY}{digest}{END}")
     }
 
     /// Recomputes the sums over shards.

@@ -38,6 +38,9 @@
 //! | `image_files` | the encoded images, if they were embedded, with their digests as paths |
 //! | `features` | one list per position of `width` floats: the token's last-layer vector after the final norm |
 //!
+//! Within a row group the features come first, which are written as they are made, then the small columns; where a column lies is
+//! for the footer to say, and earlier writers of this version put the features last.
+//!
 //! Every page is a version 2 data page with a CRC32 of its content in its header; there are no
 //! dictionaries and no statistics; offset indexes are present. A small column's page holds at most
 //! 32 rows; text and character offsets are compressed with zstd, the other small columns not at all.
@@ -105,7 +108,7 @@
 //! with the rows that are sound, under its own name and in one commit; the others are extracted again by the next run.
 //!
 //! # Reading
-//! [`CacheReader`] maps the shards and holds 60 bytes per sample, besides the page indexes of the
+//! [`CacheReader`] maps the shards and holds 52 bytes per sample, besides the page indexes of the
 //! small columns (about 25 more). A file that is truncated while it is mapped ends the process, as it does
 //! for every memory map; with [`Access::Plain`] it reads page by page instead. Everything else is an error that names file and row.
 //! [`CacheReader::will_need`] has samples fetched ahead, [`CacheReader::block_shuffled`] is an order of the samples that is
@@ -118,11 +121,14 @@
 //! to that. Unknown manifest fields are ignored. A change of columns, bytes or invariants is a new version.
 
 mod begin;
+mod buffers;
 mod card;
 mod codec;
 mod commit;
 mod error;
 mod feature_page;
+#[doc(hidden)]
+pub mod fuzzing;
 mod head;
 mod identity;
 mod index;
@@ -138,12 +144,14 @@ mod sample;
 mod samples;
 mod schema;
 mod shard;
+mod shard_file;
 mod source;
 mod space;
 mod table;
 mod thrift;
 mod verify;
 mod writer;
+mod xxh3;
 
 pub use codec::Codec;
 pub use commit::Part;

@@ -137,27 +137,30 @@ fn varint(out: &mut Vec<u8>, mut value: u32) {
     out.push(value as u8);
 }
 
-/// The levels of one sample's features, a list of `rows` lists of `width` floats: the lengths of
-/// the repetition and of the definition levels, and both, in that order.
+/// The longest header there can be: ten numbers of five bytes with a byte each, and what stands between them.
+pub(super) const HEADER_ROOM: usize = 10 * 6 + 4;
+
+/// Appends the levels of one sample's features, a list of `rows` lists of `width` floats, to `out`: the repetition levels, then
+/// the definition levels, whose lengths it returns.
 ///
 /// Repetition is 0 for the first value, 1 for the first of each further list, 2 inside a list;
 /// definition is 2 throughout. Both are runs of the RLE/bit-packing hybrid: (length << 1, level).
-pub(super) fn feature_levels(rows: usize, width: usize) -> (usize, usize, Vec<u8>) {
-    let mut levels = Vec::with_capacity(rows * 8 + 8);
+pub(super) fn append_feature_levels(rows: usize, width: usize, out: &mut Vec<u8>) -> (usize, usize) {
+    let start = out.len();
     let mut run = |length: usize, level: u8| {
         if length > 0 {
-            varint(&mut levels, (length as u32) << 1);
-            levels.push(level);
+            varint(out, (length as u32) << 1);
+            out.push(level);
         }
     };
     for row in 0..rows {
         run(1, u8::from(row > 0));
         run(width - 1, 2);
     }
-    let repetition = levels.len();
-    varint(&mut levels, ((rows * width) as u32) << 1);
-    levels.push(2);
-    (repetition, levels.len() - repetition, levels)
+    let repetition = out.len() - start;
+    varint(out, ((rows * width) as u32) << 1);
+    out.push(2);
+    (repetition, out.len() - start - repetition)
 }
 
 #[cfg(test)]
@@ -185,6 +188,7 @@ mod tests {
         for seed in (0..2000).map(|i: u32| i.wrapping_mul(2_147_001)) {
             let mut bytes = Vec::new();
             header(seed).write(&mut bytes);
+            assert!(bytes.len() <= HEADER_ROOM);
             assert_eq!(PageHeader::read(&bytes), Some((header(seed), bytes.len())));
             for cut in 0..bytes.len() {
                 assert_eq!(PageHeader::read(&bytes[..cut]), None, "a header cut at {cut}");
@@ -195,7 +199,8 @@ mod tests {
     /// Levels written out by hand from the Parquet encoding document: RLE runs as (length << 1, level).
     #[test]
     fn levels_of_two_lists_of_three() {
-        let (repetition, definition, bytes) = feature_levels(2, 3);
+        let mut bytes = Vec::new();
+        let (repetition, definition) = append_feature_levels(2, 3, &mut bytes);
         assert_eq!((repetition, definition), (8, 2));
         assert_eq!(bytes, [2, 0, 4, 2, 2, 1, 4, 2, 12, 2]);
     }

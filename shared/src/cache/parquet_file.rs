@@ -13,13 +13,13 @@ use bytes::Bytes;
 use parquet::basic::Compression;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{
-    ColumnChunkMetaData, OffsetIndexBuilder, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
-    RowGroupMetaData,
+    ColumnChunkMetaData, FileMetaData, OffsetIndexBuilder, PageIndexPolicy, ParquetMetaData,
+    ParquetMetaDataBuilder, ParquetMetaDataReader, RowGroupMetaData,
 };
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr};
 use parquet::file::serialized_reader::SerializedRowGroupReader;
-use parquet::schema::types::SchemaDescriptor;
+use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr};
 
 use super::error::{CacheError, Result};
 use super::page::PageHeader;
@@ -47,12 +47,13 @@ pub(super) struct ParquetFile {
 
 impl ParquetFile {
     /// Opens a file that must have these columns.
-    pub(super) fn open(path: PathBuf, bytes: FileBytes, schema: &SchemaDescriptor) -> Result<Self> {
+    pub(super) fn open(path: PathBuf, bytes: FileBytes, schema: &SchemaDescPtr) -> Result<Self> {
         let damaged = |reason: String| CacheError::damaged(&path, None, reason);
         let metadata = read_metadata(&bytes).map_err(damaged)?;
         if metadata.file_metadata().schema_descr().root_schema() != schema.root_schema() {
             return Err(damaged("its columns are not those of the format".into()));
         }
+        let metadata = with_schema(metadata, schema).map_err(|error| damaged(error.to_string()))?;
         let mut starts = vec![0usize];
         for group in 0..metadata.num_row_groups() {
             let rows = check_group(&metadata, group, bytes.len()).map_err(damaged)?;
@@ -153,18 +154,32 @@ impl ParquetFile {
     }
 
     /// The bodies of all pages of an uncompressed column without levels, whose checksums hold: encoding, number of rows, values.
-    pub(super) fn bodies(&self, group: usize, leaf: usize) -> Result<Vec<(u32, usize, Bytes)>> {
+    /// None where the header of a page says that it is another one, which is not under its checksum.
+    pub(super) fn bodies(&self, group: usize, leaf: usize) -> Result<Option<Vec<(u32, usize, Bytes)>>> {
         let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
-        let body = |place: &PageLocation| {
+        let mut bodies = Vec::new();
+        for place in self.pages(group, leaf) {
             let (bytes, header, start) = self.page(leaf, place).map_err(damaged)?;
             let body = bytes.slice(start..);
-            let crc = crc32fast::hash(&body);
-            match crc == header.crc {
-                true => Ok((header.encoding, header.num_rows as usize, body)),
-                false => Err(damaged(format!("page checksum {crc:08x}, expected {:08x}", header.crc))),
+            let plain = PageHeader {
+                uncompressed_bytes: body.len() as u32,
+                compressed_bytes: body.len() as u32,
+                crc: header.crc,
+                num_values: header.num_rows,
+                num_rows: header.num_rows,
+                encoding: header.encoding,
+                ..PageHeader::default()
+            };
+            if header != plain {
+                return Ok(None);
             }
-        };
-        self.pages(group, leaf).iter().map(body).collect()
+            let crc = crc32fast::hash(&body);
+            if crc != header.crc {
+                return Err(damaged(format!("page checksum {crc:08x}, expected {:08x}", header.crc)));
+            }
+            bodies.push((header.encoding, header.num_rows as usize, body));
+        }
+        Ok(Some(bodies))
     }
 
     /// Gives up where the pages of a column lie, because it is known elsewhere: as many entries as there are rows.
@@ -175,6 +190,40 @@ impl ParquetFile {
         columns.for_each(|column| *column = OffsetIndexBuilder::new().build());
         Self { metadata: builder.set_offset_index(index).build(), ..self }
     }
+}
+
+/// What reading needs of a footer. The schema it was read with, which is the same in each file, gives way to the format's one,
+/// and what is said for people goes.
+fn with_schema(metadata: ParquetMetaData, schema: &SchemaDescPtr) -> ParquetResult<ParquetMetaData> {
+    let column = |(leaf, column): (&ColumnDescPtr, &ColumnChunkMetaData)| {
+        ColumnChunkMetaData::builder(leaf.clone())
+            .set_compression_codec(column.compression_codec())
+            .set_encodings_mask(*column.encodings_mask())
+            .set_num_values(column.num_values())
+            .set_total_compressed_size(column.compressed_size())
+            .set_total_uncompressed_size(column.uncompressed_size())
+            .set_data_page_offset(column.data_page_offset())
+            .set_dictionary_page_offset(column.dictionary_page_offset())
+            .build()
+    };
+    let group = |group: &RowGroupMetaData| {
+        if group.num_columns() != schema.num_columns() {
+            return Err(ParquetError::General("a row group has not a chunk for each column".into()));
+        }
+        let columns = schema.columns().iter().zip(group.columns()).map(column);
+        let columns = columns.collect::<ParquetResult<Vec<_>>>()?;
+        RowGroupMetaData::builder(schema.clone())
+            .set_num_rows(group.num_rows())
+            .set_total_byte_size(group.total_byte_size())
+            .set_column_metadata(columns)
+            .build()
+    };
+    let groups = metadata.row_groups().iter().map(group).collect::<ParquetResult<Vec<_>>>()?;
+    let file = metadata.file_metadata();
+    let file = FileMetaData::new(file.version(), file.num_rows(), None, None, schema.clone(), None);
+    let mut builder = metadata.into_builder();
+    let index = builder.take_offset_index();
+    Ok(ParquetMetaDataBuilder::new(file).set_row_groups(groups).set_offset_index(index).build())
 }
 
 /// Parses footer and page index, once both are known to be whole.
@@ -270,7 +319,7 @@ fn contained<T>(read: impl FnOnce() -> ParquetResult<T>) -> Checked<T> {
 }
 
 /// The rows of a whole small table.
-pub(super) fn read_table(path: &Path, schema: &SchemaDescriptor) -> Result<Vec<Vec<Cell>>> {
+pub(super) fn read_table(path: &Path, schema: &SchemaDescPtr) -> Result<Vec<Vec<Cell>>> {
     let file = ParquetFile::open(path.to_path_buf(), FileBytes::open(path, Access::Plain)?, schema)?;
     let mut table = Vec::with_capacity(file.num_rows());
     for (group, rows) in file.groups().enumerate() {

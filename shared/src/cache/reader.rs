@@ -62,16 +62,13 @@ impl CacheReader {
     pub fn open_with(dir: impl AsRef<Path>, options: ReaderOptions) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let manifest = settled_manifest(&dir)?;
-        let open = |(number, entry): (usize, &super::ShardEntry)| {
-            Shard::open(locate(&dir, &entry.entry), entry, options.access)?.into_indexed(number)
+        let open = |entry: &super::ShardEntry| {
+            Shard::open(locate(&dir, &entry.entry), entry, options.access)?.into_indexed()
         };
-        let opened = manifest.shards.par_iter().enumerate().map(open).collect::<Result<Vec<_>>>()?;
-        let (shards, parts): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
-        let mut index: Vec<IndexEntry> = Vec::with_capacity(parts.iter().map(Vec::len).sum());
-        parts.into_iter().for_each(|part| index.extend(part));
-        let by_key = sort_by_key(&dir, &index)?;
+        let opened = manifest.shards.par_iter().map(open).collect::<Result<Vec<_>>>()?;
+        let samples = Samples::new(manifest.features.clone(), opened, options.verify);
+        let by_key = sort_by_key(&dir, &samples.index)?;
         let head = HeadFile::open(&locate(&dir, &manifest.head), options.access)?;
-        let samples = Samples { format: manifest.features.clone(), shards, index, verify: options.verify };
         Ok(Self { dir, manifest, samples, by_key, head })
     }
 

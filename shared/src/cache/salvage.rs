@@ -5,11 +5,13 @@
 //! those. Head, card and quarantine table are made again from what the caller has.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::HEAD;
 use super::begin::{full_fingerprint, refuse_other};
+use super::buffers::Buffers;
 use super::codec::Codec;
 use super::commit::{
     Part, Staged, WriterLock, commit, digest_of, entry_of, locate, lock_manifest, roll_forward,
@@ -109,12 +111,14 @@ impl Damaged<'_> {
         let old = &self.manifest.shards[self.number];
         let codec = self.manifest.features.codec;
         let aside = self.options.part.aside(self.dir, self.number);
-        let mut shard = ShardWriter::create(aside, codec, self.options.row_group_bytes)?;
+        let group_bytes = self.options.row_group_bytes;
+        let buffers = Arc::<Buffers>::default();
+        let mut shard = ShardWriter::create(aside, codec, group_bytes, buffers.clone())?;
         if let Some(samples) = self.samples(old) {
             let numbers: Vec<usize> = (0..samples.index.len()).collect();
             for some in numbers.chunks(ROWS_AT_ONCE) {
                 let rows: Vec<Row> = some.par_iter().filter_map(|&i| samples.row(i).ok()).collect();
-                for row in encode(&rows, codec)? {
+                for row in encode(&rows, codec, &buffers)? {
                     if !shard.keys.contains(&row.key) {
                         shard.push(row)?;
                     }
@@ -135,10 +139,10 @@ impl Damaged<'_> {
         let shard = Shard::open(locate(self.dir, &entry.entry), entry, Access::Map).ok()?;
         let index = shard.sound_index();
         let format = self.manifest.features.clone();
-        Some(Samples { format, shards: vec![shard], index, verify: true })
+        Some(Samples::new(format, vec![(shard, index)], true))
     }
 }
 
-fn encode(rows: &[Row], codec: Codec) -> Result<Vec<EncodedRow>> {
-    rows.par_iter().map(|row| EncodedRow::new(row, codec, None)).collect()
+fn encode(rows: &[Row], codec: Codec, buffers: &Buffers) -> Result<Vec<EncodedRow>> {
+    rows.par_iter().map(|row| EncodedRow::new(row, codec, None, buffers)).collect()
 }

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::codec::widen::widen_into;
 use super::codec::{Coding, Wanted};
@@ -13,18 +12,34 @@ use super::index::{IndexEntry, Shard};
 use super::manifest::FeatureFormat;
 use super::sample::{FeatureBlock, Row, SampleMeta};
 use super::schema::{Cell, IMAGE_FILES, NUM_CELLS, Take, cells_to_meta};
+use super::xxh3::Xxh3;
 use crate::ids::Digest;
 
-/// Shards and what their rows are; an entry's `shard` is the place in `shards`.
+/// Shards and what their rows are.
 pub(super) struct Samples {
     pub(super) format: FeatureFormat,
-    pub(super) shards: Vec<Shard>,
+    shards: Vec<Shard>,
+    /// The number of each shard's first sample.
+    starts: Vec<usize>,
+    /// Of all shards, one after another.
     pub(super) index: Vec<IndexEntry>,
     /// Check page and value checksums on every read.
     pub(super) verify: bool,
 }
 
 impl Samples {
+    /// The samples of some shards, with the index of each.
+    pub(super) fn new(format: FeatureFormat, opened: Vec<(Shard, Vec<IndexEntry>)>, verify: bool) -> Self {
+        let mut index = Vec::with_capacity(opened.iter().map(|(_, part)| part.len()).sum());
+        let (mut shards, mut starts) = (Vec::with_capacity(opened.len()), Vec::with_capacity(opened.len()));
+        for (shard, part) in opened {
+            shards.push(shard);
+            starts.push(index.len());
+            index.extend(part);
+        }
+        Self { format, shards, starts, index, verify }
+    }
+
     /// All of sample `i` but its features.
     pub(super) fn meta(&self, i: usize) -> Result<SampleMeta> {
         let cells = self.cells(i, 0..IMAGE_FILES)?;
@@ -110,7 +125,7 @@ impl Samples {
     }
 
     fn shard(&self, i: usize) -> &Shard {
-        &self.shards[self.index[i].shard as usize]
+        &self.shards[self.starts.partition_point(|&start| start <= i) - 1]
     }
 
     fn cells(&self, i: usize, leaves: Range<usize>) -> Result<Vec<Cell>> {

@@ -9,9 +9,9 @@ use std::sync::{Arc, LazyLock};
 
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::sample::{CachedImage, CachedTurn, QuarantinedRow, Row, SampleMeta};
+use super::xxh3::Xxh3;
 use crate::ids::{Digest, SampleKey};
 
 /// The Parquet schema of a shard, as text.

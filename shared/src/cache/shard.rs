@@ -1,29 +1,27 @@
 //! One shard under construction: row groups of small columns and hand-made feature pages.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use parquet::basic::Encoding;
-use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder};
 use parquet::file::properties::WriterPropertiesPtr;
-use parquet::file::writer::SerializedFileWriter;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::buffers::Buffers;
 use super::codec::Codec;
 use super::error::{CacheError, IoContext, Result};
-use super::feature_page;
+use super::feature_page::{self, Page};
 use super::lossy::{HeadMatrix, LossyError};
 use super::manifest::{FileEntry, ShardEntry};
-use super::page::PageHeader;
 use super::sample::{FeatureBlock, Row};
 use super::schema::{Cell, FEATURES, NUM_CELLS, SHARD, row_to_cells};
+use super::shard_file::{ShardFile, WrittenColumn};
 use super::table::{EncodedColumn, TableBuffer, properties};
-use crate::ids::{Digest, SampleKey};
+use super::xxh3;
+use crate::ids::SampleKey;
 
 /// A row whose features have become a page; made by many threads, pushed by one.
 pub(super) struct EncodedRow {
@@ -31,27 +29,26 @@ pub(super) struct EncodedRow {
     tokens: u64,
     positions: u64,
     cells: Vec<Cell>,
-    page: Vec<u8>,
-    header: PageHeader,
+    page: Page,
     error: LossyError,
 }
 
 impl EncodedRow {
     /// Encodes one row, which has passed [`Row::check`]; measures through `head` what a lossy codec changes.
-    pub(super) fn new(row: &Row, codec: Codec, head: Option<&HeadMatrix>) -> Result<Self> {
+    pub(super) fn new(row: &Row, codec: Codec, head: Option<&HeadMatrix>, buffers: &Buffers) -> Result<Self> {
         let FeatureBlock { dtype, width, .. } = row.features;
         let rounded = codec.coding().round(&row.features);
         let bytes = rounded.as_ref().unwrap_or(&row.features.bytes);
-        let (page, header) = feature_page::make(codec.coding(), dtype, width, bytes)
+        let page = feature_page::make(codec.coding(), dtype, width, bytes, buffers)
             .map_err(|reason| row.meta.invariant(reason))?;
         let error = match (head, &rounded) {
             (Some(head), Some(rounded)) => head.measure(&row.features, rounded),
             _ => LossyError::default(),
         };
-        let cells = row_to_cells(row, xxh3_64(bytes));
+        let cells = row_to_cells(row, xxh3::hash(bytes));
         let (key, tokens) = (row.meta.key, row.meta.input_ids.len() as u64);
         let positions = row.features.num_positions() as u64;
-        Ok(Self { key, tokens, positions, cells, page, header, error })
+        Ok(Self { key, tokens, positions, cells, page, error })
     }
 }
 
@@ -59,9 +56,11 @@ impl EncodedRow {
 pub(super) struct ShardWriter {
     path: PathBuf,
     properties: WriterPropertiesPtr,
-    file: SerializedFileWriter<HashingFile>,
+    file: ShardFile,
     group: RowGroupBuffer,
     row_group_bytes: usize,
+    /// Where the buffers of pages come from, and go to once they are written.
+    buffers: Arc<Buffers>,
     pub(super) keys: HashSet<SampleKey>,
     tokens: u64,
     feature_rows: u64,
@@ -71,24 +70,33 @@ pub(super) struct ShardWriter {
 
 impl ShardWriter {
     /// Starts a shard at `path`.
-    pub(super) fn create(path: PathBuf, codec: Codec, row_group_bytes: usize) -> Result<Self> {
+    pub(super) fn create(
+        path: PathBuf,
+        codec: Codec,
+        row_group_bytes: usize,
+        buffers: Arc<Buffers>,
+    ) -> Result<Self> {
         let properties = properties(&SHARD);
-        let sink = HashingFile::create(&path).at("create", &path)?;
-        let file = SerializedFileWriter::new(sink, SHARD.root_schema_ptr(), properties.clone())
-            .map_err(|error| CacheError::writing(&path, error))?;
-        let group = RowGroupBuffer::new(&properties, codec);
+        let file = ShardFile::create(&path).at("create", &path)?;
+        let group = RowGroupBuffer::new(&properties, codec, file.bytes());
         let (keys, error) = (HashSet::new(), LossyError::default());
-        Ok(Self { path, properties, file, group, row_group_bytes, keys, tokens: 0, feature_rows: 0, error })
+        Ok(Self {
+            path,
+            properties,
+            file,
+            group,
+            row_group_bytes,
+            buffers,
+            keys,
+            tokens: 0,
+            feature_rows: 0,
+            error,
+        })
     }
 
-    /// Bytes that are not on the disk yet: the pages of the open row group.
-    pub(super) fn pending_bytes(&self) -> usize {
-        self.group.pages.len()
-    }
-
-    /// Bytes so far, the open row group included.
+    /// Bytes so far.
     pub(super) fn bytes(&self) -> usize {
-        self.file.bytes_written() + self.group.pages.len()
+        self.file.bytes()
     }
 
     /// Appends a row; closes the row group when it is full.
@@ -97,45 +105,39 @@ impl ShardWriter {
         self.tokens += row.tokens;
         self.feature_rows += row.positions;
         self.error.add(&row.error);
-        self.group.push(row).map_err(|error| CacheError::writing(&self.path, error))?;
-        if self.group.pages.len() >= self.row_group_bytes { self.flush() } else { Ok(()) }
+        self.file.append(row.page.bytes()).at("write", &self.path)?;
+        let page = self.group.push(row).map_err(|error| CacheError::writing(&self.path, error))?;
+        self.buffers.give_back(page.buffer);
+        if self.group.bytes >= self.row_group_bytes { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        let codec = self.group.codec;
-        let group = std::mem::replace(&mut self.group, RowGroupBuffer::new(&self.properties, codec));
-        if group.rows == 0 {
+        if self.group.rows == 0 {
             return Ok(());
         }
-        let write = || -> ParquetResult<()> {
-            let mut writer = self.file.next_row_group()?;
-            for (bytes, close) in group.finish()? {
-                writer.append_column(&bytes, close)?;
-            }
-            writer.close().map(drop)
+        let next = RowGroupBuffer::new(&self.properties, self.group.codec, 0);
+        let group = std::mem::replace(&mut self.group, next);
+        let write = || {
+            let place = (group.start, group.rows);
+            let (small, features) = group.finish()?;
+            self.file.end_group(place, small, features)
         };
-        write().map_err(|error| CacheError::writing(&self.path, error))
+        write().map_err(|error| CacheError::writing(&self.path, error))?;
+        self.group.start = self.file.bytes();
+        Ok(())
     }
 
     /// Completes and syncs the file; its entry has no name yet.
     pub(super) fn finish(mut self) -> Result<FinishedShard> {
         self.flush()?;
-        self.file.flush().at("write", &self.path)?;
-        // What is written from here on, page indexes and footer, is the tail that readers check first.
-        let tail_offset = self.file.bytes_written() as u64;
-        self.file.inner_mut().tail = Some(Xxh3::new());
-        self.file.finish().map_err(|error| CacheError::writing(&self.path, error))?;
-        let sink = self.file.inner_mut();
-        sink.file.sync_all().at("sync", &self.path)?;
-        let digest = Digest::from_bytes(sink.hasher.finalize().into());
-        let tail_xxh3 = sink.tail.take().map_or(0, |tail| tail.digest());
+        let file = self.file.finish(&self.path, &self.properties)?;
         let entry = ShardEntry {
-            entry: FileEntry { file: String::new(), bytes: sink.bytes, digest },
+            entry: FileEntry { file: String::new(), bytes: file.bytes, digest: file.digest },
             samples: self.keys.len() as u64,
             tokens: self.tokens,
             feature_rows: self.feature_rows,
-            tail_offset,
-            tail_xxh3: format!("{tail_xxh3:016x}"),
+            tail_offset: file.tail_offset,
+            tail_xxh3: format!("{:016x}", file.tail_xxh3),
         };
         Ok(FinishedShard {
             path: std::mem::take(&mut self.path),
@@ -163,11 +165,14 @@ impl Drop for ShardWriter {
     }
 }
 
-/// The open row group: small columns encoded as they come, feature pages one after another.
+/// The open row group: small columns encoded as they come, and where the feature pages are in the file.
 struct RowGroupBuffer {
     codec: Codec,
     table: TableBuffer,
-    pages: Vec<u8>,
+    /// Where the row group begins in the file.
+    start: usize,
+    /// Bytes of the feature pages.
+    bytes: usize,
     index: OffsetIndexBuilder,
     rows: usize,
     values: u64,
@@ -175,11 +180,12 @@ struct RowGroupBuffer {
 }
 
 impl RowGroupBuffer {
-    fn new(properties: &WriterPropertiesPtr, codec: Codec) -> Self {
+    fn new(properties: &WriterPropertiesPtr, codec: Codec, start: usize) -> Self {
         Self {
             codec,
             table: TableBuffer::new(&SHARD, properties, NUM_CELLS),
-            pages: Vec::new(),
+            start,
+            bytes: 0,
             index: OffsetIndexBuilder::new(),
             rows: 0,
             values: 0,
@@ -187,68 +193,30 @@ impl RowGroupBuffer {
         }
     }
 
-    fn push(&mut self, row: EncodedRow) -> ParquetResult<()> {
+    /// Notes a row whose page has been written, which is given back.
+    fn push(&mut self, row: EncodedRow) -> ParquetResult<Page> {
         self.table.push(row.cells)?;
         self.index.append_row_count(1);
-        self.index.append_offset_and_size(self.pages.len() as i64, row.page.len() as i32);
-        self.pages.extend_from_slice(&row.page);
+        let (len, header) = (row.page.bytes().len(), row.page.header);
+        self.index.append_offset_and_size((self.start + self.bytes) as i64, len as i32);
+        self.bytes += len;
         self.rows += 1;
-        self.values += u64::from(row.header.num_values);
-        let header_bytes = row.page.len() - row.header.compressed_bytes as usize;
-        self.uncompressed += row.header.uncompressed_bytes as usize + header_bytes;
-        Ok(())
+        self.values += u64::from(header.num_values);
+        self.uncompressed += header.uncompressed_bytes as usize + len - header.compressed_bytes as usize;
+        Ok(row.page)
     }
 
-    fn finish(self) -> ParquetResult<Vec<EncodedColumn>> {
+    /// The small columns, and what the file says of the features.
+    fn finish(self) -> ParquetResult<(Vec<EncodedColumn>, WrittenColumn)> {
         let layout = self.codec.coding().layout();
         let metadata = ColumnChunkMetaData::builder(SHARD.column(FEATURES))
             .set_compression(layout.compression())
             .set_encodings(vec![Encoding::RLE, layout.encoding()])
             .set_num_values(self.values as i64)
-            .set_total_compressed_size(self.pages.len() as i64)
+            .set_total_compressed_size(self.bytes as i64)
             .set_total_uncompressed_size(self.uncompressed as i64)
-            .set_data_page_offset(0)
+            .set_data_page_offset(self.start as i64)
             .build()?;
-        let close = ColumnCloseResult {
-            bytes_written: self.pages.len() as u64,
-            rows_written: self.rows as u64,
-            metadata,
-            bloom_filter: None,
-            column_index: None,
-            offset_index: Some(self.index.build()),
-        };
-        let mut columns = self.table.finish()?;
-        columns.push((Bytes::from(self.pages), close));
-        Ok(columns)
-    }
-}
-
-/// A file that knows the digest of what went into it.
-struct HashingFile {
-    file: File,
-    bytes: u64,
-    hasher: blake3::Hasher,
-    tail: Option<Xxh3>,
-}
-
-impl HashingFile {
-    fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::create(path)?, bytes: 0, hasher: blake3::Hasher::new(), tail: None })
-    }
-}
-
-impl Write for HashingFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        if let Some(tail) = &mut self.tail {
-            tail.update(&bytes[..written]);
-        }
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok((self.table.finish()?, (metadata, self.index.build())))
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::buf::Reader;
 use bytes::{Buf, Bytes};
-use memmap2::{Advice, Mmap};
+use memmap2::{Advice, Mmap, MmapMut};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,17 @@ impl FileBytes {
                 Ok(Self::Plain { file, len })
             }
         }
+    }
+
+    /// Bytes that are in no file.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) fn of(bytes: &[u8]) -> io::Result<Self> {
+        let mut map = MmapMut::map_anon(bytes.len().max(1))?;
+        map[..bytes.len()].copy_from_slice(bytes);
+        let map = Arc::new(map.make_read_only()?);
+        Ok(Self::Map { bytes: Bytes::from_owner(Shared(map.clone())).slice(..bytes.len()), map })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::begin::{create, refuse_foreign, resume};
+use super::buffers::Buffers;
 use super::card::card;
 use super::commit::{
     Part, Staged, WriterLock, commit, entry_of, locate, lock_manifest, roll_forward, shard_name, write_synced,
@@ -40,6 +42,7 @@ pub struct CacheWriter {
     news: BTreeMap<(String, u64), Option<QuarantinedRow>>,
     shard: Option<ShardWriter>,
     num_shards: usize,
+    buffers: Arc<Buffers>,
     /// Where the error of a lossy codec is to be measured.
     head: Option<HeadMatrix>,
     _lock: WriterLock,
@@ -74,6 +77,7 @@ impl CacheWriter {
             news: BTreeMap::new(),
             shard: None,
             num_shards: 0,
+            buffers: Arc::default(),
             _lock: lock,
             dir,
             options,
@@ -131,7 +135,7 @@ impl CacheWriter {
         }
         let (codec, measured) = (format.codec, self.rows_to_measure());
         let encode = |(i, row): (usize, &Row)| {
-            EncodedRow::new(row, codec, self.head.as_ref().filter(|_| i < measured))
+            EncodedRow::new(row, codec, self.head.as_ref().filter(|_| i < measured), &self.buffers)
         };
         let encoded = rows.par_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         for (row, encoded) in rows.iter().zip(encoded) {
@@ -188,16 +192,16 @@ impl CacheWriter {
                 self.num_shards += 1;
                 let path = self.options.part.aside(&self.dir, self.num_shards);
                 let codec = self.manifest.features.codec;
-                self.shard.insert(ShardWriter::create(path, codec, self.options.row_group_bytes)?)
+                let (group_bytes, buffers) = (self.options.row_group_bytes, self.buffers.clone());
+                self.shard.insert(ShardWriter::create(path, codec, group_bytes, buffers)?)
             }
         };
         shard.push(row)?;
-        let (bytes, pending) = (shard.bytes(), shard.pending_bytes() as u64);
-        if bytes >= self.options.shard_bytes {
+        if shard.bytes() >= self.options.shard_bytes {
             self.commit()?;
         }
         let (keep_free, free) = (self.options.keep_free, free_bytes(&self.dir)?);
-        if keep_free > 0 && free < keep_free.saturating_add(pending) {
+        if keep_free > 0 && free < keep_free {
             self.commit()?;
             return Err(CacheError::SpaceLow { path: self.dir.clone(), free, keep_free });
         }
@@ -314,7 +318,7 @@ impl CacheWriter {
 fn keys_of(dir: &Path, shards: &[ShardEntry]) -> Result<Vec<SampleKey>> {
     let keys = |entry: &ShardEntry| -> Result<Vec<SampleKey>> {
         let shard = Shard::open(locate(dir, &entry.entry), entry, Access::Map)?;
-        Ok(shard.index(0)?.into_iter().map(|entry| entry.key).collect())
+        Ok(shard.index()?.into_iter().map(|entry| entry.key).collect())
     };
     let parts = shards.par_iter().map(keys).collect::<Result<Vec<_>>>()?;
     Ok(parts.into_iter().flatten().collect())

@@ -77,12 +77,11 @@ fn damage_names_file_and_row() {
     write(dir.path(), FeatureDtype::F32, &samples);
     let reader = CacheReader::open(dir.path()).unwrap();
     let file = reader.manifest().shards[0].entry.file.clone();
-    let tail = reader.manifest().shards[0].tail_offset as usize;
     drop(reader);
     let path = dir.path().join(&file);
     let mut bytes = fs::read(&path).unwrap();
-    // The last page before the tail is the last row's features; its last bytes are the frame's end.
-    bytes[tail - 3] ^= 0x10;
+    // A file begins with the first row's features, 60 bytes or more behind the four of its name.
+    bytes[64] ^= 0x10;
     fs::write(&path, &bytes).unwrap();
     let error = read_all(dir.path(), &samples).unwrap_err().to_string();
     assert!(error.contains(&file) && error.contains(", row ") && error.contains("page checksum"), "{error}");

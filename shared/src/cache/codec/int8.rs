@@ -54,6 +54,10 @@ impl Coding for Int8 {
         true
     }
 
+    fn room(&self, dtype: FeatureDtype, values: usize) -> usize {
+        Lossless.room(dtype, values)
+    }
+
     fn encode(&self, dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         Lossless.encode(dtype, bytes, out)
     }

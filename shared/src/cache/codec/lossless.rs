@@ -1,33 +1,36 @@
-//! The lossless codec: byte planes of float32, entropy-coded by zstd without matches.
+//! The lossless codec: byte planes of float32, entropy-coded in a zstd frame without matches.
 //!
 //! Features never repeat, but their exponents are skewed; so the only gain is an order-0 entropy
 //! code per byte plane. Values are widened to float32 (bf16 by appending zero bits, f16 bit by
-//! bit), split into four planes, lowest byte first (Parquet's BYTE_STREAM_SPLIT), and compressed
+//! bit), split into four planes, lowest byte first (Parquet's BYTE_STREAM_SPLIT), and written
 //! as one ordinary zstd frame of literals only, with a block boundary at the end of each plane so
 //! that no Huffman table serves two planes. The zero planes of bf16 cost a few bytes.
 //!
-//! `planes.rs` decodes.
+//! A block is coded where that makes it a 64th smaller: a mantissa, which hardly gains, stays as it is and is read at
+//! the speed of memory. `planes.rs` decodes.
 
 use std::cell::RefCell;
 use std::io;
 
-use zstd_safe::zstd_sys::{ZSTD_EndDirective, ZSTD_strategy};
-use zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ParamSwitch, ResetDirective};
-
 use super::frame::{BLOCK, PLANES};
-use super::planes::{self, checked};
+use super::huffman::{Code, Encoder, count, looks_random};
+use super::planes;
 use super::widen::f16_to_f32_bits;
 use super::{Coding, Layout, Wanted};
 use crate::cache::sample::FeatureDtype;
 
-thread_local! {
-    static ENCODER: RefCell<Encoder> = RefCell::default();
-}
+/// Shorter blocks are stored: no code is worth its description.
+const CODED_FROM: usize = 64;
+/// Blocks of one byte are told as such from this length on.
+const RUN_FROM: usize = 7;
+/// A frame says how much of it a decoder must remember, where that is not all of it.
+const WINDOW: usize = 512 * 1024;
+const WINDOW_CODE: u8 = (19 - 10) << 3;
+/// Room for what is not a block's content: headers, and what a stream of literals could take at the longest.
+const OVERHEAD: usize = 16 * 1024;
 
-#[derive(Default)]
-struct Encoder {
-    context: CCtx<'static>,
-    plane: Vec<u8>,
+thread_local! {
+    static PLANE: RefCell<Box<[u8]>> = RefCell::new(vec![0; BLOCK].into());
 }
 
 /// See the module.
@@ -46,6 +49,13 @@ impl Coding for Lossless {
         Layout::Planes
     }
 
+    fn room(&self, dtype: FeatureDtype, values: usize) -> usize {
+        // What is zero in every value of a type takes a few bytes.
+        let (planes, blocks) = (dtype.size().max(2), PLANES * values.div_ceil(BLOCK));
+        let planes = if dtype == FeatureDtype::F16 { PLANES - 1 } else { planes };
+        planes * values + 16 * blocks + OVERHEAD
+    }
+
     fn encode(&self, dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         encode(dtype, bytes, out)
     }
@@ -57,61 +67,164 @@ impl Coding for Lossless {
 
 /// Appends the zstd frame of `bytes`, little-endian values of `dtype`, to `out`.
 fn encode(dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    ENCODER.with_borrow_mut(|encoder| {
-        let values = bytes.len() / dtype.size();
-        out.reserve(zstd_safe::compress_bound(values * dtype.size()) + 1024);
-        encoder.start(values * PLANES)?;
+    let values = bytes.len() / dtype.size();
+    out.reserve(Lossless.room(dtype, values));
+    write_header(values * PLANES, out);
+    PLANE.with_borrow_mut(|buffer| {
         for plane in 0..PLANES {
-            encoder.fill_plane(dtype, bytes, plane);
-            encoder.compress_plane(out, plane + 1 == PLANES)?;
+            for start in (0..values).step_by(BLOCK) {
+                let end = values.min(start + BLOCK);
+                let block = &mut buffer[..end - start];
+                let place =
+                    Place { is_first: plane + start == 0, is_last: plane + 1 == PLANES && end == values };
+                if dtype == FeatureDtype::Bf16 && plane < 2 {
+                    block.fill(0);
+                    write_run(block, place, out);
+                } else {
+                    fill(dtype, &bytes[start * dtype.size()..end * dtype.size()], plane, block);
+                    write_block(block, place, out);
+                }
+            }
         }
-        Ok(())
-    })
+    });
+    Ok(())
 }
 
-impl Encoder {
-    /// Literals only: a match finder that finds nothing (shortest match 7 in a table of 64, long
-    /// strides) and literals that are always Huffman-coded.
-    fn start(&mut self, total: usize) -> io::Result<()> {
-        checked(self.context.reset(ResetDirective::SessionAndParameters))?;
-        for parameter in [
-            CParameter::CompressionLevel(1),
-            CParameter::Strategy(ZSTD_strategy::ZSTD_fast),
-            CParameter::MinMatch(7),
-            CParameter::HashLog(6),
-            CParameter::TargetLength(131_072),
-            CParameter::LiteralCompressionMode(ParamSwitch::Enable),
-        ] {
-            checked(self.context.set_parameter(parameter))?;
-        }
-        checked(self.context.set_pledged_src_size(Some(total as u64))).map(drop)
-    }
+/// Where a block is in its frame.
+#[derive(Clone, Copy)]
+struct Place {
+    is_first: bool,
+    is_last: bool,
+}
 
-    fn fill_plane(&mut self, dtype: FeatureDtype, bytes: &[u8], plane: usize) {
-        self.plane.clear();
-        match (dtype, plane) {
-            (FeatureDtype::Bf16, 0 | 1) => self.plane.resize(bytes.len() / 2, 0),
-            (FeatureDtype::Bf16, _) => self.plane.extend(bytes.chunks_exact(2).map(|value| value[plane - 2])),
-            (FeatureDtype::F32, _) => self.plane.extend(bytes.chunks_exact(4).map(|value| value[plane])),
-            (FeatureDtype::F16, _) => {
-                let widen = |value: &[u8]| f16_to_f32_bits(u16::from_le_bytes([value[0], value[1]]));
-                self.plane.extend(bytes.chunks_exact(2).map(|value| widen(value).to_le_bytes()[plane]));
+/// The header of a frame of `bytes` bytes, as zstd writes it (RFC 8878, section 3.1.1.1).
+fn write_header(bytes: usize, out: &mut Vec<u8>) {
+    let is_single = bytes <= WINDOW;
+    let (flag, size) = match bytes {
+        0..256 => (0, 1),
+        256..65_792 => (1, 2),
+        _ if bytes < u32::MAX as usize => (2, 4),
+        _ => (3, 8),
+    };
+    out.extend([0x28, 0xb5, 0x2f, 0xfd, flag << 6 | u8::from(is_single) << 5]);
+    if !is_single {
+        out.push(WINDOW_CODE);
+    }
+    let told = if size == 2 { bytes - 256 } else { bytes };
+    out.extend(&(told as u64).to_le_bytes()[..size]);
+}
+
+/// What the header of a block says of its content.
+#[derive(Clone, Copy)]
+enum Kind {
+    Raw = 0,
+    Run = 1,
+    Coded = 2,
+}
+
+fn write_block_header(kind: Kind, place: Place, size: usize, out: &mut Vec<u8>) {
+    let header = (size as u32) << 3 | (kind as u32) << 1 | u32::from(place.is_last);
+    out.extend(&header.to_le_bytes()[..3]);
+}
+
+/// A block that is stored, one byte repeated or coded, whichever is the smallest by enough.
+fn write_block(block: &[u8], place: Place, out: &mut Vec<u8>) {
+    if block.len() < CODED_FROM || looks_random(block) {
+        return write_raw(block, place, out);
+    }
+    let counts = count(block);
+    match Code::of(&counts) {
+        None => write_run(block, place, out),
+        Some(code) => {
+            let size = code.cost(&counts) / 8;
+            if size + block.len() / 64 + 2 >= block.len() || !write_coded(block, &code, place, out) {
+                write_raw(block, place, out);
             }
         }
     }
+}
 
-    fn compress_plane(&mut self, out: &mut Vec<u8>, last: bool) -> io::Result<()> {
-        let directive = if last { ZSTD_EndDirective::ZSTD_e_end } else { ZSTD_EndDirective::ZSTD_e_flush };
-        let mut input = InBuffer::around(&self.plane);
-        loop {
-            let written = out.len();
-            let mut output = OutBuffer::around_pos(out, written);
-            let remaining = checked(self.context.compress_stream2(&mut output, &mut input, directive))?;
-            if remaining == 0 {
-                return Ok(());
-            }
-            out.reserve(remaining.max(BLOCK));
+fn write_raw(block: &[u8], place: Place, out: &mut Vec<u8>) {
+    write_block_header(Kind::Raw, place, block.len(), out);
+    out.extend_from_slice(block);
+}
+
+/// A block of one byte, repeated.
+fn write_run(block: &[u8], place: Place, out: &mut Vec<u8>) {
+    if block.len() < RUN_FROM {
+        return write_raw(block, place, out);
+    }
+    if !place.is_first {
+        write_block_header(Kind::Run, place, block.len(), out);
+        out.push(block[0]);
+        return;
+    }
+    // zstd up to 1.4.3 refuses a frame that begins with a run: there it is a coded block, of literals that are one.
+    let header = literals_header(1, 3, block.len(), 0);
+    write_block_header(Kind::Coded, place, 3 + 1 + 1, out);
+    out.extend(&header.to_le_bytes()[..3]);
+    out.extend([block[0], 0]);
+}
+
+/// Literals and no sequences; false, with nothing written, where the code cannot be told.
+fn write_coded(block: &[u8], code: &Code, place: Place, out: &mut Vec<u8>) -> bool {
+    let Some(description) = code.description() else { return false };
+    let (format, header_bytes, size_bits) = match block.len() {
+        0..256 => (0, 3, 10),
+        256..1024 => (1, 3, 10),
+        1024..16_384 => (2, 4, 14),
+        _ => (3, 5, 18),
+    };
+    let start = out.len();
+    out.extend([0; 8][..3 + header_bytes].iter());
+    out.extend(&description);
+    Encoder::new(code).append(block, out);
+    let size = out.len() - start - 3 - header_bytes;
+    // No sequences.
+    out.push(0);
+    if header_bytes + size + 1 >= block.len() {
+        out.truncate(start);
+        return false;
+    }
+    let header = literals_header(2, format, block.len(), (size as u64) << size_bits);
+    out[start + 3..start + 3 + header_bytes].copy_from_slice(&header.to_le_bytes()[..header_bytes]);
+    let mut block_header = Vec::with_capacity(3);
+    write_block_header(Kind::Coded, place, header_bytes + size + 1, &mut block_header);
+    out[start..start + 3].copy_from_slice(&block_header);
+    true
+}
+
+/// RFC 8878, section 3.1.1.3.1.1: two bits of type, two of format, the sizes.
+fn literals_header(kind: u64, format: u64, len: usize, size: u64) -> u64 {
+    kind | format << 2 | (len as u64 | size) << 4
+}
+
+/// One plane of some values.
+fn fill(dtype: FeatureDtype, bytes: &[u8], plane: usize, out: &mut [u8]) {
+    match dtype {
+        FeatureDtype::Bf16 => every_second(bytes, plane - 2, out),
+        FeatureDtype::F32 => every_fourth(bytes, plane, out),
+        FeatureDtype::F16 => {
+            let widen = |value: &[u8]| f16_to_f32_bits(u16::from_le_bytes([value[0], value[1]]));
+            let bytes = bytes.chunks_exact(2).map(|value| widen(value).to_le_bytes()[plane]);
+            out.iter_mut().zip(bytes).for_each(|(out, byte)| *out = byte);
         }
+    }
+}
+
+crate::vectorised! {
+    /// Byte `at` of each two.
+    fn every_second(bytes: &[u8], at: usize, out: &mut [u8]) {
+        let (pairs, shift) = (bytes.as_chunks::<2>().0, 8 * at);
+        out.iter_mut().zip(pairs).for_each(|(out, pair)| *out = (u16::from_le_bytes(*pair) >> shift) as u8);
+    }
+}
+
+crate::vectorised! {
+    /// Byte `at` of each four.
+    fn every_fourth(bytes: &[u8], at: usize, out: &mut [u8]) {
+        let (fours, shift) = (bytes.as_chunks::<4>().0, 8 * at);
+        out.iter_mut().zip(fours).for_each(|(out, four)| *out = (u32::from_le_bytes(*four) >> shift) as u8);
     }
 }
 

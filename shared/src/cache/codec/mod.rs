@@ -4,11 +4,14 @@
 //! round the values and choose the page's encoding, nothing else.
 
 mod frame;
+mod huffman;
 mod int8;
 mod lossless;
 mod none;
 mod planes;
 pub(super) mod widen;
+
+pub(super) use planes::decode_plainly;
 
 use std::fmt;
 use std::io;
@@ -71,6 +74,9 @@ pub(super) trait Coding: Sync {
     fn is_lossy(&self) -> bool {
         false
     }
+
+    /// How many bytes [`Coding::encode`] may need for these values, at the most.
+    fn room(&self, dtype: FeatureDtype, values: usize) -> usize;
 
     /// Appends the page's values to `out`, from little-endian values of `dtype`.
     fn encode(&self, dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()>;

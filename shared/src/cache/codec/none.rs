@@ -24,6 +24,10 @@ impl Coding for None {
         Layout::Plain
     }
 
+    fn room(&self, _dtype: FeatureDtype, values: usize) -> usize {
+        values * size_of::<f32>()
+    }
+
     fn encode(&self, dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         out.reserve(bytes.len() / dtype.size() * size_of::<f32>());
         widen(dtype, bytes).for_each(|word| out.extend(word.to_le_bytes()));

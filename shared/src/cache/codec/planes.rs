@@ -77,7 +77,11 @@ fn decode_words(planes: &Planes<'_>, wanted: &Wanted, take: &mut dyn FnMut(&[u8]
 }
 
 /// Any frame of four planes, through zstd's streaming decoder.
-pub(super) fn decode_plainly(frame: &[u8], wanted: &Wanted, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+pub(in crate::cache) fn decode_plainly(
+    frame: &[u8],
+    wanted: &Wanted,
+    take: &mut dyn FnMut(&[u8]),
+) -> io::Result<()> {
     let mut words = vec![0u32; wanted.total];
     LANES.with_borrow_mut(|[Lane { context, buffer, .. }, ..]| {
         checked(context.reset(ResetDirective::SessionOnly))?;

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use super::widen::{widen, widen_into};
 use super::*;
+use crate::cache::buffers::Buffers;
 use crate::cache::feature_page;
 
 const DTYPES: [FeatureDtype; 3] = [FeatureDtype::F32, FeatureDtype::F16, FeatureDtype::Bf16];
@@ -54,9 +55,10 @@ fn decoded(codec: Codec, body: &[u8], dtype: FeatureDtype, total: usize, values:
 /// Through a page and back.
 fn stored(codec: Codec, block: &FeatureBlock) -> FeatureBlock {
     let (coding, rounded) = (codec.coding(), codec.rounded(block));
-    let (page, _) = feature_page::make(coding, block.dtype, block.width, &rounded.bytes).unwrap();
+    let page =
+        feature_page::make(coding, block.dtype, block.width, &rounded.bytes, &Buffers::default()).unwrap();
     let shape = (block.num_positions(), block.width);
-    let body = feature_page::open(coding, &page, shape, true).unwrap();
+    let body = feature_page::open(coding, page.bytes(), shape, true).unwrap();
     let total = shape.0 * shape.1;
     let bytes = decoded(codec, body, block.dtype, total, 0..total);
     let mut wide = Vec::new();
@@ -144,9 +146,10 @@ fn golden_pages_decode_forever() {
     let block =
         FeatureBlock { dtype: FeatureDtype::Bf16, width: 3, bytes: bytemuck::cast_slice(&values).to_vec() };
     for codec in Codec::all() {
-        let (page, _) =
-            feature_page::make(codec.coding(), block.dtype, 3, &codec.rounded(&block).bytes).unwrap();
-        assert!(page == golden_page(codec), "{codec}: {page:02x?}");
+        let rounded = codec.rounded(&block);
+        let page =
+            feature_page::make(codec.coding(), block.dtype, 3, &rounded.bytes, &Buffers::default()).unwrap();
+        assert!(page.bytes() == golden_page(codec), "{codec}: {:02x?}", page.bytes());
         let body = feature_page::open(codec.coding(), golden_page(codec), (2, 3), true).unwrap();
         let bytes = decoded(codec, body, block.dtype, 6, 0..6);
         // 0xbe9a is -0.30078125: -19.25 steps of 1/64, and -19 / 64 is 0xbe98.

@@ -26,30 +26,7 @@ const CHUNK: usize = 16 * 1024;
 /// Rows per block of a sum over rows; fixed, so that the order of additions is.
 const ROW_BLOCK: usize = 64;
 
-/// Compiles a function twice, for the baseline and for AVX2, and picks at run time.
-#[macro_export]
-macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
-        $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn wide($($arg: $ty),*) $(-> $ret)? {
-                    body($($arg),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor was just found to have AVX2.
-                    return unsafe { wide($($arg),*) };
-                }
-            }
-            body($($arg),*)
-        }
-    };
-}
-pub use vectorised;
+pub use crate::vectorised;
 
 /// The float32 values of a contiguous CPU operand.
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
