@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Where the demo and the toy leave their results.
 OUT ?= target/demo
 
-.PHONY: help build demo toy test lint walls doc readme check parity fuzz bench cuda docs clean-demo
+.PHONY: help build demo toy test lint walls doc readme check parity fuzz bench cuda docs clean-demo ladder replica
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ demo: build ## the whole method on the embedded toy: extract, distil, evaluate, 
 
 toy: build ## make the embedded toy again: images, questions, tokenizers, teacher, student
 	./datasets/toy.sh
+
+ladder: build ## train the replica's models again: three teachers, four students (two hours)
+	./datasets/ladder.sh
+
+replica: build ## every table and figure of docs/replica.md, from the shipped ladder (hours; goes on where it stopped)
+	./datasets/replica.sh --docs
 
 test: export RUSTDOCFLAGS = -D warnings
 test: lint walls ## everything that must hold; needs only a Rust toolchain

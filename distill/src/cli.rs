@@ -58,9 +58,9 @@ pub enum Command {
 /// Options that every command takes.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CommonArgs {
-    /// A TOML file with the keys of this command; flags and --set override it.
+    /// A TOML file with the keys of this command; flags and --set override it. Of several, each overrides those before it.
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub config: Vec<PathBuf>,
     /// Override one key of the configuration, e.g. --set align.lr=5e-5. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,

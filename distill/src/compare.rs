@@ -3,7 +3,7 @@
 //! ```text
 //! grid.toml -> GridConfig -> Cells -> OUT/cells/TEACHER/STUDENT/VARIANT/seed-N   (distill run, distill eval)
 //!                                 \-> OUT/before/STUDENT                         (the student as it came)
-//! their summaries and predictions -> Comparison -> OUT/compare.{json,md,html}
+//! their summaries and predictions -> Comparison -> OUT/compare.{json,md,html}, *.svg
 //! ```
 //!
 //! Each cell runs in a process of its own, so its memory is its own and a failed one takes no other along. Everything
@@ -19,10 +19,12 @@ mod page;
 mod pool;
 mod statistics;
 mod table;
+mod usage;
 
 pub use config::{Asked, GridConfig, NamedStudent, NamedTeacher, Variant};
 pub use pool::Event;
 pub use statistics::{Comparison, Failure, Gain, Row};
+pub use usage::UseCurve;
 
 /// The interrupt that a user sends: the cells under way are told to stop, and no other begins.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -47,7 +49,11 @@ pub fn compare(config: &GridConfig, progress: &(dyn Fn(&Event) + Sync)) -> Resul
         crate::train::checkpoint::publish_file(&path, text.as_bytes())
     };
     write("compare.md", &table::markdown(&comparison))?;
-    write("compare.html", &page::render(&config.title, &comparison))?;
+    let figures = page::Figures::of(&comparison);
+    write("compare.html", &page::render(&config.title, &comparison, &figures))?;
+    for (name, file) in figures.files() {
+        write(name, &file)?;
+    }
     write("compare.json", &(serde_json::to_string_pretty(&comparison)? + "\n"))?;
     Ok(comparison)
 }

@@ -25,7 +25,7 @@ mod stage;
 
 pub use data::{Answers, DataConfig, MixedCache};
 pub use lora::LoraConfig;
-pub use loss::{LossConfig, Regulariser};
+pub use loss::{LossConfig, QuestionRows, Regulariser};
 pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
 pub use stage::{KeepFeatures, StageConfig};
@@ -316,7 +316,7 @@ where
     T: Serialize + DeserializeOwned,
 {
     let defaults = Table::try_from(defaults)?;
-    let resolved = resolve_over(defaults, common.config.as_deref(), &common.set, typed);
+    let resolved = resolve_over(defaults, &common.config, &common.set, typed);
     resolved.map_err(|error| match error {
         SettingsError::Unreadable { .. } => error.into(),
         _ => UsageError(error.to_string()).into(),

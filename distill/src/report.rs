@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-mod chart;
+pub(crate) mod chart;
 mod curves;
 pub(crate) mod html;
 pub(crate) mod intervals;
 pub(crate) mod run;
 mod samples;
+pub(crate) mod scatter;
 
 use crate::eval::Score;
 use html::{document, escape, share, table};

@@ -101,9 +101,9 @@ Examples:
 /// What every command takes.
 #[derive(Clone, Debug, Default, Args)]
 pub struct CommonArgs {
-    /// Settings of the run, in TOML.
+    /// Settings of the run, in TOML. Of several files, each overrides those before it.
     #[arg(long, value_name = "FILE.toml", value_hint = ValueHint::FilePath)]
-    pub config: Option<PathBuf>,
+    pub config: Vec<PathBuf>,
     /// Override one setting; may be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,

@@ -219,7 +219,7 @@ impl Settings {
     /// # Errors
     /// When the file or a `--set` is wrong.
     pub fn load(common: &CommonArgs, flags: toml::Table) -> Result<Settings> {
-        let settings = settings::resolve(common.config.as_deref(), &common.sets, flags);
+        let settings = settings::resolve(&common.config, &common.sets, flags);
         settings.map_err(|e| Usage(e.to_string()).into())
     }
 }

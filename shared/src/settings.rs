@@ -1,4 +1,5 @@
-//! One TOML a run. Three layers, the later over the earlier: the file, `--set a.b=c`, what was typed as a flag.
+//! One TOML a run, or several laid over each other. Three layers, the later over the earlier: the files, `--set a.b=c`,
+//! what was typed as a flag.
 //!
 //! Both programs describe a run as a serde struct of tables; this module only merges. What a key means, and its
 //! default, stands on the struct that obeys it. A key that no struct knows is an error (`deny_unknown_fields`
@@ -49,28 +50,28 @@ pub enum SettingsError {
 /// `flags` holds what was typed on the command line, as the tables of `T`; leave out what was not typed.
 ///
 /// # Errors
-/// When the file cannot be read or is not TOML, when a `--set` is malformed, or when the merged
+/// When a file cannot be read or is not TOML, when a `--set` is malformed, or when the merged
 /// tables do not fit `T`.
 pub fn resolve<T: DeserializeOwned>(
-    file: Option<&Path>,
+    files: &[PathBuf],
     sets: &[String],
     flags: Table,
 ) -> Result<T, SettingsError> {
-    resolve_over(Table::new(), file, sets, flags)
+    resolve_over(Table::new(), files, sets, flags)
 }
 
-/// As [`resolve`], with a layer of defaults below the file: for tables of one type whose defaults differ by their place.
+/// As [`resolve`], with a layer of defaults below the files: for tables of one type whose defaults differ by their place.
 ///
 /// # Errors
 /// As [`resolve`].
 pub fn resolve_over<T: DeserializeOwned>(
     defaults: Table,
-    file: Option<&Path>,
+    files: &[PathBuf],
     sets: &[String],
     flags: Table,
 ) -> Result<T, SettingsError> {
     let mut merged = defaults;
-    if let Some(path) = file {
+    for path in files {
         overlay(&mut merged, read(path)?);
     }
     for text in sets {
@@ -155,31 +156,33 @@ mod tests {
         let file = file("steps = 3\n[data]\nsources = [\"a\", \"b\"]\nroot = \"/file\"\nratio = 0.5\n");
         let sets = ["data.root=/set/with=sign".to_owned(), "steps=4".to_owned()];
         let flags = toml::from_str("[data]\nsources = [\"c\"]\n").unwrap();
-        let run: Run = resolve(Some(file.path()), &sets, flags).unwrap();
-        let data = Data { sources: vec!["c".into()], root: "/set/with=sign".into(), ratio: 0.5 };
+        let above = self::file("steps = 5\ndata.ratio = 0.25\n");
+        let files = [file.path().to_owned(), above.path().to_owned()];
+        let run: Run = resolve(&files, &sets, flags).unwrap();
+        let data = Data { sources: vec!["c".into()], root: "/set/with=sign".into(), ratio: 0.25 };
         assert_eq!(run, Run { data, steps: 4 });
     }
 
     #[test]
     fn a_misspelt_key_is_named() {
-        let error = resolve::<Run>(None, &["data.roots=x".to_owned()], Table::new()).unwrap_err().to_string();
+        let error = resolve::<Run>(&[], &["data.roots=x".to_owned()], Table::new()).unwrap_err().to_string();
         assert!(error.contains("unknown field `roots`") && error.contains("hint:"), "{error}");
     }
 
     #[test]
     fn malformed_sets_are_refused() {
         for text in ["steps", "=4", "data.=4"] {
-            let error = resolve::<Run>(None, &[text.to_owned()], Table::new()).unwrap_err();
+            let error = resolve::<Run>(&[], &[text.to_owned()], Table::new()).unwrap_err();
             assert!(matches!(error, SettingsError::Set { .. }), "{text}: {error}");
         }
         let sets = ["steps=4".to_owned(), "steps.x=4".to_owned()];
-        assert!(resolve::<Run>(None, &sets, Table::new()).unwrap_err().to_string().contains("not a section"));
+        assert!(resolve::<Run>(&[], &sets, Table::new()).unwrap_err().to_string().contains("not a section"));
     }
 
     #[test]
     fn a_broken_file_is_named_with_the_line() {
         let file = file("steps = 3\n[data\n");
-        let error = resolve::<Run>(Some(file.path()), &[], Table::new()).unwrap_err().to_string();
+        let error = resolve::<Run>(&[file.path().to_owned()], &[], Table::new()).unwrap_err().to_string();
         assert!(error.contains(&file.path().display().to_string()) && error.contains("line 2"), "{error}");
     }
 }

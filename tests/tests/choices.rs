@@ -102,6 +102,9 @@ fn the_losses_keys() {
     assert!(row["ce_regularisation"].is_null() && row["kl_regularisation"].is_null(), "{row}");
     let error = number(&row, "mse_regularisation");
     assert!(error > 0.0 && is_near(number(&row, "loss"), ce + kl + 0.5 * error), "{row}");
+    let pooled = with("pooled", &["loss.regularisation_question=pooled"]);
+    assert_eq!(pooled["kl"], plain["kl"]);
+    assert_ne!(pooled["kl_regularisation"], plain["kl_regularisation"]);
     let without = with("without", &["align.regularisation=false"]);
     assert!(
         is_near(number(&without, "loss"), ce + kl) && without["ce_regularisation"].is_null(),
@@ -178,4 +181,25 @@ fn earlier_answers_are_learnt_or_part_of_the_question() {
     assert_eq!((counts(&all), counts(&last)), (vec![1, 1, 1, 1, 2], vec![1; 5]));
     let rests = |ends: &[(usize, usize)]| ends.iter().map(|(_, rest)| *rest).collect::<Vec<_>>();
     assert_eq!(rests(&all), rests(&last));
+}
+
+#[test]
+fn fewer_samples_are_among_more_and_those_held_out_stay() {
+    let places = |max_samples: usize| -> (Vec<String>, Vec<String>) {
+        let mut config = RunConfig::default();
+        config.data.sources = vec![fixture("twin_step/data.json").display().to_string()];
+        config.data.image_root = Some(fixture("images"));
+        config.data.max_samples = max_samples;
+        config.eval.holdout = 1;
+        let processor = Processor::load(&fixture("internvl")).unwrap();
+        let source = Source::open(&config, processor, None, &|_| {}).unwrap();
+        let of = |samples: std::ops::Range<usize>| samples.map(|sample| source.place(sample)).collect();
+        (of(0..source.num_train()), of(source.held_out()))
+    };
+    let (all, held_out) = places(0);
+    // The fixture has five rows.
+    assert_eq!((all.len(), held_out.len()), (4, 1));
+    for max_samples in 1..=6 {
+        assert_eq!(places(max_samples), (all[..max_samples.min(4)].to_vec(), held_out.clone()));
+    }
 }

@@ -73,6 +73,34 @@ fn cells_are_normal_runs_and_done_ones_stay() {
 }
 
 #[test]
+fn a_variant_may_name_its_teachers_and_one_without_a_teacher_runs_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let cells = dir.path().join("shared");
+    let cache = inputs().unwrap().cache.display().to_string();
+    let teacher = format!("[[teachers]]\nname = \"again\"\ncache = \"{cache}\"\n");
+    let variant = "[[variants]]\nname = \"genrecal\"\nteachers = [\"again\"]\n";
+    let more = format!("seeds = [7]\ncells = \"{}\"", cells.display());
+    let config = grid(dir.path(), &more, &(teacher + variant));
+    let finished = compare(&config);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let result: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let rows: Vec<_> = result["rows"].as_array().unwrap().iter().collect();
+    let who: Vec<_> = rows.iter().map(|row| (row["variant"].as_str(), row["teacher"].as_str())).collect();
+    assert_eq!(who, [(None, None), (Some("sft"), None), (Some("genrecal"), Some("again"))]);
+    // The baseline has no teacher: it is every teacher's.
+    assert_eq!(rows[2]["gain"]["seeds"], 1, "{result}");
+    for cell in ["no-teacher/intern/sft/seed-7", "again/intern/genrecal/seed-7", "before/intern"] {
+        assert!(cells.join(cell).join("eval/summary.json").is_file(), "{cell}");
+    }
+    // Another grid on the same runs finds them done.
+    let other = fs::read_to_string(&config).unwrap().replace("/grid\"", "/other\"");
+    fs::write(&config, other).unwrap();
+    let finished = compare(&config);
+    assert!(finished.stderr.contains("3 of 3 cells are done"), "{}", finished.stderr);
+    assert!(dir.path().join("other/compare.md").is_file());
+}
+
+#[test]
 fn a_failed_cell_is_listed_and_the_others_go_on() {
     let dir = tempfile::tempdir().unwrap();
     // Method kd needs one vocabulary, which this pair does not have.
@@ -98,6 +126,7 @@ fn a_grid_that_is_none_is_refused_before_anything_runs() {
     };
     refused("seeds = []", "", "at least one seed");
     refused("seeds = [1, 1]", "", "none twice");
+    refused("", "[[variants]]\nname = \"a\"\nteachers = [\"qwen\", \"qwne\"]\n", "`qwne`");
     refused("jobs = 0", "", "`jobs`");
     refused("", "[[variants]]\nname = \"a\"\nloss.kll = 0\n", "variant `a` is no run");
     refused("", "[[variants]]\nname = \"a\"\nrecalibrator.depth = 0\n", "`recalibrator.depth`");

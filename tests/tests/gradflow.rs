@@ -114,6 +114,8 @@ fn recomputed_blocks_give_the_same_gradients() {
                 let expected = expected.get(&plain.params.get(key).unwrap().var).unwrap();
                 assert!(is_same(&got, expected).unwrap(), "{name} {parts:?}: `{key}` differs");
             }
+            // What stayed here would stay for good, and each step would add to it.
+            assert!(recomputed.is_empty(), "{name} {parts:?}: gradients of what does not train");
         }
     }
 }

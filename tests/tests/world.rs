@@ -79,10 +79,10 @@ fn conversations_are_asked_turn_by_turn_and_results_are_told_apart_by_topic_and_
     assert!(predictions.len() > 12, "{}", predictions.len());
     assert!(predictions.iter().any(|row| row["turn"] == 4));
 
-    let (summary, _) = world.asked("student-small", "test.json", "1000");
+    let (summary, _) = world.asked("student-small", "test.json", "2000");
     let by_type = summary["by_type"].as_object().unwrap();
-    assert_eq!((&summary["questions"], by_type.len()), (&600.into(), 60), "twenty topics on three levels");
-    assert!(by_type.values().all(|score| score["questions"] == 10), "{by_type:?}");
+    assert_eq!((&summary["questions"], by_type.len()), (&1200.into(), 60), "twenty topics on three levels");
+    assert!(by_type.values().all(|score| score["questions"] == 20), "{by_type:?}");
 }
 
 /// The lines of a question with options: the question, the options without their letters.
@@ -110,9 +110,9 @@ fn the_benchmarks_are_read_back_as_the_split_they_were_made_of() {
     let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
     let rows: BTreeMap<&str, &Value> = rows.iter().map(|row| (row["id"].as_str().unwrap(), row)).collect();
 
-    // Fourteen topics with thirty questions each have four answers of a type.
+    // Fourteen topics with sixty questions each have four answers of a type.
     let (summary, mmmu) = world.asked("student-small", "test.parquet", "1000");
-    assert_eq!((&summary["questions"], &summary["quarantined"]), (&420.into(), &0.into()));
+    assert_eq!((&summary["questions"], &summary["quarantined"]), (&840.into(), &0.into()));
     assert_eq!(summary["by_type"].as_object().unwrap().len(), 14, "{}", summary["by_type"]);
     let mut places = BTreeMap::new();
     let mut briefly = 0;
@@ -129,12 +129,12 @@ fn the_benchmarks_are_read_back_as_the_split_they_were_made_of() {
         }
         *places.entry(row["reference"].to_string()).or_insert(0) += 1;
     }
-    assert!(briefly > 150, "{briefly}");
-    assert!(places.len() == 4 && places.values().all(|&count| count == 105), "{places:?}");
+    assert!(briefly > 300, "{briefly}");
+    assert!(places.len() == 4 && places.values().all(|&count| count == 210), "{places:?}");
 
     // One picture a row: no questions about two.
     let (summary, mmbench) = world.asked("student-small", "test.tsv", "1000");
-    assert_eq!((&summary["questions"], &summary["quarantined"]), (&390.into(), &0.into()));
+    assert_eq!((&summary["questions"], &summary["quarantined"]), (&780.into(), &0.into()));
     let one: Vec<&Value> = mmmu.iter().filter(|row| row["type"] != "twice").collect();
     for (ours, theirs) in mmbench.iter().zip(one) {
         assert_eq!((&ours["type"], right(ours)), (&theirs["type"], right(theirs)));

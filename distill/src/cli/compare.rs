@@ -16,6 +16,7 @@ use crate::config;
 #[command(after_help = "Examples:
   distill compare --config grid.toml
   distill compare --config grid.toml --set seeds=[0,1,2,3,4] --set jobs=2
+  distill compare --config common.toml --config methods.toml
 
 A grid, in TOML:
   out = \"grid\"
@@ -37,7 +38,8 @@ A grid, in TOML:
   [eval]
   data = [\"test.json\"]
 
-[run] and [[variants]] take the keys of `distill run`. Every cell is a normal run in OUT/cells, for `distill report` and
+[run] and [[variants]] take the keys of `distill run`; a variant may name its `teachers` and `students`, and one whose
+method has no teacher runs once. Grids with the same `cells = DIR` share what they have in common. Every cell is a normal run in OUT/cells, for `distill report` and
 `distill export`. The same command again continues. Writes compare.json, compare.md and compare.html.")]
 pub struct CompareArgs {
     /// The grid's folder.

@@ -13,6 +13,9 @@ use crate::cli::UsageError;
 use crate::config::RunConfig;
 use crate::train::checkpoint::publish_file;
 
+/// The folder of runs without a teacher.
+const NO_TEACHER: &str = "no-teacher";
+
 /// All cells, and the students as they came.
 pub(super) struct Cells {
     /// The students first, then the cells: seed by seed, so that every row of the table fills up alike.
@@ -26,8 +29,8 @@ pub(super) struct Cells {
 pub(super) enum Place {
     /// A student before any training.
     Before { student: String },
-    /// A run.
-    Run { teacher: String, student: String, variant: String, seed: u64 },
+    /// A run; without a teacher where its method has none.
+    Run { teacher: Option<String>, student: String, variant: String, seed: u64 },
 }
 
 /// What has to be done in one folder.
@@ -47,22 +50,36 @@ impl Cells {
     pub(super) fn of(config: &GridConfig) -> Result<Self> {
         let mut all: Vec<Cell> = config.students.iter().map(|student| before(config, student)).collect();
         for &seed in &config.seeds {
-            for teacher in &config.teachers {
-                for student in &config.students {
-                    for variant in &config.variants {
-                        all.push(cell(config, teacher, student, variant, seed)?);
-                    }
-                }
+            for variant in &config.variants {
+                all.extend(runs(config, variant, seed)?);
             }
         }
         Ok(Self { all, baseline: config.baseline().to_owned() })
     }
 }
 
+/// A variant's cells of one seed: with each of its teachers and students. A method that reads no features would learn
+/// the same with any teacher; its samples are those of the first one's cache, so that it sees what the others see.
+fn runs(config: &GridConfig, variant: &Variant, seed: u64) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for teacher in config.teachers.iter().filter(|it| variant.takes_teacher(&it.name)) {
+        let mut needs_teacher = true;
+        for student in config.students.iter().filter(|it| variant.takes_student(&it.name)) {
+            let cell = cell(config, teacher, student, variant, seed)?;
+            needs_teacher = !matches!(cell.place, Place::Run { teacher: None, .. });
+            cells.push(cell);
+        }
+        if !needs_teacher {
+            break;
+        }
+    }
+    Ok(cells)
+}
+
 fn before(config: &GridConfig, student: &NamedStudent) -> Cell {
     Cell {
         place: Place::Before { student: student.name.clone() },
-        dir: config.out.join("before").join(&student.name),
+        dir: config.cells().join("before").join(&student.name),
         run: None,
         model: student.path.clone(),
         asked: config.eval.clone(),
@@ -76,27 +93,26 @@ fn cell(
     variant: &Variant,
     seed: u64,
 ) -> Result<Cell> {
-    let names = [&teacher.name, &student.name, &variant.name];
-    let dir = names.into_iter().fold(config.out.join("cells"), |dir, name| dir.join(name));
-    let dir = dir.join(format!("seed-{seed}"));
     let text = |path: &Path| Value::String(path.to_string_lossy().into_owned());
     let mut keys = Table::try_from(RunConfig::default())?;
     overlay(&mut keys, config.run.clone());
     overlay(&mut keys, variant.keys.clone());
-    let own = [("cache", text(&teacher.cache)), ("student", text(&student.path)), ("out", text(&dir))];
+    let own = [("cache", text(&teacher.cache)), ("student", text(&student.path))];
     overlay(&mut keys, own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect());
     keys.insert("seed".into(), Value::try_from(seed)?);
+    // The folder follows from the method; until it is known, any name will do.
+    keys.insert("out".into(), text(&config.cells()));
     let usage = |error: &dyn std::fmt::Display| {
         UsageError(format!("variant `{}` is no run: {}", variant.name, error.to_string().trim()))
     };
     let run: RunConfig = keys.clone().try_into().map_err(|error: toml::de::Error| usage(&error))?;
     run.validate().map_err(|error| usage(&error))?;
-    let place = Place::Run {
-        teacher: teacher.name.clone(),
-        student: student.name.clone(),
-        variant: variant.name.clone(),
-        seed,
-    };
+    let reads_features = run.stages().into_iter().any(|stage| run.method.reads_features(stage));
+    let teacher = reads_features.then(|| teacher.name.clone());
+    let names = [teacher.as_deref().unwrap_or(NO_TEACHER), &student.name, &variant.name];
+    let dir = names.into_iter().fold(config.cells(), |dir, name| dir.join(name)).join(format!("seed-{seed}"));
+    keys.insert("out".into(), text(&dir));
+    let place = Place::Run { teacher, student: student.name.clone(), variant: variant.name.clone(), seed };
     Ok(Cell { place, model: dir.clone(), dir, run: Some(keys), asked: config.eval.clone() })
 }
 
@@ -105,8 +121,11 @@ impl Cell {
     pub(super) fn name(&self) -> String {
         match &self.place {
             Place::Before { student } => format!("{student} before training"),
-            Place::Run { teacher, student, variant, seed } => {
+            Place::Run { teacher: Some(teacher), student, variant, seed } => {
                 format!("{teacher} -> {student}, {variant}, seed {seed}")
+            }
+            Place::Run { teacher: None, student, variant, seed } => {
+                format!("{student}, {variant}, seed {seed}")
             }
         }
     }

@@ -35,6 +35,12 @@ pub struct NamedStudent {
 pub struct Variant {
     /// Its name in the tables and folders.
     pub name: String,
+    /// The teachers it is run with; all when absent. A method without a teacher is run once, whatever their number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teachers: Option<Vec<String>>,
+    /// The students it is run on; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub students: Option<Vec<String>>,
     /// Keys of `distill run`: `method = "uld"`, `loss.kl = 0`.
     #[serde(flatten)]
     pub keys: Table,
@@ -65,6 +71,8 @@ pub struct GridConfig {
     /// The folder of all runs and of the tables.
     #[serde(default)]
     pub out: PathBuf,
+    /// The folder of the runs, when not `OUT/cells`: grids that share it share the runs whose names and keys are equal.
+    pub cells: Option<PathBuf>,
     /// The heading of the page.
     pub title: String,
     /// Each cell once a seed.
@@ -89,6 +97,7 @@ impl Default for GridConfig {
     fn default() -> Self {
         Self {
             out: PathBuf::new(),
+            cells: None,
             title: "Methods compared".into(),
             seeds: vec![0, 1, 2],
             jobs: 1,
@@ -143,6 +152,20 @@ impl GridConfig {
                 return usage(format!("two of `{key}` have one name"));
             }
         }
+        for variant in &self.variants {
+            let known = [
+                ("teachers", &variant.teachers, names(&self.teachers, |it| &it.name)),
+                ("students", &variant.students, names(&self.students, |it| &it.name)),
+            ];
+            for (key, chosen, known) in known {
+                if let Some(name) = chosen.iter().flatten().find(|name| !known.contains(name)) {
+                    return usage(format!(
+                        "variant `{}` names `{name}`, which is none of `{key}`",
+                        variant.name
+                    ));
+                }
+            }
+        }
         if self.seeds.is_empty() || self.seeds.iter().collect::<BTreeSet<_>>().len() < self.seeds.len() {
             return usage("`seeds` must name at least one seed, and none twice".into());
         }
@@ -157,10 +180,27 @@ impl GridConfig {
         Ok(())
     }
 
+    /// The folder of all runs.
+    pub(super) fn cells(&self) -> PathBuf {
+        self.cells.clone().unwrap_or_else(|| self.out.join("cells"))
+    }
+
     /// The variant that gains are counted from.
     pub(super) fn baseline(&self) -> &str {
         let first = || self.variants.first().map_or("", |it| it.name.as_str());
         self.baseline.as_deref().unwrap_or_else(first)
+    }
+}
+
+impl Variant {
+    /// Whether it is run with this teacher.
+    pub(super) fn takes_teacher(&self, name: &str) -> bool {
+        self.teachers.as_ref().is_none_or(|names| names.iter().any(|it| it == name))
+    }
+
+    /// Whether it is run on this student.
+    pub(super) fn takes_student(&self, name: &str) -> bool {
+        self.students.as_ref().is_none_or(|names| names.iter().any(|it| it == name))
     }
 }
 

@@ -1,11 +1,89 @@
 //! The comparison as a page: the table, and the accuracies as points with their intervals.
 
-use super::statistics::{Comparison, Row};
+use super::statistics::{Comparison, Row, label};
 use super::table;
-use crate::report::html::{document, escape, table as html_table};
+use crate::report::chart::{Chart, Series};
+use crate::report::html::{document, escape, svg_file, table as html_table};
 use crate::report::intervals::{Point, figure};
+use crate::report::scatter::{self, Words};
 
-pub(super) fn render(title: &str, comparison: &Comparison) -> String {
+/// The figures: accuracies, gains, and how much the students were used. Those without anything to show are empty.
+pub(super) struct Figures {
+    accuracy: String,
+    gain: String,
+    usage: String,
+    use_and_gain: String,
+}
+
+impl Figures {
+    pub(super) fn of(comparison: &Comparison) -> Self {
+        let over = format!("Gain over {}", comparison.baseline);
+        let difference = "difference of the accuracies, in percentage points";
+        Self {
+            accuracy: figure(
+                "accuracy",
+                "Accuracy",
+                "share of right answers, in %",
+                &points(comparison, accuracy),
+            ),
+            gain: figure("gain", &over, difference, &points(comparison, gain)),
+            usage: usage(comparison),
+            use_and_gain: use_and_gain(comparison, difference),
+        }
+    }
+
+    /// Each as a file of its own, by its name, without those that are empty.
+    pub(super) fn files(&self) -> Vec<(&'static str, String)> {
+        let all = [
+            ("accuracy.svg", &self.accuracy),
+            ("gain.svg", &self.gain),
+            ("use.svg", &self.usage),
+            ("use_and_gain.svg", &self.use_and_gain),
+        ];
+        all.into_iter().filter_map(|(name, figure)| Some((name, svg_file(figure)?))).collect()
+    }
+}
+
+/// The use of the student over the steps, one line a row.
+fn usage(comparison: &Comparison) -> String {
+    let series = |(style, curve): (usize, &super::UseCurve)| Series {
+        name: curve.name.clone(),
+        points: curve.points.clone(),
+        style,
+    };
+    let chart = Chart {
+        title: "Use of the student".into(),
+        description: "How much the loss through the teacher's head rises with another sample's question, at each evaluation, \
+                      one line a row, mean of its seeds."
+            .into(),
+        x_label: "step".into(),
+        y_label: "nats per token".into(),
+        series: comparison.usage.iter().enumerate().map(series).collect(),
+        legend_inside: true,
+        ..Chart::default()
+    };
+    chart.figure("use")
+}
+
+/// Each run's last use of the student and its gain.
+fn use_and_gain(comparison: &Comparison, difference: &str) -> String {
+    let said = match comparison.use_predicts_gain {
+        Some(rho) => format!("One point a run; their rank correlation (Spearman's) is {rho:.2}."),
+        None => "One point a run.".to_owned(),
+    };
+    let percent = |points: &[(f64, f64)]| points.iter().map(|(x, y)| (*x, y * 100.0)).collect();
+    let groups: Vec<scatter::Group> =
+        comparison.usage.iter().map(|curve| (curve.name.clone(), percent(&curve.gains))).collect();
+    let words = Words {
+        title: &format!("Does the use of the student tell the gain? {said}"),
+        description: &said,
+        x_label: "use of the student at the last evaluation, in nats per token",
+        y_label: difference,
+    };
+    scatter::figure("use-gain", &words, &groups)
+}
+
+pub(super) fn render(title: &str, comparison: &Comparison, figures: &Figures) -> String {
     let baseline = escape(&comparison.baseline);
     let mut body = format!(
         "<h1>{}</h1>\n<p class=\"lead\">Each row is one student, trained as named, once a seed, and asked the same questions. \
@@ -13,13 +91,9 @@ pub(super) fn render(title: &str, comparison: &Comparison) -> String {
         escape(title)
     );
     body += "<div class=\"grid2\">\n";
-    body += &figure("accuracy", "Accuracy", "share of right answers, in %", &points(comparison, accuracy));
-    body += &figure(
-        "gain",
-        &format!("Gain over {}", comparison.baseline),
-        "difference of the accuracies, in percentage points",
-        &points(comparison, gain),
-    );
+    for figure in [&figures.accuracy, &figures.gain, &figures.usage, &figures.use_and_gain] {
+        body += figure;
+    }
     body += "</div>\n";
     let head = table::head(comparison).map(|it| escape(&it));
     let rows: Vec<Vec<String>> =
@@ -43,7 +117,11 @@ fn points(comparison: &Comparison, value: fn(&Row) -> Option<Measured>) -> Vec<P
     let point = |row: &Row| {
         let (mean, interval) = value(row)?;
         let percent = |it: f64| it * 100.0;
-        Some(Point { name: name(row), value: percent(mean), interval: interval.map(percent) })
+        Some(Point {
+            name: label(row.teacher.as_deref(), &row.student, row.variant.as_deref()),
+            value: percent(mean),
+            interval: interval.map(percent),
+        })
     };
     comparison.rows.iter().filter_map(point).collect()
 }
@@ -54,11 +132,4 @@ fn accuracy(row: &Row) -> Option<Measured> {
 
 fn gain(row: &Row) -> Option<Measured> {
     row.gain.map(|it| (it.mean, it.interval))
-}
-
-fn name(row: &Row) -> String {
-    match (&row.teacher, &row.variant) {
-        (Some(teacher), Some(variant)) => format!("{variant}: {teacher} → {}", row.student),
-        _ => format!("{}, before", row.student),
-    }
 }

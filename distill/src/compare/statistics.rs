@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Cell, Cells, Place};
+use super::usage::{self, UseCurve, rank_correlation};
 use crate::eval::{Prediction, interval_of_means};
 use crate::report::run::{Evaluation, Run};
 
@@ -37,7 +38,7 @@ pub struct Gain {
 /// One row of the table: a teacher, a student and a variant over all seeds; or a student as it came.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Absent for a student as it came.
+    /// Absent for a student as it came, and for a method without a teacher.
     pub teacher: Option<String>,
     /// The student.
     pub student: String,
@@ -71,6 +72,10 @@ pub struct Comparison {
     pub baseline: String,
     /// Students as they came, then the grid.
     pub rows: Vec<Row>,
+    /// How much the student was used, for every row with a Recalibrator.
+    pub usage: Vec<UseCurve>,
+    /// Spearman's rank correlation of a run's last use and its gain, over all runs that have both.
+    pub use_predicts_gain: Option<f64>,
     /// Cells that are missing in the rows.
     pub failures: Vec<Failure>,
 }
@@ -83,7 +88,8 @@ type Question = (String, u64, usize);
 struct Group {
     /// By seed; a student as it came has one.
     outcomes: BTreeMap<u64, BTreeMap<Question, bool>>,
-    student_use: Vec<f64>,
+    /// By seed, the use of the student over the steps; empty without a Recalibrator.
+    uses: BTreeMap<u64, Vec<(f64, f64)>>,
     seconds: Vec<f64>,
     peaks: Vec<u64>,
 }
@@ -99,7 +105,7 @@ pub(super) fn compare(cells: &Cells, failures: &[Failure]) -> Result<Comparison>
         let (name, seed) = match &cell.place {
             Place::Before { student } => ((None, student.clone(), None), 0),
             Place::Run { teacher, student, variant, seed } => {
-                ((Some(teacher.clone()), student.clone(), Some(variant.clone())), *seed)
+                ((teacher.clone(), student.clone(), Some(variant.clone())), *seed)
             }
         };
         if !cell.is_done()? {
@@ -110,12 +116,21 @@ pub(super) fn compare(cells: &Cells, failures: &[Failure]) -> Result<Comparison>
         }
         groups.entry(name).or_default().add(cell, seed)?;
     }
+    let uses = order.iter().filter_map(|name| use_curve(name, &groups, &cells.baseline));
+    let usage: Vec<UseCurve> = uses.collect();
     let rows: Vec<Row> = order.into_iter().filter_map(|name| row(name, &groups, &cells.baseline)).collect();
     if rows.iter().all(|row| row.variant.is_none()) {
         let first = failures.first().map_or(String::new(), |it| format!(": {}: {}", it.cell, it.reason));
         bail!("no run of the grid came to its end{first}");
     }
-    Ok(Comparison { baseline: cells.baseline.clone(), rows, failures: failures.to_vec() })
+    let runs: Vec<(f64, f64)> = usage.iter().flat_map(|curve| curve.gains.clone()).collect();
+    Ok(Comparison {
+        baseline: cells.baseline.clone(),
+        rows,
+        use_predicts_gain: rank_correlation(&runs),
+        usage,
+        failures: failures.to_vec(),
+    })
 }
 
 impl Group {
@@ -126,7 +141,7 @@ impl Group {
         if let Some(summary) = cell.run_summary()? {
             self.seconds.push(summary.seconds);
             self.peaks.push(summary.peak_rss_bytes);
-            self.student_use.extend(student_use(&Run::open(&cell.dir)?));
+            self.uses.insert(seed, usage::line(&Run::open(&cell.dir)?));
         }
         Ok(())
     }
@@ -140,19 +155,27 @@ impl Group {
         .map(Iterator::collect)
         .collect()
     }
-}
 
-/// The last evaluation's loss with shuffled questions, less the loss as it is.
-fn student_use(run: &Run) -> Option<f64> {
-    Some(run.last("control_shuffled")? - run.last("eval_ce_teacher")? - run.last("eval_kl")?)
+    /// One list a seed: each question's outcome less the baseline's.
+    fn differences(&self, baseline: &Self) -> Vec<Vec<f64>> {
+        let (mine, theirs) = (self.matrix(baseline), baseline.matrix(self));
+        let pairs = mine.iter().zip(&theirs);
+        pairs.map(|(mine, theirs)| mine.iter().zip(theirs).map(|(a, b)| a - b).collect()).collect()
+    }
+
+    /// Each seed with its gain over the baseline.
+    fn gains(&self, baseline: &Self) -> Vec<(u64, f64)> {
+        let seeds = self.outcomes.keys().copied().filter(|seed| baseline.outcomes.contains_key(seed));
+        seeds.zip(self.differences(baseline).iter().map(|it| mean(it))).collect()
+    }
 }
 
 fn row(name: Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<Row> {
     let group = groups.get(&name)?;
     let matrix = group.matrix(group);
     let accuracies: Vec<f64> = matrix.iter().map(|outcomes| mean(outcomes)).collect();
-    let base = (name.0.clone(), name.1.clone(), Some(baseline.to_owned()));
-    let rival = groups.get(&base).filter(|_| name.2.as_deref().is_some_and(|it| it != baseline));
+    let rival = rival(&name, groups, baseline);
+    let last_uses: Vec<f64> = group.uses.values().filter_map(|line| Some(line.last()?.1)).collect();
     let means = |values: &[f64]| (!values.is_empty()).then(|| mean(values));
     Some(Row {
         gain: rival.and_then(|rival| gain(group, rival)),
@@ -160,7 +183,7 @@ fn row(name: Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<Row
         deviation: deviation(&accuracies),
         interval: interval_of_means(&matrix)?,
         questions: matrix.first().map_or(0, Vec::len),
-        student_use: means(&group.student_use),
+        student_use: means(&last_uses),
         seconds: means(&group.seconds),
         peak_rss_bytes: group.peaks.iter().copied().max(),
         accuracies,
@@ -170,16 +193,42 @@ fn row(name: Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<Row
     })
 }
 
+/// What a row's gain is counted from: the baseline of the same teacher and student; or of the student alone, where the
+/// baseline has no teacher.
+fn rival<'a>(name: &Name, groups: &'a BTreeMap<Name, Group>, baseline: &str) -> Option<&'a Group> {
+    let base = |teacher: Option<String>| (teacher, name.1.clone(), Some(baseline.to_owned()));
+    let found = groups.get(&base(name.0.clone())).or_else(|| groups.get(&base(None)));
+    found.filter(|_| name.2.as_deref().is_some_and(|it| it != baseline))
+}
+
+fn use_curve(name: &Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<UseCurve> {
+    let group = groups.get(name)?;
+    let lines: Vec<_> = group.uses.values().filter(|line| !line.is_empty()).cloned().collect();
+    let last = |seed: u64| Some(group.uses.get(&seed)?.last()?.1);
+    let gains = rival(name, groups, baseline).map(|rival| group.gains(rival)).unwrap_or_default();
+    (!lines.is_empty()).then(|| UseCurve {
+        name: label(name.0.as_deref(), &name.1, name.2.as_deref()),
+        points: usage::mean_line(&lines),
+        gains: gains.into_iter().filter_map(|(seed, gain)| Some((last(seed)?, gain))).collect(),
+    })
+}
+
+/// A row's name in the figures.
+pub(super) fn label(teacher: Option<&str>, student: &str, variant: Option<&str>) -> String {
+    match (teacher, variant) {
+        (Some(teacher), Some(variant)) => format!("{variant}: {teacher} → {student}"),
+        (None, Some(variant)) => format!("{variant}: {student}"),
+        (_, None) => format!("{student}, before"),
+    }
+}
+
 fn gain(group: &Group, baseline: &Group) -> Option<Gain> {
-    let (mine, theirs) = (group.matrix(baseline), baseline.matrix(group));
-    let pairs = mine.iter().zip(&theirs);
-    let differences: Vec<Vec<f64>> =
-        pairs.map(|(mine, theirs)| mine.iter().zip(theirs).map(|(a, b)| a - b).collect()).collect();
+    let differences = group.differences(baseline);
     let means: Vec<f64> = differences.iter().map(|it| mean(it)).collect();
     Some(Gain { mean: mean(&means), interval: interval_of_means(&differences)?, seeds: differences.len() })
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
@@ -215,6 +264,9 @@ mod tests {
         assert_eq!(gain.seeds, 2);
         assert!((gain.mean - 1.0 / 3.0).abs() < 1e-12, "{gain:?}");
         assert!(gain.interval[0] <= gain.mean && gain.mean <= gain.interval[1], "{gain:?}");
+        let gains = mine.gains(&baseline);
+        assert!(gains.iter().map(|it| it.0).eq([0, 1]), "{gains:?}");
+        assert!(gains.iter().all(|it| (it.1 - 1.0 / 3.0).abs() < 1e-12), "{gains:?}");
     }
 
     #[test]

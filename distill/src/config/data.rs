@@ -35,6 +35,9 @@ pub struct DataConfig {
     pub prepend_image: bool,
     /// Samples longer than this many student tokens are left out and listed.
     pub max_length: usize,
+    /// Train on this many samples only, those with the smallest keys, so that a smaller number's are among a larger one's; 0 for
+    /// all. Those held out stay the same.
+    pub max_samples: usize,
     /// Which of a conversation's answers are learnt: all, or the last one, with those before it as part of the question.
     pub answers: Answers,
     /// Share of samples that may be left out (broken image, no answer, too long) before the run stops.
@@ -65,6 +68,7 @@ impl Default for DataConfig {
             image_root: None,
             prepend_image: false,
             max_length: 4096,
+            max_samples: 0,
             answers: Answers::All,
             max_bad: 0.01,
             memory_mib: 512,

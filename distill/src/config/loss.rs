@@ -22,6 +22,18 @@ pub struct LossConfig {
     pub regulariser: Regulariser,
     /// Weight of A2 beside A1, on top of those of its parts.
     pub regularisation: f64,
+    /// Stage align: how much of the teacher's question A2 sees.
+    pub regularisation_question: QuestionRows,
+}
+
+/// What stands for the teacher's question in the regularisation pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuestionRows {
+    /// The features of all its tokens, as in the paper.
+    All,
+    /// The mean of them, and the last, which predicts the answer's first token: what a cache of two rows a question could give.
+    Pooled,
 }
 
 /// What the regularisation pass of stage align minimises (the paper's ablation: MSE 71.7, KL 73.5, CE 74.6, both 76.4).
@@ -49,6 +61,7 @@ impl Default for LossConfig {
             score_boundary: true,
             regulariser: Regulariser::CeKl,
             regularisation: 1.0,
+            regularisation_question: QuestionRows::All,
         }
     }
 }

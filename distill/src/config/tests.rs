@@ -18,7 +18,7 @@ fn flags_and_sets_override_the_file_and_the_file_the_defaults() {
     std::fs::write(&file, "seed = 1\n[align]\nlr = 0.5\n[data]\nmax_length = 7\n").unwrap();
     let typed: Table = toml::from_str("seed = 2").unwrap();
     let mut args = common(&["align.lr=0.25", "device=cpu", "finetune.train=[\"vision\", \"head\"]"]);
-    args.config = Some(file);
+    args.config = vec![file];
     let config: RunConfig = resolve(&RunConfig::default(), &args, typed).unwrap();
     assert_eq!((config.seed, config.align.lr, config.data.max_length), (2, 0.25, 7));
     assert_eq!(config.finetune.train, [PartName::Vision, PartName::Head]);

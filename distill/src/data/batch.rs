@@ -26,6 +26,8 @@ pub struct BatchOptions {
     pub alignment: bool,
     /// The teacher-only sequences of A2, for samples whose features are complete.
     pub regularisation: bool,
+    /// In A2 two rows stand for a question: the mean of its features, and its last one.
+    pub pools_questions: bool,
     /// The answers of both models side by side, for a method without a Recalibrator.
     pub answers: bool,
     /// Score the first answer token in the joint sequences.
@@ -189,7 +191,9 @@ impl TeacherRows {
             let end = rows.tokens.len();
             let answer_positions: Vec<u32> =
                 teacher.answers.iter().map(|answer| answer.start as u32).collect();
-            if options.regularisation && teacher.is_complete() {
+            if options.regularisation && options.pools_questions && teacher.is_complete() {
+                teacher_only.push(rows.append_pooled(teacher));
+            } else if options.regularisation && teacher.is_complete() {
                 teacher_only.push(SampleTurns {
                     tokens: end - teacher.positions.len()..end,
                     filled: answer_rows.clone(),
@@ -236,6 +240,34 @@ impl TeacherRows {
             Ok(first + row..first + row + answer.len())
         });
         rows.collect()
+    }
+
+    /// Packs a sample's features once more with its questions pooled: for each turn the mean of the question's rows but the
+    /// last, that last one, and the answer's rows.
+    fn append_pooled(&mut self, teacher: &TeacherSample) -> SampleTurns {
+        let first = self.tokens.len();
+        let (mut rows, mut starts, mut question) = (Vec::new(), Vec::new(), 0);
+        for answer in &teacher.answers {
+            let (width, last) = (teacher.width, answer.start - 1);
+            let pooled = &teacher.features[question * width..last * width];
+            if !pooled.is_empty() {
+                let mut mean = vec![0.0; width];
+                for row in pooled.chunks_exact(width) {
+                    mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+                let count = (last - question) as f32;
+                self.features.extend(mean.iter().map(|sum| sum / count));
+                self.tokens.push(teacher.input_ids[question]);
+            }
+            self.features.extend_from_slice(&teacher.features[last * width..answer.end * width]);
+            self.tokens.extend_from_slice(&teacher.input_ids[last..answer.end]);
+            let end = self.tokens.len();
+            starts.push((end - answer.len() - first) as u32);
+            rows.push(end - answer.len()..end);
+            question = answer.end;
+        }
+        let tokens = first..self.tokens.len();
+        SampleTurns { tokens, filled: rows.clone(), answers: rows, answer_positions: starts }
     }
 
     /// Adds a sample's answers, each beside the student's.

@@ -142,6 +142,11 @@ impl Source {
                 entries.len()
             );
         }
+        if config.data.max_samples > 0 {
+            // Keys are hashes: in their order any first part is a random one.
+            let num_train = entries.len() - holdout;
+            entries.drain(config.data.max_samples.min(num_train)..num_train);
+        }
         let max_bytes = config.data.half_memory_bytes();
         Ok(Self {
             entries,

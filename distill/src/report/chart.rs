@@ -46,6 +46,8 @@ pub(crate) struct Chart {
     pub(crate) bands: Vec<Band>,
     /// How the y axis runs.
     pub(crate) scale: Scale,
+    /// The names stand in the drawing, beside the lines' ends, and not above it: for a drawing that stands alone.
+    pub(crate) legend_inside: bool,
 }
 
 /// How a y axis runs.
@@ -110,13 +112,16 @@ impl Chart {
              <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
              <desc id=\"{id}-d\">{}</desc>\n",
             escape(&self.title),
-            legend(&series),
+            if self.legend_inside { String::new() } else { legend(&series) },
             escape(&self.description),
         );
         svg += &self.drawn_bands(&frame);
         svg += &self.axes(&frame);
         for line in &series {
             svg += &line.drawn(&frame);
+        }
+        if self.legend_inside {
+            svg += &inner_legend(&series);
         }
         svg + "</svg></figure>\n"
     }
@@ -250,6 +255,25 @@ fn legend(series: &[Series]) -> String {
         );
     }
     list + "</ul>\n"
+}
+
+/// The names one below the other, in the upper right corner of the plot.
+fn inner_legend(series: &[Series]) -> String {
+    let (right, mut svg) = (WIDTH - MARGIN.1, String::new());
+    for (index, line) in series.iter().enumerate() {
+        let (style, y) = (line.style % DASHES.len(), MARGIN.2 + 12.0 + 16.0 * index as f64);
+        let _ = writeln!(
+            svg,
+            "<path class=\"line s{style}\" stroke-dasharray=\"{}\" d=\"M{:.1} {y:.1}L{right:.1} {y:.1}\"/>\
+             <text class=\"label y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            DASHES[style],
+            right - 26.0,
+            right - 32.0,
+            y + 4.0,
+            escape(&line.name)
+        );
+    }
+    svg
 }
 
 /// The span of some values, never empty.

@@ -66,6 +66,7 @@ fn loss_chart(run: &Run, index: usize) -> String {
         series,
         bands: bands(run),
         scale: Scale::Log,
+        ..Chart::default()
     };
     chart.figure(&format!("loss{index}"))
 }
@@ -109,6 +110,7 @@ fn controls(runs: &[Run]) -> String {
             series,
             bands: bands(run),
             scale: Scale::FromZero,
+            ..Chart::default()
         };
         figures += &chart.figure(&format!("control{index}"));
     }
@@ -141,6 +143,7 @@ fn running(runs: &[Run]) -> String {
             series: one_line_a_run(runs, metric),
             bands: if runs.len() == 1 { bands(&runs[0]) } else { Vec::new() },
             scale,
+            ..Chart::default()
         };
         let _ = write!(html, "{}", chart.figure(metric));
     }

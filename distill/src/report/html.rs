@@ -40,9 +40,31 @@ pub(crate) fn share(value: f64) -> String {
     format!("<span class=\"share\" style=\"--share:{percent:.1}%\">{percent:.1} %</span>")
 }
 
+/// The drawing of a `figure` element as a file of its own, with the page's colours; none where the figure is empty.
+pub(crate) fn svg_file(figure: &str) -> Option<String> {
+    let (_, drawing) = figure.split_once("<svg ")?;
+    let (drawing, _) = drawing.split_once("</svg>")?;
+    let (attributes, content) = drawing.split_once('>')?;
+    Some(format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" {attributes}>\n<style>\n{}</style>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"var(--card)\"/>\n{content}</svg>\n",
+        include_str!("style.css")
+    ))
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_figures_drawing_stands_alone() {
+        let file =
+            svg_file("<figure><figcaption>T</figcaption><svg role=\"img\"><g/></svg></figure>").unwrap();
+        assert!(file.starts_with("<svg xmlns=") && file.ends_with("<g/></svg>\n"), "{file}");
+        assert!(file.contains("--card") && !file.contains("figcaption>T"), "{file}");
+        assert_eq!(svg_file(""), None);
+    }
 
     #[test]
     fn markup_from_data_stays_text() {

@@ -74,6 +74,7 @@ impl Gradients {
             };
             add_one(sum, grad)?;
         }
+        recomputed.clear();
         Ok(())
     }
 
@@ -87,6 +88,7 @@ impl Gradients {
                 add_one(sum, grad)?;
             }
         }
+        recomputed.clear();
         Ok(())
     }
 

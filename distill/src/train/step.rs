@@ -14,7 +14,7 @@ use super::schedule::Schedule;
 use super::student_features::StudentFeatures;
 use super::teacher::{QuestionFeatures, TeacherSide};
 use super::terms::{Counts, MethodSums, RegularisationSums, TermSums, add_losses};
-use crate::config::{LossConfig, Regulariser, StageConfig};
+use crate::config::{LossConfig, QuestionRows, Regulariser, StageConfig};
 use crate::data::batch::{BatchOptions, Microbatch, Scored, TeacherRows, microbatches};
 use crate::data::source::Sample;
 use crate::losses::{HeadLossOptions, head_loss};
@@ -89,6 +89,7 @@ impl Trainer {
         BatchOptions {
             alignment: self.stage.alignment,
             regularisation: self.stage.regularisation,
+            pools_questions: self.loss.regularisation_question == QuestionRows::Pooled,
             answers: self.stage.method,
             score_boundary: self.loss.score_boundary,
             max_tokens: self.keys.microbatch_tokens,

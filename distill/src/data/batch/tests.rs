@@ -53,6 +53,7 @@ fn options(max_tokens: usize) -> BatchOptions {
     BatchOptions {
         alignment: true,
         regularisation: true,
+        pools_questions: false,
         answers: false,
         score_boundary: true,
         max_tokens,
@@ -80,6 +81,22 @@ fn the_row_before_an_answer_token_predicts_it() {
     // A2 has the second sample alone, the one with all features: 3 + 1 + 2 + 2 rows.
     assert_eq!(teacher.regularisation.cu_seqlens, [0, 8]);
     assert_eq!(teacher.targets(&teacher.regularisation), [2003, 2006, 2007]);
+}
+
+#[test]
+fn pooled_questions_are_their_mean_and_their_last_row() {
+    let samples = [sample(1, &[(3, 2)], false), sample(2, &[(2, 1), (1, 2)], true)];
+    let options = BatchOptions { pools_questions: true, ..options(1000) };
+    let teacher = microbatches(&samples, &options).unwrap().remove(0).teacher.unwrap();
+    // Behind the rows as they are: the second sample's questions are tokens 0..3 and 4..6, its answers 3 and 6..8.
+    assert_eq!(teacher.features[11..], [0.5, 2., 3., 4., 5., 6., 7.]);
+    assert_eq!(teacher.regularisation.cu_seqlens, [0, 7]);
+    assert_eq!(teacher.regularisation.scored, [1, 4, 5]);
+    assert_eq!(teacher.targets(&teacher.regularisation), [2003, 2006, 2007]);
+    let predicting = teacher.regularisation.teacher_rows.iter().map(|&row| teacher.features[row as usize]);
+    assert_eq!(predicting.collect::<Vec<_>>(), [2., 5., 6.]);
+    // A1 is as it was.
+    assert_eq!(teacher.targets(&teacher.alignment), [1004, 1005, 2003, 2006, 2007]);
 }
 
 #[test]

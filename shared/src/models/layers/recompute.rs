@@ -28,6 +28,17 @@ impl Recomputed {
         self.lock().remove(&weight.id())
     }
 
+    /// Whether nothing is left to take.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Drops what nobody took: gradients of frozen weights, which candle makes as well.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+
     fn add(&self, id: TensorId, gradient: Tensor) -> Result<()> {
         let mut gradients = self.lock();
         let sum = match gradients.remove(&id) {
@@ -119,8 +130,11 @@ impl CustomOp1 for Block {
         let x = Var::from_tensor(&x.detach())?;
         let sights = self.sights.as_deref();
         let output = self.layer.forward_within(&x, &self.rope, sights, &self.cu_seqlens, None)?;
-        let mut found = (output * by_output)?.sum_all()?.backward()?;
+        let by_output = by_output.detach();
+        let mut found = (output * &by_output)?.sum_all()?.backward()?;
         let by_input = found.remove(&x);
+        // It is a factor as well, with an id that never comes again: kept, each step would leave one a block behind.
+        found.remove(&by_output);
         let weights: Vec<TensorId> = found.get_ids().copied().collect();
         for id in weights {
             if let Some(gradient) = found.get_id(id) {
