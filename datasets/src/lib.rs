@@ -3,7 +3,7 @@
 //!
 //! - [`world`]: scenes of coloured shapes, digits and letters, their pictures, questions and answers, from a seed;
 //! - [`splits`]: the folders of PNG files and LLaVA JSON that `extract` and `distill` read;
-//! - [`benchmark`]: a split as multiple choice, in the formats of MMBench and MMMU;
+//! - [`choices`]: questions with four options; [`benchmark`]: a split as multiple choice, in the formats of MMBench and MMMU;
 //! - [`tokenizers`]: two tokenizers of different kinds, trained on the world's own text;
 //! - [`checkout`]: untrained checkpoints of two families, from a recipe and a seed.
 //!
@@ -13,6 +13,7 @@
 
 pub mod benchmark;
 pub mod checkout;
+pub mod choices;
 pub mod dice;
 pub mod manifest;
 #[cfg(test)]

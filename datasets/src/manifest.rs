@@ -50,6 +50,9 @@ pub struct Split {
     /// Whether topics and levels take turns, so that each is asked about as often; one question a picture.
     #[serde(default)]
     pub balanced: bool,
+    /// Whether questions have four options and their answers are letters; topics without options are left out.
+    #[serde(default)]
+    pub choices: bool,
 }
 
 impl Split {

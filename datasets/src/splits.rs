@@ -11,6 +11,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use serde_json::{Value, json};
 
+use crate::choices::{Choice, OPTIONS};
 use crate::dice::Dice;
 use crate::manifest::{Manifest, Split};
 use crate::world::Scene;
@@ -31,18 +32,37 @@ pub struct Turn {
     pub question: Question,
     /// Whether the short answer is wanted.
     pub brief: bool,
+    /// The options, where the answer is a letter.
+    pub choice: Option<Choice>,
 }
 
 impl Turn {
+    /// A question of a split; none where it should have options and cannot.
+    fn new(question: Question, scene: &Scene, has_choices: bool, dice: &mut Dice) -> Option<Self> {
+        let choice = if has_choices {
+            let choice = Choice::of(scene, &question, dice)?;
+            Some(choice.with_answer_at(dice.below(OPTIONS)))
+        } else {
+            None
+        };
+        Some(Self { question, brief: choice.is_none() && dice.chance(50), choice })
+    }
+
     /// The question as it is asked.
     pub fn asked(&self) -> String {
-        let ending = if self.brief { BRIEF } else { "" };
-        format!("{}{ending}", self.question.text)
+        match &self.choice {
+            Some(choice) => choice.asked(&self.question.text),
+            None => format!("{}{}", self.question.text, if self.brief { BRIEF } else { "" }),
+        }
     }
 
     /// The answer it wants.
     pub fn answer(&self) -> &str {
-        if self.brief { &self.question.short } else { &self.question.sentence }
+        match &self.choice {
+            Some(choice) => choice.letter(),
+            None if self.brief => &self.question.short,
+            None => &self.question.sentence,
+        }
     }
 }
 
@@ -58,7 +78,8 @@ pub fn conversations(seed: u64, name: &str, split: &Split) -> impl Iterator<Item
         } else {
             free(&split, &mut dice)
         };
-        let turns = questions.into_iter().map(|question| Turn { question, brief: dice.chance(50) }).collect();
+        let turn = |question| Turn::new(question, &scene, split.choices, &mut dice);
+        let turns = questions.into_iter().filter_map(turn).collect();
         Conversation { scene, turns }
     })
     .filter(|conversation| !conversation.turns.is_empty())

@@ -95,6 +95,7 @@ fn text(manifest: &Manifest) -> Vec<String> {
         stream: None,
         levels: is_grown.then(|| levels.into_iter().collect()),
         balanced: false,
+        choices: false,
     };
     conversations(manifest.seed, "tokenizer", &split)
         .take(CONVERSATIONS)

@@ -142,3 +142,15 @@ fn the_benchmarks_are_read_back_as_the_split_they_were_made_of() {
         assert_eq!(asked(ours), asked(theirs));
     }
 }
+
+#[test]
+fn a_split_of_choices_asks_as_the_benchmarks_are_asked() {
+    let world = World::new(&["choices"]);
+    let (summary, predictions) = world.asked("student-small", "choices.json", "40");
+    assert_eq!((&summary["questions"], &summary["quarantined"]), (&40.into(), &0.into()));
+    for row in &predictions {
+        let (question, options) = options(row["question"].as_str().unwrap());
+        assert!(question.ends_with(['?', '.']) && options.len() == 4, "{row}");
+        assert!(options.contains(&right(row).as_str()), "{row}");
+    }
+}

@@ -15,7 +15,7 @@ pub(super) fn file(rows: &[Row]) -> String {
         let image = row.pictures.first().map(|png| STANDARD.encode(png)).unwrap_or_default();
         let level = row.level.map_or("none".to_owned(), |level| format!("level {level}"));
         let index = index.to_string();
-        let [a, b, c, d] = &row.options;
+        let [a, b, c, d] = &row.choice.options;
         let fields = [
             &index,
             &row.question,
@@ -24,7 +24,7 @@ pub(super) fn file(rows: &[Row]) -> String {
             b,
             c,
             d,
-            row.letter(),
+            row.choice.letter(),
             row.topic,
             &image,
             &row.id,

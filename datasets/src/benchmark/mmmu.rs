@@ -29,7 +29,7 @@ pub(super) fn file(rows: &[Row]) -> Result<Vec<u8>> {
     columns.extend((0..IMAGES).map(|place| (format!("image_{}", place + 1), images(rows, place))));
     columns.extend([
         ("img_type".to_owned(), texts(rows, |_| "['Icons and Symbols']".to_owned())),
-        ("answer".to_owned(), texts(rows, |row| row.letter().to_owned())),
+        ("answer".to_owned(), texts(rows, |row| row.choice.letter().to_owned())),
         ("topic_difficulty".to_owned(), texts(rows, |row| difficulty(row).to_owned())),
         ("question_type".to_owned(), texts(rows, |_| "multiple-choice".to_owned())),
         ("subfield".to_owned(), texts(rows, |row| row.topic.to_owned())),
@@ -54,7 +54,7 @@ fn question(row: &Row) -> String {
 
 /// A list as Python prints it; no option has a quote.
 fn options(row: &Row) -> String {
-    let quoted: Vec<String> = row.options.iter().map(|option| format!("'{option}'")).collect();
+    let quoted: Vec<String> = row.choice.options.iter().map(|option| format!("'{option}'")).collect();
     format!("[{}]", quoted.join(", "))
 }
 

@@ -5,7 +5,6 @@
 
 mod mmbench;
 mod mmmu;
-mod options;
 
 use std::fs;
 use std::path::Path;
@@ -13,13 +12,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::choices::{Choice, OPTIONS};
 use crate::dice::Dice;
 use crate::manifest::Manifest;
 use crate::splits::{Conversation, Turn, conversations, png, row_id};
 use crate::world::render::render;
-
-/// Options of a question.
-const OPTIONS: usize = 4;
 
 /// Whose files to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,22 +35,10 @@ struct Row {
     /// 1 to 3; none in the toy.
     level: Option<u8>,
     question: String,
-    options: [String; OPTIONS],
-    /// The place of the right one.
-    answer: usize,
+    choice: Choice,
     /// PNG files, one or two.
     pictures: Vec<Vec<u8>>,
 }
-
-impl Row {
-    /// The letter of the right option.
-    fn letter(&self) -> &'static str {
-        LETTERS[self.answer]
-    }
-}
-
-/// What options are called by.
-const LETTERS: [&str; OPTIONS] = ["A", "B", "C", "D"];
 
 /// Writes a split as a benchmark.
 ///
@@ -98,7 +83,7 @@ fn rows(manifest: &Manifest, name: &str) -> Result<Vec<Row>> {
 
 fn row(i: usize, conversation: &Conversation, turn: &Turn, dice: &mut Dice) -> Result<Option<Row>> {
     let (scene, question) = (&conversation.scene, &turn.question);
-    let Some(options) = options::of(scene, question, dice) else { return Ok(None) };
+    let Some(choice) = Choice::of(scene, question, dice) else { return Ok(None) };
     let mut pictures = vec![png(&render(scene))?];
     if let Some(beside) = &question.beside {
         pictures.insert(usize::from(!beside.comes_first), png(&render(&beside.scene))?);
@@ -109,8 +94,7 @@ fn row(i: usize, conversation: &Conversation, turn: &Turn, dice: &mut Dice) -> R
         topic,
         level: scene.level.map(|level| level as u8),
         question: question.text.clone(),
-        options,
-        answer: 0,
+        choice,
         pictures,
     }))
 }
@@ -123,8 +107,7 @@ fn settle_answers(rows: &mut [Row], dice: &mut Dice) {
             places.swap(i, i + dice.below(OPTIONS - i));
         }
         for (row, place) in four.iter_mut().zip(places) {
-            row.options.swap(0, place);
-            row.answer = place;
+            row.choice = row.choice.clone().with_answer_at(place);
         }
     }
 }

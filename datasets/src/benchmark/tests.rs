@@ -36,7 +36,8 @@ fn is_of_type(topic: &str, option: &str) -> bool {
 
 #[test]
 fn one_option_is_right_and_three_of_its_type_are_wrong() {
-    let mut rows = rows(&world(), "test").unwrap();
+    let world = world();
+    let mut rows = rows(&world, "test").unwrap();
     settle_answers(&mut rows, &mut Dice::new(1, "test"));
     let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
     for row in &rows {
@@ -46,15 +47,41 @@ fn one_option_is_right_and_three_of_its_type_are_wrong() {
             [first, second] => answer_about_two([first, second], &row.question).1,
             _ => panic!("{} pictures", seen.len()),
         };
-        let fitting = row.options.iter().filter(|option| **option == right).count();
-        assert_eq!((fitting, &row.options[row.answer]), (1, &right), "{}: {:?}", row.id, row.options);
-        assert_eq!(row.options.iter().collect::<BTreeSet<_>>().len(), OPTIONS, "{:?}", row.options);
-        assert!(row.options.iter().all(|it| is_of_type(row.topic, it)), "{}: {:?}", row.topic, row.options);
+        let fitting = row.choice.options.iter().filter(|option| **option == right).count();
+        assert_eq!(
+            (fitting, &row.choice.options[row.choice.answer]),
+            (1, &right),
+            "{}: {:?}",
+            row.id,
+            row.choice.options
+        );
+        assert_eq!(
+            row.choice.options.iter().collect::<BTreeSet<_>>().len(),
+            OPTIONS,
+            "{:?}",
+            row.choice.options
+        );
+        assert!(
+            row.choice.options.iter().all(|it| is_of_type(row.topic, it)),
+            "{}: {:?}",
+            row.topic,
+            row.choice.options
+        );
+        if ["compare", "larger"].contains(&row.topic) {
+            let named = row.choice.options.iter().filter(|option| row.question.contains(*option)).count();
+            assert!(
+                named >= 2,
+                "both that are compared are options: {} {:?}",
+                row.question,
+                row.choice.options
+            );
+        }
         *asked.entry(row.topic).or_default() += 1;
     }
-    // The test split asks about each topic thirty times; six topics have too few answers.
-    assert_eq!(asked.len(), 14);
-    assert!(asked.values().all(|&count| count == 30), "{asked:?}");
+    // The test split asks about each of its topics as often; six of the twenty have too few answers.
+    let split = &world.split["test"];
+    assert_eq!((asked.len(), split.topics.as_ref().unwrap().len()), (14, 20));
+    assert!(asked.values().all(|&count| count == split.conversations / 20), "{asked:?}");
 }
 
 #[test]
@@ -62,7 +89,7 @@ fn the_right_option_stands_in_each_place_as_often() {
     let mut rows = rows(&world(), "test").unwrap();
     settle_answers(&mut rows, &mut Dice::new(1, "test"));
     let mut places = [0; OPTIONS];
-    rows.iter().for_each(|row| places[row.answer] += 1);
+    rows.iter().for_each(|row| places[row.choice.answer] += 1);
     assert_eq!(places, [rows.len() / OPTIONS; OPTIONS]);
 }
 

@@ -36,9 +36,9 @@ fn pictures(out: &Path, row: &Value) -> Vec<Vec<Seen>> {
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     let out = tempfile::tempdir().unwrap();
-    let manifest = cut(10, out.path());
+    cut(10, out.path());
     let mut hasher = blake3::Hasher::new();
-    for name in manifest.split.keys() {
+    for name in ["base", "dialogue", "distil", "look", "pairs", "test", "train", "validation"] {
         hasher.update(&fs::read(out.path().join(format!("{name}.json"))).unwrap());
         let mut files: Vec<_> =
             fs::read_dir(out.path().join(name)).unwrap().map(|file| file.unwrap().path()).collect();
@@ -55,7 +55,7 @@ fn answers_in_the_files_are_true_and_training_shows_nothing_held_out() {
     let out = tempfile::tempdir().unwrap();
     let manifest = cut(30, out.path());
     let mut about_two = 0;
-    for (name, split) in &manifest.split {
+    for (name, split) in manifest.split.iter().filter(|(_, split)| !split.choices) {
         for row in rows(out.path(), name) {
             let seen = pictures(out.path(), &row);
             assert_eq!(seen.iter().any(|it| shows_held_out(it)), split.held_out, "{name} {row}");
@@ -81,9 +81,34 @@ fn answers_in_the_files_are_true_and_training_shows_nothing_held_out() {
 }
 
 #[test]
+fn a_split_of_choices_answers_with_the_letter_of_what_is_true() {
+    let out = tempfile::tempdir().unwrap();
+    cut(60, out.path());
+    let mut letters: BTreeMap<String, usize> = BTreeMap::new();
+    for row in rows(out.path(), "choices") {
+        let seen = pictures(out.path(), &row);
+        let asked = row["conversations"][0]["value"].as_str().unwrap().trim_start_matches("<image>\n");
+        let lines: Vec<&str> = asked.lines().collect();
+        let [question, a, b, c, d, end] = lines[..] else { panic!("{asked}") };
+        assert_eq!(end, "Answer with the letter of the right option.");
+        let right = match &seen[..] {
+            [one] => answer(one, question).0,
+            [first, second] => answer_about_two([first, second], question).1,
+            _ => panic!("{row}"),
+        };
+        let letter = row["conversations"][1]["value"].as_str().unwrap().to_owned();
+        let said: Vec<_> = [a, b, c, d].into_iter().filter(|line| line[3..] == right).collect();
+        assert_eq!(said, [format!("{letter}. {right}")]);
+        *letters.entry(letter).or_default() += 1;
+    }
+    assert!(letters.len() == 4 && letters.values().all(|&count| count > 40), "{letters:?}");
+}
+
+#[test]
 fn a_balanced_split_asks_about_each_topic_on_each_level_as_often() {
     let out = tempfile::tempdir().unwrap();
-    write(&manifest(), &["test".to_owned()], out.path()).unwrap();
+    let manifest = manifest();
+    write(&manifest, &["test".to_owned()], out.path()).unwrap();
     let mut asked: BTreeMap<(String, String), usize> = BTreeMap::new();
     for row in rows(out.path(), "test") {
         let parts: Vec<&str> = row["id"].as_str().unwrap().split('-').collect();
@@ -94,7 +119,8 @@ fn a_balanced_split_asks_about_each_topic_on_each_level_as_often() {
         assert!(seen.iter().all(|it| sizes[level - 1].contains(&it.len())), "{row}");
     }
     assert_eq!(asked.len(), 60);
-    assert!(asked.values().all(|&count| count == 10), "{asked:?}");
+    let each = manifest.split["test"].conversations / 60;
+    assert!(asked.values().all(|&count| count == each), "{asked:?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::world::{Class, Colour, Object};
 
 impl Asker<'_> {
     pub(super) fn read(&mut self) -> Option<Exchange> {
-        let object = self.dice.pick(&self.targets(|o| is_number(o)))?;
+        let object = self.dice.pick(&self.targets(is_number))?;
         let number = object.kind.figure.word();
         let colour = object.kind.colour;
         if self.only_number(colour).is_some() && self.dice.chance(50) {

@@ -32,12 +32,16 @@ fn others(scene: &Scene, question: &Question) -> Option<Vec<Vec<String>>> {
     Some(match question.topic {
         Topic::Colour | Topic::Most => vec![shown(any, colour_of), all_colours()],
         Topic::Larger => {
-            vec![shown(|o| o.kind.figure.class() == Class::Number, colour_of), all_colours()]
+            let colours = shown(|o| o.kind.figure.class() == Class::Number, colour_of);
+            vec![named(&colours, question), colours, all_colours()]
         }
         Topic::Shape => figures(&question.short),
         Topic::Locate => vec![shown(any, |o| place(o.row, o.column)), all_places()],
         Topic::Cell | Topic::Hop => vec![shown(any, Object::full_name), like(scene, &question.short)],
-        Topic::Compare => vec![shown(any, |o| o.kind.name()), Kind::all().map(Kind::name).collect()],
+        Topic::Compare => {
+            let kinds = shown(any, |o| o.kind.name());
+            vec![named(&kinds, question), kinds, Kind::all().map(Kind::name).collect()]
+        }
         Topic::Word => words(&question.short),
         Topic::Read => numbers(&question.short, 1..=9),
         Topic::Count => numbers(&question.short, 0..=9),
@@ -49,6 +53,11 @@ fn others(scene: &Scene, question: &Question) -> Option<Vec<Vec<String>>> {
             return None;
         }
     })
+}
+
+/// Those that the question names: without the loser among the options, the winner could be told without looking.
+fn named(names: &[String], question: &Question) -> Vec<String> {
+    names.iter().filter(|name| question.text.contains(name.as_str())).cloned().collect()
 }
 
 fn colour_of(object: &Object) -> String {
