@@ -40,9 +40,42 @@ fn cuda(asked: &str, ordinal: usize) -> Result<Device, ModelError> {
             "install the driver, or use `--device cpu`",
         ));
     }
-    Device::new_cuda(ordinal).map_err(|error| {
+    // One stream for all threads: `new_cuda` takes each thread's own, and then a thread that reads weights and the one that
+    // computes with them are not in step.
+    let device = Device::new_cuda_with_stream(ordinal).and_then(|device| {
+        keep_memory(&device)?;
+        Ok(device)
+    });
+    device.map_err(|error| {
         refused(asked, error.to_string(), "`nvidia-smi` lists the devices; or use `--device cpu`")
     })
+}
+
+/// Lets the device's pool keep the memory that is given back to it: by default it goes back to the system whenever the device
+/// is waited for, and asking for it again costs more than most kernels.
+#[cfg(feature = "cuda")]
+fn keep_memory(device: &Device) -> candle_core::Result<()> {
+    use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::driver::sys;
+    let Device::Cuda(gpu) = device else { return Ok(()) };
+    let context = gpu.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    context.bind_to_thread().w()?;
+    // SAFETY: the context is bound to this thread, the pool lives as long as the device, and the attribute is a u64.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().w()?;
+        sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()).result().w()
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn keep_memory(_: &Device) -> candle_core::Result<()> {
+    Ok(())
 }
 
 fn has_driver() -> bool {

@@ -6,7 +6,7 @@ use candle_core::quantized::QTensor;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
-use super::{Adapter, fused, plain};
+use super::{Adapter, Kernels, kernels, plain};
 
 /// What a block is built from: weights by name. A closure from name and shape to weight is one.
 pub trait BlockWeights {
@@ -139,7 +139,7 @@ impl Linear {
         let weight = self.weight.to_dtype(x.dtype())?;
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(x.dtype())).transpose()?;
         let operands: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
-        if !fused(&operands) {
+        if kernels(&operands) != Kernels::Cpu {
             return plain::linear(x, &weight, bias.as_ref());
         }
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
