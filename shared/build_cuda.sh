@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Both programs with the CUDA backend, on a machine that has neither a GPU nor, if need be, a CUDA toolkit: make cuda
+# The programs with the CUDA backend, on a machine that has neither a GPU nor, if need be, a CUDA toolkit: make cuda
 #
 # Four things stand between `cargo build --features flash-attn` and such a machine:
 #   nvcc      when none is on PATH, a virtual environment under target/ gets NVIDIA's compiler as pip wheels.
@@ -77,14 +77,19 @@ cp Cargo.lock "$work/Cargo.lock"
 trap 'cp "$work/Cargo.lock" Cargo.lock' EXIT
 # GPU builds have a target folder of their own: other features and flags would rebuild everything else each time.
 CARGO_TARGET_DIR=$work/target RUSTFLAGS="${RUSTFLAGS:-} -L native=$work/lib" "$CARGO" build --release \
-  --bins -p extract -p distill --features "extract/$feature,distill/$feature" "${patches[@]}"
+  --bin extract --bin distill --bin gpu_bench -p extract -p distill -p e2e \
+  --features "extract/$feature,distill/$feature,e2e/$feature" "${patches[@]}"
 
-for program in extract distill; do
+for program in extract distill gpu_bench; do
   strip -o "$work/$program" "$work/target/release/$program"
   if readelf -d "$work/$program" | grep NEEDED | grep -q -i 'libcu'; then
     echo "error: \`$work/$program\` needs a CUDA library to start" >&2
     exit 1
   fi
-  "$work/$program" --version
-  echo "$work/$program: $(stat -c %s "$work/$program") bytes, $(gzip -c "$work/$program" | wc -c) compressed"
+  echo "$work/$program: $(stat -c %s "$work/$program") bytes"
 done
+"$work/extract" --version
+"$work/distill" --version
+# What `make gpu-bench` takes to a machine with a GPU, beside the repository itself.
+tar -C "$work" -czf target/gpu-bench.tgz extract distill gpu_bench
+echo "target/gpu-bench.tgz: $(stat -c %s target/gpu-bench.tgz) bytes"
