@@ -39,19 +39,19 @@ impl Collector<'_> {
     /// When the device fails.
     pub fn run(self, batches: Receiver<Started>) -> Result<()> {
         let (mut tokens, mut idle_since) = (0, None::<Moment>);
-        for mut started in batches {
+        for started in batches {
             let blocks = started.blocks()?;
-            let [begin, end] = std::mem::take(&mut started.span);
+            let Started { samples, begin, asked, is_last, .. } = started;
             if let (Some(begin), Some(since)) = (begin, idle_since.take()) {
                 self.tally.add_idle(since.seconds_to(&begin)?);
             }
-            tokens += started.samples.iter().map(Prepared::num_tokens).sum::<usize>() as u64;
-            if end.is_some() {
+            tokens += samples.iter().map(Prepared::num_tokens).sum::<usize>() as u64;
+            if is_last {
                 self.tally.add_pass(std::mem::take(&mut tokens));
-                idle_since = end;
+                idle_since = Some(asked);
             }
             let before = Instant::now();
-            let is_open = self.deliver(started.samples, blocks);
+            let is_open = self.deliver(samples, blocks);
             Tally::add_time(&self.tally.writer_nanos, before);
             if !is_open {
                 break;

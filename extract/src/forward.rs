@@ -84,10 +84,9 @@ impl Teacher {
         let features = self.model.body.features_all(&packed).with_context(advice)?;
         let last = features.len().saturating_sub(1);
         for (i, (features, samples)) in features.into_iter().zip(samples).enumerate() {
-            let features = features.to_dtype(compute_dtype(self.dtype)).with_context(advice)?;
-            // The batches of a pass are done together.
-            let end = if i == last { Some(self.now()?) } else { None };
-            if !take(Started { samples, features, dtype: self.dtype, span: [begin.take(), end] })? {
+            let features = features.to_dtype(compute_dtype(self.dtype))?.contiguous().with_context(advice)?;
+            let (begin, asked, is_last) = (begin.take(), self.now()?, i == last);
+            if !take(Started { samples, features, dtype: self.dtype, begin, asked, is_last })? {
                 break;
             }
         }
@@ -157,8 +156,12 @@ pub struct Started {
     /// The rows that they keep, in the order of their positions.
     features: Tensor,
     dtype: FeatureDtype,
-    /// When the device begins and ends the pass that they are the first and the last of.
-    pub span: [Option<Moment>; 2],
+    /// When the device begins the pass that they are the first of.
+    pub begin: Option<Moment>,
+    /// When it is done with all that it was asked for until the features were.
+    pub asked: Moment,
+    /// Whether they are the last of their pass.
+    pub is_last: bool,
 }
 
 impl Started {
@@ -168,18 +171,20 @@ impl Started {
     /// When the device fails.
     pub fn blocks(&self) -> Result<Vec<FeatureBlock>> {
         let counts: Vec<usize> = self.samples.iter().map(|sample| sample.positions().len()).collect();
-        split(&self.features, self.dtype, &counts)
+        let (features, asked) = (&self.features, &self.asked);
+        let width = features.dim(1)?;
+        Ok(match self.dtype {
+            FeatureDtype::F32 => {
+                cut::<f32>(&download(features, asked)?, width, &counts, FeatureBlock::from_f32)
+            }
+            FeatureDtype::Bf16 => {
+                cut::<bf16>(&download(features, asked)?, width, &counts, FeatureBlock::from_bf16)
+            }
+            FeatureDtype::F16 => {
+                cut::<f16>(&download(features, asked)?, width, &counts, FeatureBlock::from_f16)
+            }
+        })
     }
-}
-
-/// Brings features (rows, D) to the processor and cuts them into `counts` rows each.
-fn split(features: &Tensor, dtype: FeatureDtype, counts: &[usize]) -> Result<Vec<FeatureBlock>> {
-    let width = features.dim(1)?;
-    Ok(match dtype {
-        FeatureDtype::F32 => cut::<f32>(&download(features)?, width, counts, FeatureBlock::from_f32),
-        FeatureDtype::Bf16 => cut::<bf16>(&download(features)?, width, counts, FeatureBlock::from_bf16),
-        FeatureDtype::F16 => cut::<f16>(&download(features)?, width, counts, FeatureBlock::from_f16),
-    })
 }
 
 /// Rows of `width` values, `counts` of them a sample.

@@ -72,6 +72,7 @@ run 90 "extract $small" extraction --size "$small" --rows "$rows_small"
 run 120 "stage distill" step --size "$small" --samples "$samples" --steps "$steps"
 run 100 "extract $large" extraction --size "$large" --rows "$rows_large"
 run 100 "streamed $large" streaming --size "$large" --rows "$rows_streamed"
+part 60 "transformers bf16" "$python" tests/gpu/transformers_bf16.py --device "$device"
 part 80 "PyTorch" "$python" tests/gpu/torch_peer.py --device "$device" --folder "$folder" --images tests/fixtures/images
 
 awk -F '\t' '{ for (i = 1; i <= 2; i++) if (length($i) > width[i]) width[i] = length($i); line[NR] = $0 }

@@ -1,5 +1,7 @@
 //! The device a model runs on.
 
+use std::ffi::CStr;
+
 use candle_core::Device;
 
 use super::error::ModelError;
@@ -33,11 +35,24 @@ fn cuda(asked: &str, ordinal: usize) -> Result<Device, ModelError> {
         ));
     }
     // Candle panics where the driver library is absent, so look for it first.
-    if !has_driver() {
+    if !loads(&[c"libcuda.so.1"]) {
         return Err(refused(
             asked,
             "no NVIDIA driver on this machine (libcuda.so.1 is not there)",
             "install the driver, or use `--device cpu`",
+        ));
+    }
+    // And where cuBLAS or cuRAND is.
+    let libraries = [
+        &[c"libcublas.so", c"libcublas.so.13", c"libcublas.so.12"][..],
+        &[c"libcurand.so", c"libcurand.so.10"],
+    ];
+    if !libraries.iter().all(|names| loads(names)) {
+        return Err(refused(
+            asked,
+            "CUDA's libraries cuBLAS and cuRAND are not found",
+            "put their folder into LD_LIBRARY_PATH: that of a CUDA toolkit, or `nvidia/cu13/lib` of the Python packages that \
+             PyTorch brings; or use `--device cpu`",
         ));
     }
     // One stream for all threads: `new_cuda` takes each thread's own, and then a thread that reads weights and the one that
@@ -78,10 +93,10 @@ fn keep_memory(_: &Device) -> candle_core::Result<()> {
     Ok(())
 }
 
-fn has_driver() -> bool {
-    // SAFETY: the name is a NUL-terminated literal; loading the driver library runs only its own initialisers.
-    let handle = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
-    !handle.is_null()
+/// Whether a library of one of these names can be loaded.
+fn loads(names: &[&CStr]) -> bool {
+    // SAFETY: the names end in NUL; loading NVIDIA's libraries runs only their own initialisers.
+    names.iter().any(|name| !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) }.is_null())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 use candle_core::{DType, Device, Result, Shape, Tensor, WithDType};
 
+use super::moment::Moment;
+
 #[cfg(feature = "cuda")]
 mod lane;
 
@@ -32,17 +34,18 @@ pub fn upload_stored(bytes: &[u8], dtype: DType, shape: &[usize], device: &Devic
     Tensor::from_raw_buffer(bytes, dtype, shape, device)
 }
 
-/// The values of a tensor of type `T`, in order. Waits for them, and for nothing that the device was asked for after them.
+/// The values of a tensor of type `T`, in order, which the device had been asked for at the moment `asked`. Waits for that moment
+/// and for nothing that the device was asked for after it.
 ///
 /// # Errors
 /// When the tensor is of another type, or the device fails.
-pub fn download<T: WithDType>(tensor: &Tensor) -> Result<Vec<T>> {
-    let flat = tensor.contiguous()?.flatten_all()?;
+pub fn download<T: WithDType>(tensor: &Tensor, asked: &Moment) -> Result<Vec<T>> {
     #[cfg(feature = "cuda")]
-    if let Some(values) = lane::download(&flat)? {
+    if let Some(values) = lane::download(tensor, asked)? {
         return Ok(values);
     }
-    flat.to_vec1()
+    let _ = asked;
+    tensor.contiguous()?.flatten_all()?.to_vec1()
 }
 
 #[cfg(test)]
@@ -56,14 +59,15 @@ mod tests {
     fn what_goes_up_comes_down() {
         let values: Vec<f32> = (0..30).map(|i| i as f32).collect();
         let up = upload(values.clone(), (5, 6), &Device::Cpu).unwrap();
-        assert_eq!(download::<f32>(&up).unwrap(), values);
+        let now = Moment::now(&Device::Cpu).unwrap();
+        assert_eq!(download::<f32>(&up, &now).unwrap(), values);
         // The columns of a transposed view come in its order.
-        let transposed: Vec<f32> = download(&up.t().unwrap()).unwrap();
+        let transposed: Vec<f32> = download(&up.t().unwrap(), &now).unwrap();
         assert_eq!(transposed[..5], [0.0, 6.0, 12.0, 18.0, 24.0]);
         assert!(upload(values, (5, 7), &Device::Cpu).is_err());
-        assert!(download::<bf16>(&up).is_err());
+        assert!(download::<bf16>(&up, &now).is_err());
         let stored: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
         let up = upload_stored(&stored, DType::BF16, &[2], &Device::Cpu).unwrap();
-        assert_eq!(download::<bf16>(&up).unwrap(), [1.5, -2.0].map(bf16::from_f32));
+        assert_eq!(download::<bf16>(&up, &now).unwrap(), [1.5, -2.0].map(bf16::from_f32));
     }
 }

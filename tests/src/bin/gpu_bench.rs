@@ -34,7 +34,7 @@ enum Part {
     Probe,
     /// What the device can do at most.
     Ceilings,
-    /// The families' features beside float64's.
+    /// The families' features beside transformers'.
     Parity,
     /// `extract run`.
     Extraction {

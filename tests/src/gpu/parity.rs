@@ -1,4 +1,4 @@
-//! The fixtures of all families on a device, in its compute type, beside what transformers made of them in float64.
+//! The fixtures of all families on a device, in its compute type, beside what transformers made of them in float32.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use shared::models::{Encoded, LoadOptions, Model, PackedBatch, load};
 use super::{Row, compute_type};
 use crate::reference::{CHECKPOINTS, Sample, samples};
 
-/// bfloat16 rounds at 2^-8; random weights carry that from block to block. Features may be this far from float64's, relative L2, or
+/// bfloat16 rounds at 2^-8; random weights carry that from block to block. Features may be this far from transformers' float32 ones, relative L2, or
 /// this many times as far as our plain twins in bfloat16 are on a CPU.
 const FAR: f64 = 0.05;
 const TIMES: f64 = 2.0;
@@ -45,7 +45,7 @@ pub fn rows(device: &Device, fixtures: &Path) -> Result<Vec<Row>> {
         rows.push(Row::new(
             format!("parity {name}"),
             format!("{far:.1e}  {}", if distances.pass() { "pass" } else { "FAIL" }),
-            format!("rel. L2 from float64; bf16 by plain twins on a CPU {plain:.1e}; packed from alone {packed:.1e}"),
+            format!("rel. L2 from transformers' float32; bf16 by plain twins on a CPU {plain:.1e}; packed from alone {packed:.1e}"),
         ));
     }
     Ok(rows)

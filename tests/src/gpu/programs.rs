@@ -95,7 +95,7 @@ impl Place {
         args.extend(more);
         let (summary, memory) = self.run("extract", &args)?;
         let samples = lengths(&teacher, &data, &self.images, 8)?;
-        let tokens: usize = samples.iter().map(|sample| sample.tokens).sum();
+        let tokens = summary["tokens"].as_u64().context("a summary without tokens")? as usize;
         let batches = (tokens as f64 / BATCH_TOKENS).ceil();
         let work = Costs::of(&teacher)?.work(&samples, batches, self.number_bytes());
         Ok(Extracted { summary, memory, work, tokens, cache })

@@ -20,6 +20,7 @@ mod attention;
 mod chunked;
 mod decoder;
 mod encoder;
+mod frozen;
 mod linear;
 mod lora;
 mod norm;

@@ -90,7 +90,10 @@ pub(super) struct Premade(Mutex<Option<Tensor>>);
 impl Premade {
     /// Keeps `output`, which has no graph of its own.
     pub(super) fn new(output: Tensor) -> Result<Premade> {
-        Ok(Premade(Mutex::new(Some(output.contiguous()?))))
+        // What is handed out is the storage: it must begin where the output does.
+        let is_whole = output.is_contiguous() && output.layout().start_offset() == 0;
+        let output = if is_whole { output } else { output.force_contiguous()? };
+        Ok(Premade(Mutex::new(Some(output))))
     }
 
     fn take(&self) -> Result<Tensor> {

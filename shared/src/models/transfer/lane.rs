@@ -1,7 +1,7 @@
 //! Copies through pinned memory on a GPU's copying streams.
 //!
-//! cudarc orders streams by events that it keeps with each buffer: a kernel waits for the copy that filled its operand, a
-//! copy for the kernel that made its source, and memory is given back after its last use on any stream.
+//! cudarc keeps events with each buffer: a kernel waits for the copy that filled its operand, and memory is given back after its
+//! last use on any stream. What candle's kernels write it takes for read, so that a copy from the device waits for an event of ours.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut, DeviceRepr, PinnedHostSlice, result,
+    sys,
 };
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Result, Shape, Storage, Tensor, WithDType, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
+
+use crate::models::moment::Moment;
 
 /// Bytes of each of a lane's two buffers.
 const PINNED_BYTES: usize = 32 << 20;
@@ -162,16 +165,15 @@ fn sent<T: DeviceRepr + CudaDType>(bytes: &[u8], device: &CudaDevice) -> Result<
     Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
 }
 
-/// The values of a flat, contiguous tensor on a GPU; none of another device's.
-pub(super) fn download<T: WithDType>(flat: &Tensor) -> Result<Option<Vec<T>>> {
-    let (storage, layout) = flat.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { return Ok(None) };
+/// The values of a contiguous tensor on a GPU, asked for at the moment `asked`; none of another device's.
+pub(super) fn download<T: WithDType>(tensor: &Tensor, asked: &Moment) -> Result<Option<Vec<T>>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cuda(storage), Moment::Gpu(asked)) = (&*storage, asked) else { return Ok(None) };
     if storage.dtype() != T::DTYPE {
         bail!("{:?} values were asked for as {:?}", storage.dtype(), T::DTYPE)
     }
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        bail!("a copy of values that are not contiguous")
-    };
+    // A copy that made it so would come after the moment.
+    let Some((start, end)) = layout.contiguous_offsets() else { return Ok(None) };
     let mut values = vec![T::zero(); end - start];
     // SAFETY: numbers have no padding, and any bytes that the device holds as values of `T` are such.
     let bytes = unsafe {
@@ -182,17 +184,18 @@ pub(super) fn download<T: WithDType>(flat: &Tensor) -> Result<Option<Vec<T>>> {
     };
     let device = storage.device();
     match T::DTYPE {
-        DType::F32 => fetched(storage.as_cuda_slice::<f32>()?.slice(start..end), bytes, device)?,
-        DType::F16 => fetched(storage.as_cuda_slice::<f16>()?.slice(start..end), bytes, device)?,
-        DType::BF16 => fetched(storage.as_cuda_slice::<bf16>()?.slice(start..end), bytes, device)?,
+        DType::F32 => fetched(storage.as_cuda_slice::<f32>()?.slice(start..end), bytes, device, asked)?,
+        DType::F16 => fetched(storage.as_cuda_slice::<f16>()?.slice(start..end), bytes, device, asked)?,
+        DType::BF16 => fetched(storage.as_cuda_slice::<bf16>()?.slice(start..end), bytes, device, asked)?,
         _ => return Ok(None),
     }
     Ok(Some(values))
 }
 
-fn fetched<T>(view: CudaView<'_, T>, bytes: &mut [u8], device: &CudaDevice) -> Result<()> {
+fn fetched<T>(view: CudaView<'_, T>, bytes: &mut [u8], device: &CudaDevice, asked: &CudaEvent) -> Result<()> {
     with_lane(device, Way::Down, |lane| {
         let stream = lane.stream.clone();
+        stream.wait(asked).w()?;
         let (address, _read) = view.device_ptr(&stream);
         let mut on_its_way: Option<(usize, &mut [u8])> = None;
         for (piece, at) in bytes.chunks_mut(PINNED_BYTES).zip((0u64..).step_by(PINNED_BYTES)) {

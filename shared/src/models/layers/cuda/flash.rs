@@ -1,5 +1,6 @@
 //! Flash attention (arXiv 2307.08691) over packed segments, by candle-flash-attn: which attention it serves, and how.
 
+#[cfg(any(test, feature = "flash-attn"))]
 use candle_core::DType;
 #[cfg(feature = "cuda")]
 use candle_core::{Result, Tensor};
@@ -8,10 +9,11 @@ use super::super::Segments;
 use super::super::attention::Mask;
 
 /// The kernels that shared/build_cuda.sh had compiled, such as `hdim64_bf16_causal`; a build that names none has all.
-#[cfg(feature = "cuda")]
+#[cfg(feature = "flash-attn")]
 const COMPILED: Option<&str> = option_env!("FLASH_KERNELS");
 
 /// Head widths that kernels are made for; each serves the widths down to the one before it.
+#[cfg(any(test, feature = "flash-attn"))]
 const WIDTHS: [usize; 8] = [32, 64, 96, 128, 160, 192, 224, 256];
 
 /// Its result, or none where it does not serve.
@@ -81,7 +83,6 @@ fn served_width(width: usize, dtype: DType, is_causal: bool, compiled: Option<&s
 }
 
 /// The simplest mask that says the same: a window that is longer than all segments is none.
-#[cfg(any(test, feature = "cuda"))]
 pub(super) fn simplest<'a>(mask: Mask<'a>, segments: &Segments) -> Mask<'a> {
     let Mask::Sights(sights) = mask else { return mask };
     let says = |other: Mask| {

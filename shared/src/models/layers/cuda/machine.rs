@@ -49,7 +49,7 @@ impl Buffer<'_> {
         Ok(Tensor::from_storage(storage, shape.clone(), candle_core::op::BackpropOp::none(), false))
     }
 
-    fn argument(&self) -> Result<Argument<'_>> {
+    fn read(&self) -> Result<Argument<'_>> {
         let (storage, range) = match self {
             Buffer::Made(storage) => (storage, None),
             Buffer::Given(storage, layout) => match layout.contiguous_offsets() {
@@ -74,7 +74,7 @@ fn view<T>(slice: &CudaSlice<T>, range: Option<(usize, usize)>) -> CudaView<'_, 
     }
 }
 
-/// A pointer argument.
+/// What a kernel reads.
 enum Argument<'a> {
     U32(CudaView<'a, u32>),
     F32(CudaView<'a, f32>),
@@ -82,8 +82,8 @@ enum Argument<'a> {
     BF16(CudaView<'a, bf16>),
 }
 
-impl<'a> Argument<'a> {
-    fn push(&'a self, arguments: &mut LaunchArgs<'a>) {
+impl Argument<'_> {
+    fn push<'a>(&'a self, arguments: &mut LaunchArgs<'a>) {
         match self {
             Argument::U32(view) => arguments.arg(view),
             Argument::F32(view) => arguments.arg(view),
@@ -91,6 +91,17 @@ impl<'a> Argument<'a> {
             Argument::BF16(view) => arguments.arg(view),
         };
     }
+}
+
+/// Adds what a kernel writes: told so, cudarc lets other streams wait for it.
+fn push_output<'a>(output: &'a mut CudaStorage, arguments: &mut LaunchArgs<'a>) -> Result<()> {
+    match output.dtype() {
+        DType::F32 => arguments.arg(output.as_cuda_slice_mut::<f32>()?),
+        DType::F16 => arguments.arg(output.as_cuda_slice_mut::<f16>()?),
+        DType::BF16 => arguments.arg(output.as_cuda_slice_mut::<bf16>()?),
+        dtype => bail!("a kernel makes {dtype:?} values"),
+    };
+    Ok(())
 }
 
 impl Gpu<'_> {
@@ -119,15 +130,17 @@ impl<'a> Machine for Gpu<'a> {
     }
 
     fn run(&self, launch: Launch, inputs: &[&Buffer<'a>]) -> Result<Vec<Buffer<'a>>> {
-        let outputs = launch.outputs.iter().map(|output| self.empty(output).map(Buffer::Made));
-        let outputs = outputs.collect::<Result<Vec<_>>>()?;
+        let mut outputs =
+            launch.outputs.iter().map(|output| self.empty(output)).collect::<Result<Vec<_>>>()?;
         {
-            let buffers = inputs.iter().copied().chain(&outputs);
-            let pointers = buffers.map(Buffer::argument).collect::<Result<Vec<_>>>()?;
+            let pointers = inputs.iter().map(|input| input.read()).collect::<Result<Vec<_>>>()?;
             let name = format!("{}_{}", launch.kernel, self.dtype.as_str());
             let function = self.device.get_or_load_custom_func(&name, "genrecal", PTX)?;
             let mut arguments = function.builder();
             pointers.iter().for_each(|pointer| pointer.push(&mut arguments));
+            for output in &mut outputs {
+                push_output(output, &mut arguments)?;
+            }
             for number in &launch.numbers {
                 match number {
                     Number::Int(number) => arguments.arg(number),
@@ -145,6 +158,6 @@ impl<'a> Machine for Gpu<'a> {
             // run the same launches on a processor.
             unsafe { arguments.launch(config) }.w()?;
         }
-        Ok(outputs)
+        Ok(outputs.into_iter().map(Buffer::Made).collect())
     }
 }

@@ -11,7 +11,7 @@ use super::plan::{self, NormKind, Rows};
 /// Calls `f` with the storages and layouts of tensors on a GPU.
 fn with_buffers<const N: usize, R>(
     tensors: [&Tensor; N],
-    f: impl FnOnce(&Gpu, [&Buffer; N]) -> Result<R>,
+    f: impl for<'a> FnOnce(&Gpu<'a>, [&Buffer<'a>; N]) -> Result<R>,
 ) -> Result<R> {
     let guards = tensors.map(Tensor::storage_and_layout);
     let mut buffers = Vec::with_capacity(N);
@@ -32,10 +32,10 @@ fn not_on_a_cpu(what: &str) -> Result<(CpuStorage, Shape)> {
 }
 
 impl NormKind {
-    fn forward(
+    fn forward<'a>(
         self,
-        (x, layout): (&CudaStorage, &Layout),
-        parameters: &[Buffer],
+        (x, layout): (&'a CudaStorage, &'a Layout),
+        parameters: &[Buffer<'a>],
     ) -> Result<(CudaStorage, Shape)> {
         let width = layout.shape().dims().last().copied().unwrap_or(0);
         let rows = Rows::of(layout.shape().elem_count(), width);
@@ -291,7 +291,7 @@ impl CustomOp2 for SwiGlu {
 }
 
 /// The only output.
-fn first(made: Vec<Buffer>) -> Result<Buffer> {
+fn first(made: Vec<Buffer<'_>>) -> Result<Buffer<'_>> {
     match made.into_iter().next() {
         Some(buffer) => Ok(buffer),
         None => bail!("a kernel without an output"),
