@@ -6,18 +6,19 @@
 
 use std::ops::Range;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
 use super::attention::{Mask, OwnedMask};
 use super::plain::{additive_mask, heads_first, heads_last, product, wide};
 use super::recompute::Premade;
-use super::{Kernels, Segments, Sight, kernels};
+#[cfg(feature = "cuda")]
+use super::{Kernels, kernels};
+use super::{Segments, Sight};
 
 /// Most scores at a time: 128 MiB in bfloat16.
 const SCORES: usize = 64 << 20;
 
 /// What [`attention`](super::attention) computes, its gradient included.
-#[derive(Clone)]
 pub(super) struct Chunked {
     cu_q: Vec<usize>,
     cu_kv: Vec<usize>,
@@ -76,7 +77,7 @@ impl Chunked {
     pub(super) fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let (heads, kv_heads) = (q.dim(1)?, k.dim(1)?);
         let mut parts = Vec::new();
-        for (queries, keys) in self.segments().ranges() {
+        for (queries, keys) in self.segments().ranges().filter(|(queries, _)| !queries.is_empty()) {
             let [k, v] = [segment_of(k, &keys)?, segment_of(v, &keys)?];
             for chunk in self.chunks(&queries, &keys, heads) {
                 let q = rows_of(q, &chunk.queries, kv_heads)?;
@@ -92,7 +93,7 @@ impl Chunked {
     fn gradients(&self, [q, k, v, gy]: [&Tensor; 4]) -> Result<[Tensor; 3]> {
         let (heads, kv_heads) = (q.dim(1)?, k.dim(1)?);
         let (mut by_q, mut by_k, mut by_v) = (Vec::new(), Vec::new(), Vec::new());
-        for (queries, keys) in self.segments().ranges() {
+        for (queries, keys) in self.segments().ranges().filter(|(_, keys)| !keys.is_empty()) {
             let m = keys.len();
             let [k, v] = [segment_of(k, &keys)?, segment_of(v, &keys)?];
             // Sums over chunks in at least float32.
@@ -121,11 +122,11 @@ impl Chunked {
     /// Softmax weights of a chunk: q (Hkv, G*n, K) and k (Hkv, m, K) -> (Hkv, G*n, m), in their type.
     fn weights(&self, q: &Tensor, k: &Tensor, sights: &[Sight]) -> Result<Tensor> {
         let scores = product(q, &k.t()?)?;
-        match kernels(&[&scores]) {
-            #[cfg(feature = "cuda")]
-            Kernels::Gpu => super::cuda::ops::softmax(&scores, sights, self.scale as f32),
-            _ => plain_weights(&scores, sights, self.scale),
+        #[cfg(feature = "cuda")]
+        if kernels(&[&scores]) == Kernels::Gpu {
+            return super::cuda::ops::softmax(&scores, sights, self.scale as f32);
         }
+        plain_weights(&scores, sights, self.scale)
     }
 
     /// As an operation on q, k and v whose result has been `made`, for what will ask for gradients.
@@ -170,11 +171,11 @@ pub(super) fn plain_slopes(weights: &Tensor, by_weights: &Tensor, scale: f64) ->
 }
 
 fn slopes(weights: &Tensor, by_weights: &Tensor, scale: f64) -> Result<Tensor> {
-    match kernels(&[weights, by_weights]) {
-        #[cfg(feature = "cuda")]
-        Kernels::Gpu => super::cuda::ops::softmax_gradient(weights, by_weights, scale as f32),
-        _ => plain_slopes(weights, by_weights, scale),
+    #[cfg(feature = "cuda")]
+    if kernels(&[weights, by_weights]) == Kernels::Gpu {
+        return super::cuda::ops::softmax_gradient(weights, by_weights, scale as f32);
     }
+    plain_slopes(weights, by_weights, scale)
 }
 
 /// Attention that was made before, with its gradient.

@@ -13,8 +13,8 @@ fn in_chunks(x: &[Tensor], segments: &Segments, mask: Mask, scale: f64, scores: 
 
 #[test]
 fn attention_in_chunks_matches_its_twin() {
-    // Segments without a query, with a cache before the queries, and of several chunks; two heads to a group.
-    let segments = Segments { q: &[0, 3, 3, 43], kv: &[0, 3, 5, 50] };
+    // Segments without a query and without anything, with a cache before the queries, and of several chunks; two heads to a group.
+    let segments = Segments { q: &[0, 3, 3, 3, 43], kv: &[0, 3, 5, 5, 50] };
     let window = |i: usize| [i.saturating_sub(2), if (2..6).contains(&i) { 6 } else { i + 1 }];
     let sights: Vec<Sight> = (0..3).map(|i| [0, i + 1]).chain((0..40).map(window)).collect();
     let shapes: [&[usize]; 3] = [&[43, 4, 6], &[50, 2, 6], &[50, 2, 6]];

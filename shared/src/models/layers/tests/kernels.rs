@@ -207,7 +207,7 @@ fn the_gpus_norms_are_the_cpus() {
     for_each_type(|emulator, buffer| {
         for shape in SHAPES {
             let mut noise = Noise(shape[1] as u64);
-            let rows = Rows { count: shape[0], width: shape[1] };
+            let rows = Rows::of(shape[0] * shape[1], shape[1]);
             let mut draw = |shape: &[usize]| drawn(&mut noise, shape, emulator.dtype);
             let (x, w, b, gy) = (draw(&shape), draw(&shape[1..]), draw(&shape[1..]), draw(&shape));
             let (bx, bw, bb, bgy) = (buffer(&x), buffer(&w), buffer(&b), buffer(&gy));
