@@ -11,7 +11,7 @@ PYTHON ?= python3
 # Where the demo and the toy leave their results.
 OUT ?= target/demo
 
-.PHONY: help build demo toy test lint walls doc readme check parity fuzz fuzz-cargo bench cuda docs clean-demo ladder replica
+.PHONY: help build demo toy test lint walls doc readme check parity fuzz fuzz-cargo bench cuda gpu-bench docs clean-demo ladder replica
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,7 @@ readme: build ## run the commands of the README's tour
 check: test ## also beside PyTorch and transformers, when PYTHON has them; REF=DIR adds parity
 	INTERRUPTIONS=300 $(CARGO) test --workspace --release --test faults interruptions
 	./tests/peers/run.sh "$(PYTHON)"
+	$(MAKE) --no-print-directory gpu-bench DEVICE=cpu
 	if [ -n "$(REF)" ]; then $(MAKE) --no-print-directory parity; else echo "skipped: parity (no REF=DIR given)"; fi
 
 parity: ## REF=DIR: every family against reference checkpoints with transformers' own results
@@ -83,6 +84,11 @@ bench: build ## microbenchmarks; with DATA=, IMAGES=, MODEL= and a PYTHON that h
 
 cuda: ## target/cuda/{extract,distill} with CUDA; needs no GPU, and fetches nvcc when there is none (CUDA_COMPUTE_CAP=90)
 	CARGO="$(CARGO)" PYTHON="$(PYTHON)" ./shared/build_cuda.sh
+
+# cpu rehearses it in tiny shapes; elsewhere it takes target/gpu-bench.tgz, which `make cuda` leaves, and builds nothing.
+DEVICE ?= cuda:0
+gpu-bench: $(if $(filter cpu,$(DEVICE)),build) ## DEVICE=cuda:0: correctness and speed on a GPU, one table (DEVICE=cpu: a rehearsal)
+	./tests/gpu/bench.sh "$(DEVICE)" "$(PYTHON)"
 
 docs: export RUSTDOCFLAGS = -D warnings
 docs: ## the API documentation, in target/doc

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Both programs with the CUDA backend, on a machine that has neither a GPU nor, if need be, a CUDA toolkit: make cuda
+# The programs with the CUDA backend, on a machine that has neither a GPU nor, if need be, a CUDA toolkit: make cuda
 #
-# Three things stand between `cargo build --features cuda` and such a machine:
+# Four things stand between `cargo build --features flash-attn` and such a machine:
 #   nvcc      when none is on PATH, a virtual environment under target/ gets NVIDIA's compiler as pip wheels.
 #   libcuda   candle links against the driver's library, which only a machine with a driver has. A copy of candle-core
 #             under target/ asks cudarc to open it at run time instead, so the programs also start without one and say so.
 #   cudart    candle-kernels asks for the shared runtime; a linker script of that name holds the static one.
+#   hours     candle-flash-attn compiles 52 kernels. A copy of it under target/ compiles those of FLASH_KERNELS, with
+#             CUTLASS's headers from a pip wheel; attention of any other kind takes the plain way (layers/cuda/flash.rs).
 # CUDA_COMPUTE_CAP names the GPU (90: Hopper); CUDA_VERSION must not be newer than the driver of the machine that runs them.
+# FLASH_KERNELS names files `flash_fwd_*_sm80.cu` of candle-flash-attn; `none` leaves flash attention out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,16 +17,21 @@ CARGO=${CARGO:-cargo}
 PYTHON=${PYTHON:-python3}
 work=$PWD/target/cuda
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
+# Decoders have heads of 64 or 128 numbers, vision encoders of 64, 72, 80 or 128.
+export FLASH_KERNELS=${FLASH_KERNELS:-hdim64_bf16 hdim64_bf16_causal hdim96_bf16 hdim128_bf16 hdim128_bf16_causal}
 mkdir -p "$work"
+
+pip_install() {
+  [ -x "$work/venv/bin/pip" ] || "$PYTHON" -m venv "$work/venv"
+  "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
 
 if command -v nvcc >/dev/null; then
   toolkit=$(dirname "$(dirname "$(realpath "$(command -v nvcc)")")")
 else
   version=${CUDA_VERSION:-13.0}
   echo "no nvcc on PATH: installing CUDA $version under $work" >&2
-  [ -x "$work/venv/bin/pip" ] || "$PYTHON" -m venv "$work/venv"
-  "$work/venv/bin/pip" install --quiet --disable-pip-version-check \
-    "nvidia-cuda-nvcc==$version.*" "nvidia-nvvm==$version.*" "nvidia-cuda-crt==$version.*" \
+  pip_install "nvidia-cuda-nvcc==$version.*" "nvidia-nvvm==$version.*" "nvidia-cuda-crt==$version.*" \
     "nvidia-cuda-runtime==$version.*" "nvidia-cuda-cccl==$version.*"
   toolkit=$(find "$work/venv" -type d -path '*/nvidia/cu*' -name "cu${version%%.*}")
   export PATH="$toolkit/bin:$PATH"
@@ -38,30 +46,50 @@ runtime=$(find -L "$toolkit" -name libcudart_static.a -print -quit)
 mkdir -p "$work/lib"
 echo "INPUT($runtime -ldl -lrt -lpthread)" > "$work/lib/libcudart.so"
 
-# The manifest of candle-core as cargo has fetched it, copied with the one feature changed.
-manifest=$("$CARGO" metadata --locked --format-version 1 | "$PYTHON" -c '
+# Copies of dependencies as cargo has fetched them, changed. One that is there with the same changes stays as it is, so that
+# cargo does not compile it again.
+patched() { # patched CRATE "WHAT THE CHANGES DEPEND ON" ARGUMENTS...: the folder of its changed copy
+  local name=$1 stamp=$2 manifest; shift 2
+  manifest=$("$CARGO" metadata --locked --all-features --format-version 1 | "$PYTHON" -c '
 import json, sys
-print(next(p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == "candle-core"))')
-rm -rf "$work/candle-core"
-cp -r "$(dirname "$manifest")" "$work/candle-core"
-chmod -R u+w "$work/candle-core"
-sed -i 's/"dynamic-linking"/"dynamic-loading"/' "$work/candle-core/Cargo.toml"
-grep -q '"dynamic-loading"' "$work/candle-core/Cargo.toml" || { echo "error: candle-core no longer asks cudarc for \`dynamic-linking\`" >&2; exit 1; }
+print(next(p["manifest_path"] for p in json.load(sys.stdin)["packages"] if p["name"] == sys.argv[1]))' "$name")
+  stamp="$manifest $stamp $(cksum < shared/patch_cuda.py)"
+  if [ "$(cat "$work/$name.stamp" 2>/dev/null)" != "$stamp" ]; then
+    rm -rf "$work/$name" "$work/$name.stamp"
+    cp -r "$(dirname "$manifest")" "$work/$name"
+    chmod -R u+w "$work/$name"
+    "$PYTHON" shared/patch_cuda.py "$name" "$work/$name" "$@"
+    echo "$stamp" > "$work/$name.stamp"
+  fi
+  patches+=(--config "patch.crates-io.$name.path=\"$work/$name\"")
+}
+patches=() feature=cuda
+patched candle-core ""
+if [ "$FLASH_KERNELS" != none ]; then
+  pip_install --no-deps nvidia-cutlass==3.5.0.0
+  cutlass=$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"] + "/cutlass_library/source")')
+  patched candle-flash-attn "$FLASH_KERNELS $cutlass" "$cutlass" $FLASH_KERNELS
+  feature=flash-attn
+fi
 
 # A patched dependency has no checksum, so cargo rewrites the lock file: it is put back, whatever happens.
 cp Cargo.lock "$work/Cargo.lock"
 trap 'cp "$work/Cargo.lock" Cargo.lock' EXIT
 # GPU builds have a target folder of their own: other features and flags would rebuild everything else each time.
 CARGO_TARGET_DIR=$work/target RUSTFLAGS="${RUSTFLAGS:-} -L native=$work/lib" "$CARGO" build --release \
-  --bins -p extract -p distill --features extract/cuda,distill/cuda \
-  --config "patch.crates-io.candle-core.path=\"$work/candle-core\""
+  --bin extract --bin distill --bin gpu_bench -p extract -p distill -p e2e \
+  --features "extract/$feature,distill/$feature,e2e/$feature" "${patches[@]}"
 
-for program in extract distill; do
+for program in extract distill gpu_bench; do
   strip -o "$work/$program" "$work/target/release/$program"
   if readelf -d "$work/$program" | grep NEEDED | grep -q -i 'libcu'; then
     echo "error: \`$work/$program\` needs a CUDA library to start" >&2
     exit 1
   fi
-  "$work/$program" --version
   echo "$work/$program: $(stat -c %s "$work/$program") bytes"
 done
+"$work/extract" --version
+"$work/distill" --version
+# What `make gpu-bench` takes to a machine with a GPU, beside the repository itself.
+tar -C "$work" -czf target/gpu-bench.tgz extract distill gpu_bench
+echo "target/gpu-bench.tgz: $(stat -c %s target/gpu-bench.tgz) bytes"

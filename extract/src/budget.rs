@@ -26,8 +26,8 @@ const LEAST_TOKENS: u64 = 256;
 const LEAST_PATCHES: u64 = 1024;
 /// Batches' pixels that wait ahead of the teacher: two in the window, two in the queue, one in hand.
 const WAITING: u64 = 5;
-/// Batches' features that wait for the writer, at most as many rows as tokens.
-const WRITING: u64 = 3;
+/// Batches' features that wait to be collected and for the writer, at most as many rows as tokens.
+const WRITING: u64 = 4;
 
 /// Sizes that a run with a limit keeps to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

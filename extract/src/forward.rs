@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use shared::cache::{FeatureBlock, FeatureDtype};
-use shared::models::{Encoded, Footprint, LoadOptions, Model, PackedBatch, generate_greedy};
+use shared::models::{
+    Encoded, Footprint, LoadOptions, Model, Moment, PackedBatch, download, generate_greedy,
+};
 
 use crate::head::{StoredHead, values};
 use crate::passes::{Batch, Question};
@@ -34,11 +36,7 @@ pub struct TeacherWeights<'a> {
 impl TeacherWeights<'_> {
     /// A GPU computes in the type that is stored; a CPU in f32, because its 16-bit sums lose digits.
     fn options(&self) -> LoadOptions {
-        let compute = match (self.device, self.dtype) {
-            (Device::Cpu, _) | (_, FeatureDtype::F32) => DType::F32,
-            (_, FeatureDtype::Bf16) => DType::BF16,
-            (_, FeatureDtype::F16) => DType::F16,
-        };
+        let compute = if self.device.is_cpu() { DType::F32 } else { compute_dtype(self.dtype) };
         let gguf = self.gguf.map(Path::to_owned);
         LoadOptions { gguf, ..LoadOptions::frozen(self.device.clone(), compute) }
     }
@@ -63,46 +61,51 @@ impl Teacher {
         Ok((Teacher { model, dtype: weights.dtype }, footprint))
     }
 
-    /// Runs the batches of a pass through the teacher; `take` gets each with the features that its samples keep, in their
-    /// positions' order, as they are stored, and says whether it wants more.
+    /// The end of all that its device was asked for so far.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn now(&self) -> Result<Moment> {
+        Ok(Moment::now(&self.model.device)?)
+    }
+
+    /// Starts the batches of a pass: `take` gets each with its features as soon as they are asked for, which a device may
+    /// still be computing then, and says whether it wants more.
     ///
     /// # Errors
     /// When the device fails, most likely for lack of memory, and those of `take`.
-    pub fn features(
-        &self,
-        pass: Vec<Batch>,
-        mut take: impl FnMut(Vec<Prepared>, Vec<FeatureBlock>) -> Result<bool>,
-    ) -> Result<()> {
+    pub fn start(&self, pass: Vec<Batch>, mut take: impl FnMut(Started) -> Result<bool>) -> Result<()> {
         let tokens: usize = pass.iter().map(Batch::num_tokens).sum();
         let advice =
             || format!("the teacher failed on {tokens} tokens\nhint: lower `--max-tokens-per-batch`");
         let (packed, samples): (Vec<PackedBatch>, Vec<_>) =
             pass.into_iter().map(|batch| (batch.packed, batch.samples)).unzip();
+        let mut begin = Some(self.now()?);
         let features = self.model.body.features_all(&packed).with_context(advice)?;
-        for (features, samples) in features.into_iter().zip(samples) {
-            let counts: Vec<usize> = samples.iter().map(|sample| sample.positions().len()).collect();
-            let blocks = self.split(&features, &counts)?;
-            if !take(samples, blocks)? {
+        let last = features.len().saturating_sub(1);
+        for (i, (features, samples)) in features.into_iter().zip(samples).enumerate() {
+            let features = features.to_dtype(compute_dtype(self.dtype))?.contiguous().with_context(advice)?;
+            let (begin, asked, is_last) = (begin.take(), self.now()?, i == last);
+            if !take(Started { samples, features, dtype: self.dtype, begin, asked, is_last })? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Converts to the stored type and cuts at sample boundaries: `counts` rows each.
-    fn split(&self, kept: &Tensor, counts: &[usize]) -> Result<Vec<FeatureBlock>> {
-        let width = kept.dim(1)?;
-        let flat = kept.flatten_all()?;
-        Ok(match self.dtype {
-            FeatureDtype::F32 => {
-                cut::<f32>(&flat.to_dtype(DType::F32)?.to_vec1()?, width, counts, FeatureBlock::from_f32)
-            }
-            FeatureDtype::Bf16 => {
-                cut::<bf16>(&flat.to_dtype(DType::BF16)?.to_vec1()?, width, counts, FeatureBlock::from_bf16)
-            }
-            FeatureDtype::F16 => {
-                cut::<f16>(&flat.to_dtype(DType::F16)?.to_vec1()?, width, counts, FeatureBlock::from_f16)
-            }
+    /// Runs the batches of a pass through the teacher; `take` gets each with the features that its samples keep, in their
+    /// positions' order, as they are stored, and says whether it wants more.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn features(
+        &self,
+        pass: Vec<Batch>,
+        mut take: impl FnMut(Vec<Prepared>, Vec<FeatureBlock>) -> Result<bool>,
+    ) -> Result<()> {
+        self.start(pass, |started| {
+            let blocks = started.blocks()?;
+            take(started.samples, blocks)
         })
     }
 
@@ -134,6 +137,53 @@ impl Teacher {
             })?;
         }
         Ok(())
+    }
+}
+
+/// The type in which a device holds what is stored.
+fn compute_dtype(stored: FeatureDtype) -> DType {
+    match stored {
+        FeatureDtype::F32 => DType::F32,
+        FeatureDtype::Bf16 => DType::BF16,
+        FeatureDtype::F16 => DType::F16,
+    }
+}
+
+/// Samples whose features a device has been asked for.
+pub struct Started {
+    /// The samples.
+    pub samples: Vec<Prepared>,
+    /// The rows that they keep, in the order of their positions.
+    features: Tensor,
+    dtype: FeatureDtype,
+    /// When the device begins the pass that they are the first of.
+    pub begin: Option<Moment>,
+    /// When it is done with all that it was asked for until the features were.
+    pub asked: Moment,
+    /// Whether they are the last of their pass.
+    pub is_last: bool,
+}
+
+impl Started {
+    /// Waits for the features and cuts them at sample boundaries, as they are stored.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn blocks(&self) -> Result<Vec<FeatureBlock>> {
+        let counts: Vec<usize> = self.samples.iter().map(|sample| sample.positions().len()).collect();
+        let (features, asked) = (&self.features, &self.asked);
+        let width = features.dim(1)?;
+        Ok(match self.dtype {
+            FeatureDtype::F32 => {
+                cut::<f32>(&download(features, asked)?, width, &counts, FeatureBlock::from_f32)
+            }
+            FeatureDtype::Bf16 => {
+                cut::<bf16>(&download(features, asked)?, width, &counts, FeatureBlock::from_bf16)
+            }
+            FeatureDtype::F16 => {
+                cut::<f16>(&download(features, asked)?, width, &counts, FeatureBlock::from_f16)
+            }
+        })
     }
 }
 

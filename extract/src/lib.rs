@@ -16,6 +16,7 @@ pub mod answers;
 pub mod batch;
 pub mod budget;
 pub mod cli;
+pub mod collect;
 pub mod conditions;
 pub mod config;
 pub mod copy;

@@ -1,9 +1,9 @@
 //! `extract run`: the dataset through the teacher into the cache.
 //!
 //! ```text
-//! feed thread                                   main thread            sink thread
-//! rows -> identify -> plan -> prepare -> window =batches=> passes -> teacher =rows=> writer -> shards
-//!         (rayon)             (rayon)           bounded            bounded
+//! feed thread                                   main thread                   collect thread       sink thread
+//! rows -> identify -> plan -> prepare -> window =batches=> passes -> teacher =features=> rows =rows=> writer -> shards
+//!         (rayon)             (rayon)           bounded            one at a time       bounded
 //! ```
 
 use std::collections::BTreeMap;
@@ -14,23 +14,24 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use shared::cache::{CacheIdentity, CacheWriter, FeatureBlock, FeatureDtype, Manifest, WriterOptions};
+use shared::cache::{CacheIdentity, CacheWriter, FeatureDtype, Manifest, WriterOptions};
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::ids::{Digest, Fingerprint};
 use shared::models::{self, ModelConfig, Processor};
 
 use crate::batch::BatchSize;
+use crate::collect::{self, Collector};
 use crate::config::{DtypeChoice, RunConfig};
 use crate::error::Interrupted;
 use crate::feed::{self, Feed};
-use crate::forward::{Teacher, TeacherWeights, is_finite};
+use crate::forward::{Started, Teacher, TeacherWeights};
 use crate::gguf::{self, GgufError};
 use crate::head::StoredHead;
 use crate::passes::{Batch, Passes, Question};
 use crate::plan::{Plan, last_of_first_keys};
 use crate::progress;
 use crate::sample::Prepared;
-use crate::sink::{self, Delivery};
+use crate::sink;
 use crate::stop::{self, Stop, StopReason};
 use crate::stream::Streamed;
 use crate::summary::Summary;
@@ -240,21 +241,27 @@ impl Run<'_> {
             batches,
             deliveries: deliveries.clone(),
         };
+        let (features, to_collect) = sync_channel(collect::QUEUE);
+        let max_bad = settings.data.max_bad;
+        let collector = Collector { dtype: files.dtype, max_bad, tally, stop, deliveries };
         std::thread::scope(|scope| {
             scope.spawn(|| progress::show(tally, show_until));
             let feed = scope.spawn(|| failing(stop, feed.run()));
             let every = settings.cache.commit_every.0;
             let sink = scope.spawn(move || failing(stop, sink::write(writer, to_write, every, tally)));
-            let ran = failing(stop, self.passes(to_run, deliveries));
+            let collector = scope.spawn(|| failing(stop, collector.run(to_collect)));
+            let ran = failing(stop, self.passes(to_run, features));
+            let collected = join(collector);
             let fed = join(feed);
             let written = join(sink);
             drop(finished);
             // A full disk explains why the others could not go on, so the writer is heard first.
             let writer = written?;
+            collected?;
             ran?;
             fed?;
             let counts = tally.counts();
-            if settings.data.max_bad.is_spent(counts.quarantined, counts.read, true) {
+            if max_bad.is_spent(counts.quarantined, counts.read, true) {
                 stop.raise(StopReason::BudgetSpent);
             }
             close(writer, tally, stop)
@@ -268,7 +275,7 @@ impl Run<'_> {
         }
     }
 
-    fn passes(mut self, to_run: Receiver<Vec<Prepared>>, deliveries: SyncSender<Delivery>) -> Result<()> {
+    fn passes(mut self, to_run: Receiver<Vec<Prepared>>, features: SyncSender<Started>) -> Result<()> {
         let (mut teacher, budget) = match self.streamed.take() {
             Some(streamed) => (Some(streamed.teacher), Some(streamed.budget)),
             None => (None, None),
@@ -286,7 +293,7 @@ impl Run<'_> {
                 Some(teacher) => teacher,
                 none => none.insert(Teacher::load(self.files.weights(self.config))?),
             };
-            if !self.pass(teacher, passes.take_questions(), pass, &deliveries)? {
+            if !self.pass(teacher, passes.take_questions(), pass, &features)? {
                 break;
             }
             idle_since = Some(Instant::now());
@@ -294,48 +301,27 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs the batches of one pass; whether the writer still takes deliveries.
+    /// Starts the batches of one pass; whether their features are still taken.
     fn pass(
         &self,
         teacher: &Teacher,
         mut questions: Vec<Question>,
         pass: Vec<Batch>,
-        deliveries: &SyncSender<Delivery>,
+        features: &SyncSender<Started>,
     ) -> Result<bool> {
         self.tally.first_batch.get_or_init(Instant::now);
-        let tokens = pass.iter().map(Batch::num_tokens).sum::<usize>();
         let mut is_open = true;
-        teacher.features(pass, |samples, features| {
+        teacher.start(pass, |mut started| {
             if !questions.is_empty() {
-                teacher.self_test(&self.files.head, &std::mem::take(&mut questions), &samples, &features)?;
+                let (questions, blocks) = (std::mem::take(&mut questions), started.blocks()?);
+                teacher.self_test(&self.files.head, &questions, &started.samples, &blocks)?;
+                // The device has done the test as well.
+                started.asked = teacher.now()?;
             }
-            is_open = self.deliver(samples, features, deliveries);
+            is_open = features.send(started).is_ok();
             Ok(is_open)
         })?;
-        self.tally.add_pass(tokens as u64);
         Ok(is_open)
-    }
-
-    /// Hands a batch over; whether the writer still takes deliveries.
-    fn deliver(
-        &self,
-        samples: Vec<Prepared>,
-        features: Vec<FeatureBlock>,
-        deliveries: &SyncSender<Delivery>,
-    ) -> bool {
-        let mut rows = Vec::with_capacity(samples.len());
-        for (sample, features) in samples.into_iter().zip(features) {
-            if is_finite(&features) {
-                rows.push(sample.into_row(features));
-                continue;
-            }
-            let reason = format!("the teacher's features are not all finite in {}", self.files.dtype);
-            self.tally.add_bad(self.config.settings.data.max_bad, self.stop);
-            if deliveries.send(Delivery::Bad(sample.into_quarantined(&reason))).is_err() {
-                return false;
-            }
-        }
-        deliveries.send(Delivery::Rows(rows)).is_ok()
     }
 }
 

@@ -30,6 +30,10 @@ pub struct Summary {
     pub prepare_seconds: f64,
     /// The share of the time since its first batch that the teacher waited for the next one.
     pub wait_share: f64,
+    /// The share of that time that finished features waited for the writer.
+    pub writer_share: f64,
+    /// The share of that time that the device stood still between two passes, whatever for.
+    pub idle_share: f64,
     /// The most resident memory of this process.
     pub peak_rss_bytes: Option<u64>,
     /// How it kept to a memory limit; none without one.
@@ -70,6 +74,7 @@ pub struct Streaming {
 impl Summary {
     /// Puts together what the cache and the counters say.
     pub fn new(manifest: &Manifest, counts: &Counts, resumed_from: u64, seconds: f64) -> Summary {
+        let share = |seconds: f64| seconds / counts.teacher_seconds.max(f64::MIN_POSITIVE);
         Summary {
             samples: manifest.totals.samples,
             quarantined: counts.quarantined,
@@ -79,7 +84,9 @@ impl Summary {
             seconds,
             tokens_per_second: counts.tokens_per_second(),
             prepare_seconds: counts.prepare_seconds,
-            wait_share: counts.wait_seconds / counts.teacher_seconds.max(f64::MIN_POSITIVE),
+            wait_share: share(counts.wait_seconds),
+            writer_share: share(counts.writer_seconds),
+            idle_share: share(counts.idle_seconds),
             peak_rss_bytes: peak_rss_bytes(),
             streaming: None,
             fingerprint: manifest.fingerprint_digest.to_string(),
@@ -119,6 +126,11 @@ impl fmt::Display for Summary {
             write!(
                 f,
                 ", {prepare:.1} worker-seconds on images and text, {share:.1} % of the time waited for them"
+            )?;
+            let (idle, writer) = (100.0 * self.idle_share, 100.0 * self.writer_share);
+            write!(
+                f,
+                ", the device stood still for {idle:.1} %, features waited for the writer for {writer:.1} %"
             )?;
         }
         if let Some(peak) = self.peak_rss_bytes {

@@ -32,6 +32,10 @@ pub struct Tally {
     pub prepare_nanos: AtomicU64,
     /// Nanoseconds that the teacher stood still for want of a batch, its first one apart.
     pub wait_nanos: AtomicU64,
+    /// Nanoseconds that features stood still for want of room with the writer.
+    pub writer_nanos: AtomicU64,
+    /// Nanoseconds that the device stood still between two passes, whatever for.
+    pub idle_nanos: AtomicU64,
     /// Bytes of the dataset files read.
     pub bytes_read: AtomicU64,
     /// Bytes of the dataset files in all.
@@ -67,6 +71,10 @@ pub struct Counts {
     pub prepare_seconds: f64,
     /// See [`Tally::wait_nanos`], in seconds.
     pub wait_seconds: f64,
+    /// See [`Tally::writer_nanos`], in seconds.
+    pub writer_seconds: f64,
+    /// See [`Tally::idle_nanos`], in seconds.
+    pub idle_seconds: f64,
 }
 
 impl Tally {
@@ -78,6 +86,11 @@ impl Tally {
     /// Adds the time since `start`.
     pub fn add_time(counter: &AtomicU64, start: Instant) {
         Tally::add(counter, u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// Adds seconds that the device stood still.
+    pub fn add_idle(&self, seconds: f64) {
+        Tally::add(&self.idle_nanos, (seconds.max(0.0) * 1e9) as u64);
     }
 
     /// Counts a pass of this many tokens that is done.
@@ -110,6 +123,8 @@ impl Tally {
             largest_pass: get(&self.largest_pass),
             prepare_seconds: get(&self.prepare_nanos) as f64 / 1e9,
             wait_seconds: get(&self.wait_nanos) as f64 / 1e9,
+            writer_seconds: get(&self.writer_nanos) as f64 / 1e9,
+            idle_seconds: get(&self.idle_nanos) as f64 / 1e9,
             teacher_seconds: self.first_batch.get().map_or(0.0, |start| start.elapsed().as_secs_f64()),
         }
     }

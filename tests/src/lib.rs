@@ -6,6 +6,7 @@ pub mod distilled;
 pub mod frozen;
 pub mod generation;
 pub mod goldens;
+pub mod gpu;
 pub mod grown;
 pub mod jobs;
 pub mod parity;

@@ -14,6 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::error::ModelError;
 use super::registry::Family;
+use super::transfer::upload_stored;
 
 /// A weight in a file.
 #[derive(Clone, Debug)]
@@ -60,7 +61,7 @@ impl Entry {
     ) -> candle_core::Result<Tensor> {
         let stored = self.float_type()?;
         let bytes = aligned(bytes, stored.size_in_bytes());
-        Tensor::from_raw_buffer(&bytes, stored, shape, device)?.to_dtype(dtype)
+        upload_stored(&bytes, stored, shape, device)?.to_dtype(dtype)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The device a model runs on.
 
+use std::ffi::CStr;
+
 use candle_core::Device;
 
 use super::error::ModelError;
@@ -33,22 +35,68 @@ fn cuda(asked: &str, ordinal: usize) -> Result<Device, ModelError> {
         ));
     }
     // Candle panics where the driver library is absent, so look for it first.
-    if !has_driver() {
+    if !loads(&[c"libcuda.so.1"]) {
         return Err(refused(
             asked,
             "no NVIDIA driver on this machine (libcuda.so.1 is not there)",
             "install the driver, or use `--device cpu`",
         ));
     }
-    Device::new_cuda(ordinal).map_err(|error| {
+    // And where cuBLAS or cuRAND is.
+    let libraries = [
+        &[c"libcublas.so", c"libcublas.so.13", c"libcublas.so.12"][..],
+        &[c"libcurand.so", c"libcurand.so.10"],
+    ];
+    if !libraries.iter().all(|names| loads(names)) {
+        return Err(refused(
+            asked,
+            "CUDA's libraries cuBLAS and cuRAND are not found",
+            "put their folder into LD_LIBRARY_PATH: that of a CUDA toolkit, or `nvidia/cu13/lib` of the Python packages that \
+             PyTorch brings; or use `--device cpu`",
+        ));
+    }
+    // One stream for all threads: `new_cuda` takes each thread's own, and then a thread that reads weights and the one that
+    // computes with them are not in step.
+    let device = Device::new_cuda_with_stream(ordinal).and_then(|device| {
+        keep_memory(&device)?;
+        Ok(device)
+    });
+    device.map_err(|error| {
         refused(asked, error.to_string(), "`nvidia-smi` lists the devices; or use `--device cpu`")
     })
 }
 
-fn has_driver() -> bool {
-    // SAFETY: the name is a NUL-terminated literal; loading the driver library runs only its own initialisers.
-    let handle = unsafe { libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW) };
-    !handle.is_null()
+/// Lets the device's pool keep the memory that is given back to it: by default it goes back to the system whenever the device
+/// is waited for, and asking for it again costs more than most kernels.
+#[cfg(feature = "cuda")]
+fn keep_memory(device: &Device) -> candle_core::Result<()> {
+    use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::driver::sys;
+    let Device::Cuda(gpu) = device else { return Ok(()) };
+    let context = gpu.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut pool: sys::CUmemoryPool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    context.bind_to_thread().w()?;
+    // SAFETY: the context is bound to this thread, the pool lives as long as the device, and the attribute is a u64.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().w()?;
+        sys::cuMemPoolSetAttribute(pool, attribute, std::ptr::from_mut(&mut threshold).cast()).result().w()
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn keep_memory(_: &Device) -> candle_core::Result<()> {
+    Ok(())
+}
+
+/// Whether a library of one of these names can be loaded.
+fn loads(names: &[&CStr]) -> bool {
+    // SAFETY: the names end in NUL; loading NVIDIA's libraries runs only their own initialisers.
+    names.iter().any(|name| !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) }.is_null())
 }
 
 #[cfg(test)]

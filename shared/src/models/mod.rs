@@ -39,6 +39,7 @@ mod llava_next;
 mod llava_onevision;
 mod load;
 mod mistral3;
+mod moment;
 mod paligemma;
 mod params;
 mod pattern;
@@ -56,6 +57,7 @@ mod text_config;
 mod text_model;
 mod text_only;
 mod tower;
+mod transfer;
 mod vit;
 mod vlm;
 pub mod weights;
@@ -74,12 +76,14 @@ pub use head::Head;
 pub use hub::{checkout, checkout_name};
 pub use identity::{identity, weights_digest};
 pub use load::{LoadOptions, Model, expected_weights, load, load_streamed};
+pub use moment::Moment;
 pub use params::{ModelPart, Param, ParamSet, TrainableParts};
 pub use processor::Processor;
 pub use registry::{ModelConfig, config_of};
 pub use stored::{Footprint, Stored};
 pub use table::Table;
 pub use text_model::{Embeds, KvCache};
+pub use transfer::download;
 
 /// The sizes every decoder has, under one name each; what the Recalibrator copies from a student.
 #[derive(Clone, Debug, PartialEq, Serialize)]

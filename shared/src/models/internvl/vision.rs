@@ -9,6 +9,7 @@ use crate::image::{ImageInput, cut_planes};
 use crate::models::blocks::Blocks;
 use crate::models::layers::{EncoderLayer, LayerNorm, Linear, Mlp, Norm, Qkv};
 use crate::models::tower::Patches;
+use crate::models::transfer::upload;
 use crate::models::weights::{WeightSource, layer_norm, rms_norm};
 
 /// The norms on queries and keys keep their class default, whatever `layer_norm_eps` says.
@@ -105,7 +106,7 @@ impl VisionModel {
         }
         let [rows, columns] = config.grid();
         let patch = channels * config.patch_size[0] * config.patch_size[1];
-        Tensor::from_vec(patches, (tiles, rows * columns, patch), device)
+        upload(patches, (tiles, rows * columns, patch), device)
     }
 }
 

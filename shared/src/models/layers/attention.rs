@@ -5,7 +5,9 @@ use std::ops::Range;
 use candle_core::{Result, Tensor, bail};
 
 use super::cpu::attention::AttentionOp;
-use super::{fused, plain};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::{Kernels, kernels, plain};
 
 /// Boundaries of the segments in packed queries and keys: each list has one number more than there are segments,
 /// from 0 to Tq or Tk.
@@ -80,6 +82,34 @@ impl Mask<'_> {
     }
 }
 
+/// [`Mask`], kept for the backward.
+#[derive(Clone, Debug)]
+pub(super) enum OwnedMask {
+    Full,
+    Causal,
+    Sights(Vec<Sight>),
+}
+
+impl From<Mask<'_>> for OwnedMask {
+    fn from(mask: Mask<'_>) -> Self {
+        match mask {
+            Mask::Full => Self::Full,
+            Mask::Causal => Self::Causal,
+            Mask::Sights(sights) => Self::Sights(sights.to_vec()),
+        }
+    }
+}
+
+impl OwnedMask {
+    pub(super) fn as_mask(&self) -> Mask<'_> {
+        match self {
+            Self::Full => Mask::Full,
+            Self::Causal => Mask::Causal,
+            Self::Sights(sights) => Mask::Sights(sights),
+        }
+    }
+}
+
 /// As [`attention`], where query t of all sees the keys `sights[t]` of its segment: sliding windows, images and prefixes
 /// that see all of themselves.
 ///
@@ -130,14 +160,18 @@ fn masked(q: &Tensor, k: &Tensor, v: &Tensor, segments: &Segments, mask: Mask, s
         bail!("attention of q {:?}, k {:?}, v {:?}", q.dims(), k.dims(), v.dims())
     }
     segments.check(tq, tk, matches!(mask, Mask::Causal))?;
-    if fused(&[q, k, v]) {
-        let op = AttentionOp {
-            cu_q: segments.q.to_vec(),
-            cu_kv: segments.kv.to_vec(),
-            mask: mask.into(),
-            scale: scale as f32,
-        };
-        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op);
+    match kernels(&[q, k, v]) {
+        Kernels::Cpu => {
+            let op = AttentionOp {
+                cu_q: segments.q.to_vec(),
+                cu_kv: segments.kv.to_vec(),
+                mask: mask.into(),
+                scale: scale as f32,
+            };
+            q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+        }
+        #[cfg(feature = "cuda")]
+        Kernels::Gpu => cuda::attention::attention([q, k, v], segments, mask, scale),
+        Kernels::None => plain::masked_attention(q, k, v, segments, mask, scale),
     }
-    plain::masked_attention(q, k, v, segments, mask, scale)
 }

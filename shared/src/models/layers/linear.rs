@@ -6,7 +6,7 @@ use candle_core::quantized::QTensor;
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
-use super::{Adapter, fused, plain};
+use super::{Adapter, Kernels, frozen, kernels, plain};
 
 /// What a block is built from: weights by name. A closure from name and shape to weight is one.
 pub trait BlockWeights {
@@ -139,14 +139,14 @@ impl Linear {
         let weight = self.weight.to_dtype(x.dtype())?;
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(x.dtype())).transpose()?;
         let operands: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
-        if !fused(&operands) {
-            return plain::linear(x, &weight, bias.as_ref());
+        let is_frozen = !weight.track_op() && !bias.as_ref().is_some_and(Tensor::track_op);
+        if kernels(&operands) != Kernels::Cpu {
+            let linear = if is_frozen { frozen::linear } else { plain::linear };
+            return linear(x, &weight, bias.as_ref());
         }
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         match bias {
-            bias if !weight.track_op() && !bias.as_ref().is_some_and(Tensor::track_op) => {
-                x.apply_op1(Frozen { weight, bias })
-            }
+            bias if is_frozen => x.apply_op1(Frozen { weight, bias }),
             None => x.apply_op2(&weight, Trained),
             Some(bias) => x.apply_op3(&weight, &bias, TrainedWithBias),
         }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::lora::Adapted;
-use super::{Weight, fused, plain};
+use super::{Kernels, Weight, kernels, plain};
 
 /// What stands beside a weight W (O, I): y = x W^T + scale (x A^T) B^T.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl Adapter {
         let weight = weight.to_dtype(x.dtype())?.contiguous()?;
         let bias = bias.map(cast).transpose()?;
         let operands: Vec<&Tensor> = [x, &a, &b, &weight].into_iter().chain(&bias).collect();
-        if !fused(&operands) {
+        if kernels(&operands) != Kernels::Cpu {
             return plain::adapted(x, (&weight, bias.as_ref()), [&a, &b], self.scale);
         }
         x.contiguous()?.apply_op3(&a, &b, Adapted { weight, bias, scale: self.scale as f32 })

@@ -3,19 +3,24 @@
 //!
 //! Candle's own fused operations (`ops::rms_norm`, `softmax_last_dim`, `rope`) drop gradients silently
 //! (huggingface/candle #2168, #3011), so nothing here uses them: [`plain`] composes operations whose
-//! gradients were checked against finite differences, and the CPU kernels bring a backward of their own
+//! gradients were checked against finite differences, and the kernels for CPUs and GPUs bring a backward of their own
 //! that a test holds to the plain twin.
 //!
 //! Legend of axis letters: T packed tokens (Tq queries, Tk keys), D width, H heads, Hkv key-value heads,
 //! K head width, I and O the input and output width of a linear layer.
 
 pub mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 pub mod plain;
 
 mod activation;
 mod attention;
+#[cfg(any(test, feature = "cuda"))]
+mod chunked;
 mod decoder;
 mod encoder;
+mod frozen;
 mod linear;
 mod lora;
 mod norm;
@@ -40,8 +45,30 @@ pub use recompute::{Recomputed, recomputed};
 pub use rope::{Rope, frequencies};
 pub use shuffle::pixel_shuffle;
 
-/// Whether the CPU kernels serve these operands: the one place that decides. Everything else (a GPU, half precision,
-/// float64) takes the plain twins, whose gradients candle derives.
-fn fused(operands: &[&Tensor]) -> bool {
-    operands.iter().all(|t| matches!(t.device(), Device::Cpu) && t.dtype() == DType::F32)
+/// Which kernels serve some operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kernels {
+    /// Ours for a CPU: float32.
+    Cpu,
+    /// Ours for a GPU: one of float32, float16 and bfloat16.
+    #[cfg(feature = "cuda")]
+    Gpu,
+    /// None: the plain twins do, whose gradients candle derives.
+    None,
+}
+
+/// The one place that decides.
+fn kernels(operands: &[&Tensor]) -> Kernels {
+    if operands.iter().all(|t| matches!(t.device(), Device::Cpu) && t.dtype() == DType::F32) {
+        return Kernels::Cpu;
+    }
+    #[cfg(feature = "cuda")]
+    {
+        let dtype = operands.first().map_or(DType::F64, |t| t.dtype());
+        let is_served = |t: &&Tensor| t.device().is_cuda() && t.dtype() == dtype;
+        if matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && operands.iter().all(is_served) {
+            return Kernels::Gpu;
+        }
+    }
+    Kernels::None
 }

@@ -3,7 +3,9 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::cpu::norm::{LayerNormOp, RmsNormOp};
-use super::{fused, plain};
+#[cfg(feature = "cuda")]
+use super::cuda::ops;
+use super::{Kernels, kernels, plain};
 
 /// Root-mean-square norm without a mean (arXiv 1910.07467).
 #[derive(Clone, Debug)]
@@ -39,10 +41,14 @@ impl RmsNorm {
     }
 
     fn scaled(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        if fused(&[x, weight]) && x.dim(D::Minus1)? == weight.elem_count() {
-            return x.contiguous()?.apply_op2(weight, RmsNormOp { eps: self.eps as f32 });
+        let eps = self.eps as f32;
+        match kernels(&[x, weight]) {
+            _ if x.dim(D::Minus1)? != weight.elem_count() => plain::rms_norm(x, weight, self.eps),
+            Kernels::Cpu => x.contiguous()?.apply_op2(weight, RmsNormOp { eps }),
+            #[cfg(feature = "cuda")]
+            Kernels::Gpu => x.contiguous()?.apply_op2(weight, ops::RmsNormOp { eps }),
+            Kernels::None => plain::rms_norm(x, weight, self.eps),
         }
-        plain::rms_norm(x, weight, self.eps)
     }
 }
 
@@ -66,10 +72,14 @@ impl LayerNorm {
     /// When the widths differ or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.weight.to_dtype(x.dtype())?, self.bias.to_dtype(x.dtype())?);
-        if fused(&[x, &weight, &bias]) && x.dim(D::Minus1)? == weight.elem_count() {
-            return x.contiguous()?.apply_op3(&weight, &bias, LayerNormOp { eps: self.eps as f32 });
+        let eps = self.eps as f32;
+        match kernels(&[x, &weight, &bias]) {
+            _ if x.dim(D::Minus1)? != weight.elem_count() => plain::layer_norm(x, &weight, &bias, self.eps),
+            Kernels::Cpu => x.contiguous()?.apply_op3(&weight, &bias, LayerNormOp { eps }),
+            #[cfg(feature = "cuda")]
+            Kernels::Gpu => x.contiguous()?.apply_op3(&weight, &bias, ops::LayerNormOp { eps }),
+            Kernels::None => plain::layer_norm(x, &weight, &bias, self.eps),
         }
-        plain::layer_norm(x, &weight, &bias, self.eps)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Plain twins: each layer as a composite of candle operations that are differentiable on every device.
 //!
-//! They are what runs on a GPU, and what the tests hold the CPU kernels to, gradients included. Norms and
+//! They are what the tests hold the kernels to, gradients included, and what runs where no kernel serves. Norms and
 //! softmax compute in float32 whatever the input's type: candle accumulates bfloat16 sums in bfloat16.
 
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -9,7 +9,7 @@ use super::attention::{Mask, Sight};
 use super::{Rope, Segments};
 
 /// At least float32: candle accumulates sums of half precision in half precision.
-fn wide(x: &Tensor) -> Result<Tensor> {
+pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
     if x.dtype() == DType::F64 { Ok(x.clone()) } else { x.to_dtype(DType::F32) }
 }
 
@@ -19,7 +19,7 @@ fn rounds_inside(x: &Tensor) -> bool {
 }
 
 /// a b, its sums formed in float32: a GPU does so for 16-bit types by itself, candle on a CPU does not.
-fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+pub(super) fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if rounds_inside(a) { wide(a)?.matmul(&wide(b)?)?.to_dtype(a.dtype()) } else { a.matmul(b) }
 }
 
@@ -163,14 +163,10 @@ pub(super) fn masked_attention(
 
 /// Attention of n queries (n, H, K) over m keys (m, Hkv, K).
 fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, sights: Option<Vec<Sight>>, scale: f64) -> Result<Tensor> {
-    let (n, heads, width) = q.dims3()?;
+    let (n, heads, _) = q.dims3()?;
     let (m, kv_heads, _) = k.dims3()?;
     let group = heads / kv_heads;
-    // (n, Hkv, G, K) -> (Hkv, G, n, K) -> (Hkv, G*n, K): a group's heads share their keys in one product.
-    let q = q.reshape((n, kv_heads, group, width))?.permute((1, 2, 0, 3))?;
-    let q = q.contiguous()?.reshape((kv_heads, group * n, width))?;
-    let k = k.transpose(0, 1)?.contiguous()?; // (Hkv, m, K)
-    let v = v.transpose(0, 1)?.contiguous()?;
+    let (q, k, v) = (heads_first(q, kv_heads)?, heads_first(k, kv_heads)?, heads_first(v, kv_heads)?);
     let scores = (wide(&product(&q, &k.t()?)?)? * scale)?;
     let scores = match sights {
         Some(sights) => {
@@ -184,12 +180,27 @@ fn one_segment(q: &Tensor, k: &Tensor, v: &Tensor, sights: Option<Vec<Sight>>, s
         None => scores,
     };
     let weights = candle_nn::ops::softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
-    let out = product(&weights, &v)?; // (Hkv, G*n, K)
-    out.reshape((kv_heads, group, n, width))?.permute((2, 0, 1, 3))?.contiguous()?.reshape((n, heads, width))
+    heads_last(&product(&weights, &v)?, n)
+}
+
+/// x (n, H, K) -> (Hkv, G*n, K): the heads of a group share their keys in one product.
+pub(super) fn heads_first(x: &Tensor, kv_heads: usize) -> Result<Tensor> {
+    let (n, heads, width) = x.dims3()?;
+    let group = heads / kv_heads;
+    let x = x.reshape((n, kv_heads, group, width))?.permute((1, 2, 0, 3))?;
+    x.contiguous()?.reshape((kv_heads, group * n, width))
+}
+
+/// x (Hkv, G*n, K) -> (n, H, K).
+pub(super) fn heads_last(x: &Tensor, n: usize) -> Result<Tensor> {
+    let (kv_heads, rows, width) = x.dims3()?;
+    let group = rows / n.max(1);
+    let x = x.reshape((kv_heads, group, n, width))?.permute((2, 0, 1, 3))?;
+    x.contiguous()?.reshape((n, kv_heads * group, width))
 }
 
 /// 0 where a query sees key j of m, -inf elsewhere, (n, m).
-fn additive_mask(sights: &[Sight], m: usize, device: &Device) -> Result<Tensor> {
+pub(super) fn additive_mask(sights: &[Sight], m: usize, device: &Device) -> Result<Tensor> {
     let mut mask = vec![f32::NEG_INFINITY; sights.len() * m];
     for (&[from, to], row) in sights.iter().zip(mask.chunks_exact_mut(m.max(1))) {
         row[from..to].fill(0.0);

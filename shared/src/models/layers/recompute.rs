@@ -77,7 +77,7 @@ pub fn recomputed(
         sights: sights.map(<[Sight]>::to_vec),
         cu_seqlens: cu_seqlens.to_vec(),
         gradients: gradients.clone(),
-        output: Mutex::new(Some(output.detach().contiguous()?)),
+        output: Premade::new(output.detach())?,
     };
     drop(output);
     // A frozen input would end the graph here, and the block's weights would get no gradient.
@@ -92,14 +92,45 @@ struct Block {
     sights: Option<Vec<Sight>>,
     cu_seqlens: Vec<usize>,
     gradients: Recomputed,
-    output: Mutex<Option<Tensor>>,
+    output: Premade,
 }
 
-impl Block {
-    fn take_output(&self) -> Result<Tensor> {
-        match self.output.lock().unwrap_or_else(PoisonError::into_inner).take() {
+/// The output of an operation that was made before the operation became part of a graph: its forward pass hands it out, once.
+pub(super) struct Premade(Mutex<Option<Tensor>>);
+
+impl Premade {
+    /// Keeps `output`, which has no graph of its own.
+    pub(super) fn new(output: Tensor) -> Result<Premade> {
+        // What is handed out is the storage: it must begin where the output does.
+        let is_whole = output.is_contiguous() && output.layout().start_offset() == 0;
+        let output = if is_whole { output } else { output.force_contiguous()? };
+        Ok(Premade(Mutex::new(Some(output))))
+    }
+
+    fn take(&self) -> Result<Tensor> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(output) => Ok(output),
-            None => bail!("a recomputed block was run forward twice"),
+            None => bail!("an operation whose output was made before was run forward twice"),
+        }
+    }
+
+    /// What `cpu_fwd` gives back.
+    pub(super) fn take_cpu(&self) -> Result<(CpuStorage, Shape)> {
+        let output = self.take()?;
+        let (storage, layout) = output.storage_and_layout();
+        match &*storage {
+            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, output.shape().clone())),
+            _ => bail!("an output left the CPU"),
+        }
+    }
+
+    /// What `cuda_fwd` gives back.
+    pub(super) fn take_cuda(&self) -> Result<(CudaStorage, Shape)> {
+        let output = self.take()?;
+        let (storage, layout) = output.storage_and_layout();
+        match &*storage {
+            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, output.shape().clone())),
+            _ => bail!("an output left the GPU"),
         }
     }
 }
@@ -110,20 +141,11 @@ impl CustomOp1 for Block {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let output = self.take_output()?;
-        match &*output.storage_and_layout().0 {
-            Storage::Cpu(storage) => Ok((storage.clone(), output.shape().clone())),
-            _ => bail!("a block's output left the CPU"),
-        }
+        self.output.take_cpu()
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let output = self.take_output()?;
-        let (storage, layout) = output.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, output.shape().clone())),
-            _ => bail!("a block's output left the GPU"),
-        }
+        self.output.take_cuda()
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, by_output: &Tensor) -> Result<Option<Tensor>> {

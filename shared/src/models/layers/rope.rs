@@ -3,7 +3,10 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::cpu::rope::RopeOp;
-use super::{fused, plain};
+#[cfg(feature = "cuda")]
+use super::cuda::ops;
+use super::{Kernels, kernels, plain};
+use crate::models::transfer::upload;
 
 /// Cosines and sines of every token's angles, (T, K/2) each; the halves of a head are rotated against each other.
 #[derive(Clone, Debug)]
@@ -109,7 +112,7 @@ impl Rope {
         let radians: Vec<f32> = positions.iter().flat_map(of_token).collect();
         let cos = radians.iter().map(|a| a.cos()).collect();
         let sin = radians.iter().map(|a| a.sin()).collect();
-        Ok(Rope { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
+        Ok(Rope { cos: upload(cos, shape, device)?, sin: upload(sin, shape, device)? })
     }
 
     /// Cosines, (T, K/2), float32.
@@ -131,10 +134,13 @@ impl Rope {
         if (tokens, width) != (self.cos.dim(0)?, 2 * self.cos.dim(1)?) {
             bail!("rotary tables of {:?} were applied to {:?}", self.cos.dims(), x.dims())
         }
-        if fused(&[x]) {
-            return x.contiguous()?.apply_op1(RopeOp { cos: self.cos.clone(), sin: self.sin.clone() });
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        match kernels(&[x]) {
+            Kernels::Cpu => x.contiguous()?.apply_op1(RopeOp { cos, sin }),
+            #[cfg(feature = "cuda")]
+            Kernels::Gpu => x.contiguous()?.apply_op1(ops::RopeOp { cos, sin }),
+            Kernels::None => plain::rope(x, self),
         }
-        plain::rope(x, self)
     }
 }
 

@@ -8,6 +8,8 @@ use super::*;
 use crate::models::DecoderConfig;
 
 mod blocks;
+mod chunked;
+mod kernels;
 mod twins;
 
 /// A small generator (splitmix64), so that the tests need no dependency.

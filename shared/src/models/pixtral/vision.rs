@@ -8,6 +8,7 @@ use crate::image::{ImageInput, cut_planes};
 use crate::models::blocks::Blocks;
 use crate::models::layers::{EncoderLayer, Linear, Mlp, Norm, Qkv, RmsNorm, Rope};
 use crate::models::tower::Patches;
+use crate::models::transfer::upload;
 use crate::models::weights::{WeightSource, rms_norm};
 
 /// Epsilon of every norm; no configuration changes it.
@@ -68,8 +69,7 @@ impl VisionModel {
             boundaries.push(positions.len());
         }
         let device = self.patch_weight.device();
-        let patches =
-            Tensor::from_vec(patches, (positions.len(), channels * p * p), device)?.to_dtype(dtype)?;
+        let patches = upload(patches, (positions.len(), channels * p * p), device)?.to_dtype(dtype)?;
         let x = Linear::new(self.patch_weight.flatten_from(1)?, None).forward(&patches)?;
         let x = self.pre_norm.forward(&x)?;
         let head_width = self.config.width / self.config.num_heads;

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::image::ImageInput;
 use crate::models::fields::{Parsed, count};
 use crate::models::layers::{Linear, Rope};
+use crate::models::transfer::upload;
 use crate::models::weights::WeightSource;
 
 /// Base of the rotary angles of rows and columns.
@@ -90,7 +91,7 @@ impl PatchEmbed {
             pixels.extend_from_slice(&image.pixels);
         }
         let rows = pixels.len() / patch;
-        Tensor::from_vec(pixels, (rows, patch), self.weight.device())
+        upload(pixels, (rows, patch), self.weight.device())
     }
 }
 

@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 
 use crate::image::ImageInput;
+use crate::models::transfer::upload;
 
 /// The one shape of square tile that an encoder takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,7 @@ impl TileShape {
             image.pixels.chunks_exact(tile_len).for_each(|tile| self.append_patches(tile, &mut patches));
         }
         let patch_len = self.channels * self.patch * self.patch;
-        Tensor::from_vec(patches, (tiles, self.num_patches(), patch_len), device)
+        upload(patches, (tiles, self.num_patches(), patch_len), device)
     }
 
     /// One tile (C, H, W) as patches (rows, columns, C, p, p), appended.

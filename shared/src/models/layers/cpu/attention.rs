@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::super::attention::{Mask, Sight};
+use super::super::attention::{Mask, OwnedMask, Sight};
 use super::math::{dot, softmax};
 use super::matmul::raw;
 use super::{Mat, MatMut, matmul, slice, tensor, vectorised, with_slices};
@@ -25,23 +25,6 @@ pub(in super::super) struct AttentionOp {
     pub(in super::super) cu_kv: Vec<usize>,
     pub(in super::super) mask: OwnedMask,
     pub(in super::super) scale: f32,
-}
-
-/// [`Mask`], kept for the backward.
-pub(in super::super) enum OwnedMask {
-    Full,
-    Causal,
-    Sights(Vec<Sight>),
-}
-
-impl From<Mask<'_>> for OwnedMask {
-    fn from(mask: Mask<'_>) -> Self {
-        match mask {
-            Mask::Full => Self::Full,
-            Mask::Causal => Self::Causal,
-            Mask::Sights(sights) => Self::Sights(sights.to_vec()),
-        }
-    }
 }
 
 /// The sizes of one call.
@@ -102,11 +85,7 @@ impl AttentionOp {
     }
 
     fn mask(&self) -> Mask<'_> {
-        match &self.mask {
-            OwnedMask::Full => Mask::Full,
-            OwnedMask::Causal => Mask::Causal,
-            OwnedMask::Sights(sights) => Mask::Sights(sights),
-        }
+        self.mask.as_mask()
     }
 
     fn blocks<'a>(&'a self, task: &'a Task) -> impl Iterator<Item = Block> + 'a {

@@ -112,6 +112,24 @@ fn frozen_weights_get_no_gradient() {
 }
 
 #[test]
+fn a_frozen_layer_without_a_kernel_has_its_twins_gradient_and_no_other() {
+    // float64 has no kernel, as a GPU has none for products.
+    let (weight, bias) = (Noise(1).tensor(&[5, 6]), Noise(2).tensor(&[5]));
+    let (x, c) = (Noise(3).tensor(&[2, 4, 6]), Noise(4).tensor(&[2, 4, 5]));
+    for bias in [None, Some(bias)] {
+        let layer = Linear::new(weight.clone(), bias.clone());
+        let (y, gradients) = differentiate(&|x| layer.forward(&x[0]), std::slice::from_ref(&x), &c);
+        let twin = |x: &[Tensor]| plain::linear(&x[0], &weight, bias.as_ref());
+        let (expected, expected_gradients) = differentiate(&twin, std::slice::from_ref(&x), &c);
+        assert!(distance(&y, &expected) < 1e-15);
+        assert!(distance(&gradients[0], &expected_gradients[0]) < 1e-14);
+    }
+    let x = Var::from_tensor(&x).unwrap();
+    let grads = Linear::new(weight.clone(), None).forward(&x).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&x).is_some() && grads.get(&weight).is_none());
+}
+
+#[test]
 fn rope_matches_its_twin_and_theory() {
     let positions = [[0, 0, 0], [1, 1, 1], [2, 5, 3], [2, 5, 4], [9, 9, 9]];
     let rope = Rope::sectioned(&positions, 16, 1e4, &[2, 3, 3], &Device::Cpu).unwrap();

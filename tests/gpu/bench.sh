@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# What a GPU makes of it all, in one table: make gpu-bench, after `make cuda` on any machine
+#   usage: tests/gpu/bench.sh DEVICE [PYTHON]      DEVICE is cuda:N, or cpu for a rehearsal in tiny shapes
+#
+# Builds nothing. On the machine with the GPU it needs this repository's tests/ and Makefile, and target/gpu-bench.tgz, which
+# `make cuda` leaves (for a CPU, target/release as `make build` does). Each part has a time limit of its own and says why it was
+# skipped; all of them together end within TOTAL seconds. Random weights are made on the machine, in FOLDER (25 GB).
+# CUDA's libraries (cuBLAS) come from the machine, or from the wheels that its torch has.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+device=${1:-cuda:0} python=${2:-python3}
+TOTAL=${TOTAL:-500}
+began=$SECONDS
+
+if [ "$device" = cpu ]; then
+  programs=${PROGRAMS:-target/release}
+  small=tiny large=tiny rows="24 24 24" samples=4 steps=2
+else
+  rows="1536 512 2048" small=2b large=7b samples=32 steps=4
+fi
+read -r rows_small rows_large rows_streamed <<< "$rows"
+
+# Weights in memory where there is room for them: the disk is not what is measured.
+free_kib() { df --output=avail "$1" 2>/dev/null | tail -1; }
+base=${FOLDER:-}
+if [ -z "$base" ]; then
+  base=${TMPDIR:-/tmp}
+  if [ "$device" != cpu ] && [ "$(free_kib /dev/shm || echo 0)" -gt 30000000 ]; then base=/dev/shm; fi
+fi
+folder=$(mktemp -d "$base/gpu-bench.XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+
+if [ "$device" != cpu ]; then
+  if [ -f target/gpu-bench.tgz ]; then
+    mkdir "$folder/programs" && tar -C "$folder/programs" -xzf target/gpu-bench.tgz
+    programs=$folder/programs
+  else
+    programs=target/cuda
+  fi
+  wheels=$("$python" -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
+  [ -z "$wheels" ] || export LD_LIBRARY_PATH="$wheels${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+fi
+[ -x "$programs/gpu_bench" ] || { echo "error: no program \`$programs/gpu_bench\`" >&2; echo "hint: \`make cuda\` makes it, or \`make build\` for DEVICE=cpu" >&2; exit 1; }
+bench() { "$programs/gpu_bench" --device "$device" --programs "$programs" --folder "$folder" "$@"; }
+bench probe || exit 1
+
+table=$folder/table
+: > "$table"
+failed=0
+part() { # part SECONDS NAME COMMAND...: its rows, or why there are none
+  local limit=$1 name=$2 left before=$SECONDS code=0; shift 2
+  left=$((TOTAL - (SECONDS - began)))
+  if [ "$left" -lt 5 ]; then printf '%s\tskipped\tno time left\n' "$name" >> "$table"; return; fi
+  [ "$limit" -le "$left" ] || limit=$left
+  echo "== $name, at most $limit s" >&2
+  timeout -k 5 "$limit" "$@" > "$folder/rows" 2> >(tee "$folder/errors" >&2) || code=$?
+  case $code in
+    0) cat "$folder/rows" >> "$table" ;;
+    3) printf '%s\tskipped\t%s\n' "$name" "$(tail -1 "$folder/errors")" >> "$table" ;;
+    124 | 137) cat "$folder/rows" >> "$table"; printf '%s\tskipped\tstopped after %s s\n' "$name" "$limit" >> "$table" ;;
+    *) failed=1; cat "$folder/rows" >> "$table"; printf '%s\tFAILED\t%s\n' "$name" "$(grep -m 1 -i error "$folder/errors" || tail -1 "$folder/errors")" >> "$table" ;;
+  esac
+  echo "== $name: $((SECONDS - before)) s" >&2
+}
+gpu_bench() { echo "$programs/gpu_bench" --device "$device" --programs "$programs" --folder "$folder"; }
+# shellcheck disable=SC2046 # the words of the command
+run() { part "$1" "$2" $(gpu_bench) "${@:3}"; }
+
+run 40 "ceilings" ceilings
+run 60 "parity" parity
+run 90 "extract $small" extraction --size "$small" --rows "$rows_small"
+run 120 "stage distill" step --size "$small" --samples "$samples" --steps "$steps"
+run 100 "extract $large" extraction --size "$large" --rows "$rows_large"
+run 100 "streamed $large" streaming --size "$large" --rows "$rows_streamed"
+part 60 "transformers bf16" "$python" tests/gpu/transformers_bf16.py --device "$device"
+part 80 "PyTorch" "$python" tests/gpu/torch_peer.py --device "$device" --folder "$folder" --images tests/fixtures/images
+
+awk -F '\t' '{ for (i = 1; i <= 2; i++) if (length($i) > width[i]) width[i] = length($i); line[NR] = $0 }
+  END { for (n = 1; n <= NR; n++) { split(line[n], field, "\t"); printf "%-*s  %-*s  %s\n", width[1], field[1], width[2], field[2], field[3] } }' "$table"
+grep -q FAIL "$table" && failed=1
+exit "$failed"

@@ -1,0 +1,99 @@
+//! `gpu_bench PART`: one part of `make gpu-bench`. Rows of the table go to standard output, fields between tabs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use e2e::gpu::programs::{self, Place};
+use e2e::gpu::shape::Size;
+use e2e::gpu::{Row, ceilings, parity};
+
+/// Measure on a GPU, or rehearse on a CPU.
+#[derive(Parser)]
+struct Cli {
+    /// `cpu` or `cuda:N`.
+    #[arg(long, global = true, default_value = "cuda:0")]
+    device: String,
+    /// The folder of `extract` and `distill`.
+    #[arg(long, global = true, default_value = "target/cuda")]
+    programs: PathBuf,
+    /// The fixtures.
+    #[arg(long, global = true, default_value = "tests/fixtures")]
+    fixtures: PathBuf,
+    /// For what is made on the way; parts find there what earlier ones left.
+    #[arg(long, global = true, default_value = "target/gpu-bench")]
+    folder: PathBuf,
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Whether the device is there; prints nothing.
+    Probe,
+    /// What the device can do at most.
+    Ceilings,
+    /// The families' features beside transformers'.
+    Parity,
+    /// `extract run`.
+    Extraction {
+        #[arg(long)]
+        size: Size,
+        #[arg(long)]
+        rows: usize,
+    },
+    /// `extract run --memory-limit`.
+    Streaming {
+        #[arg(long)]
+        size: Size,
+        #[arg(long)]
+        rows: usize,
+        /// Of the weights in memory.
+        #[arg(long, default_value_t = 0.35)]
+        share: f64,
+    },
+    /// `distill run`.
+    Step {
+        #[arg(long)]
+        size: Size,
+        #[arg(long)]
+        samples: usize,
+        #[arg(long, default_value_t = 4)]
+        steps: usize,
+    },
+}
+
+#[allow(clippy::print_stdout, reason = "rows are what this program is for")]
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(rows) => {
+            rows.iter().for_each(|row| println!("{}", row.line()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<Vec<Row>> {
+    std::fs::create_dir_all(&cli.folder)?;
+    let place = Place {
+        device: cli.device.clone(),
+        programs: cli.programs,
+        processor: cli.fixtures.join("qwen2_vl"),
+        images: cli.fixtures.join("images"),
+        folder: cli.folder,
+    };
+    let device = || shared::models::device(&cli.device);
+    match cli.part {
+        Part::Probe => device().map(|_| Vec::new()).map_err(anyhow::Error::from),
+        Part::Ceilings => ceilings(&device()?, &place.folder),
+        Part::Parity => parity::rows(&device()?, &cli.fixtures),
+        Part::Extraction { size, rows } => programs::extraction(&place, size, rows),
+        Part::Streaming { size, rows, share } => programs::streaming(&place, size, rows, share),
+        Part::Step { size, samples, steps } => programs::step(&place, size, samples, steps),
+    }
+}
