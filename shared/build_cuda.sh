@@ -19,6 +19,8 @@ work=$PWD/target/cuda
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 # Decoders have heads of 64 or 128 numbers, vision encoders of 64, 72, 80 or 128.
 export FLASH_KERNELS=${FLASH_KERNELS:-hdim64_bf16 hdim64_bf16_causal hdim96_bf16 hdim128_bf16 hdim128_bf16_causal}
+# cudaforge compiles half as many kernels at a time as there are cores.
+export CUDAFORGE_THREADS=${CUDAFORGE_THREADS:-$(nproc)}
 mkdir -p "$work"
 
 pip_install() {
