@@ -111,7 +111,7 @@ pub fn ceilings(device: &Device, folder: &Path) -> Result<Vec<Row>> {
     Ok(vec![
         Row::new(
             format!("matrix product, {dtype}"),
-            format!("{:.1} T operations/s", ceilings.operations / 1e12),
+            format!("{:.2} T operations/s", ceilings.operations / 1e12),
             "the ceiling of what follows",
         ),
         Row::new("copy on the device", format!("{:.0} GB/s", ceilings.bytes / 1e9), "read and written"),

@@ -160,12 +160,13 @@ impl Machine for Emulator<'_> {
     }
 }
 
-/// How much one rounding to a type may change a value, of its size.
-fn rounding(dtype: DType) -> f32 {
+/// How much one rounding to a type may change a value: so much of its size, and half a step where values are too small for that.
+fn rounding(dtype: DType) -> [f32; 2] {
     match dtype {
-        DType::BF16 => f32::powi(2.0, -8),
-        DType::F16 => f32::powi(2.0, -11),
-        _ => 0.0,
+        DType::BF16 => [f32::powi(2.0, -8), 0.0],
+        // The smallest normal float16 is 2^-14; below it they are 2^-24 apart.
+        DType::F16 => [f32::powi(2.0, -11), f32::powi(2.0, -25)],
+        _ => [0.0; 2],
     }
 }
 
@@ -176,7 +177,8 @@ fn assert_rounded(what: &str, got: &Buffer, expected: &Tensor) {
     let values = got.values();
     assert_eq!(values.len(), expected.len(), "{what}");
     for (i, (got_value, value)) in values.iter().zip(&expected).enumerate() {
-        let allowed = rounding(got.dtype) * value.abs() + 5e-6 * size;
+        let [relative, absolute] = rounding(got.dtype);
+        let allowed = relative * value.abs() + absolute + 5e-6 * size;
         // NaN must not pass.
         let is_near = (got_value - value).abs() <= allowed;
         assert!(is_near, "{what} in {:?}: value {i} is {got_value}, not {value}", got.dtype);
