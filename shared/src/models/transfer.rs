@@ -14,7 +14,11 @@ mod lane;
 ///
 /// # Errors
 /// When they are more or fewer than the shape has, or the device has no memory for them.
-pub fn upload<T: WithDType>(values: Vec<T>, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
+pub(crate) fn upload<T: WithDType>(
+    values: Vec<T>,
+    shape: impl Into<Shape>,
+    device: &Device,
+) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let (Device::Cuda(gpu), DType::F32) = (device, T::DTYPE) {
         return lane::upload(lane::bytes_of(&values), DType::F32, shape.into(), gpu);
@@ -26,7 +30,7 @@ pub fn upload<T: WithDType>(values: Vec<T>, shape: impl Into<Shape>, device: &De
 ///
 /// # Errors
 /// As [`upload`].
-pub fn upload_stored(bytes: &[u8], dtype: DType, shape: &[usize], device: &Device) -> Result<Tensor> {
+pub(crate) fn upload_stored(bytes: &[u8], dtype: DType, shape: &[usize], device: &Device) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let (Device::Cuda(gpu), DType::F32 | DType::F16 | DType::BF16) = (device, dtype) {
         return lane::upload(bytes, dtype, shape.into(), gpu);
