@@ -138,8 +138,10 @@ pub fn shard(bytes: &[u8]) -> bool {
     let Some(shard) = opened(&bytes).map(Shard::of) else { return false };
     let entries = shard.index();
     let sound = shard.sound_index();
+    // Fewer may be found row by row: the `parquet` crate also refuses what only its own way needs.
     if let Ok(entries) = &entries {
-        assert!(*entries == sound, "a sound index is sound row by row");
+        let is_same = sound.iter().all(|entry| entries.get(entry.row as usize) == Some(entry));
+        assert!(is_same, "a sound index is sound row by row");
     }
     let read = |row: usize| shard.cells(row, 0..NUM_CELLS).is_ok();
     let are_read = (0..shard.num_rows().min(MOST_ROWS)).filter(|&row| read(row)).count();

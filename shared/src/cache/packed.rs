@@ -40,6 +40,17 @@ pub(super) fn delta_integers(body: &[u8], count: usize) -> Option<(Vec<i32>, &[u
     Some((values, rest.0))
 }
 
+/// Whether the header of a delta encoding announces no more than `count` values, in blocks as encoders make them.
+///
+/// The `parquet` crate makes room for as many as it says, before there is one.
+pub(super) fn announces_at_most(body: &[u8], count: usize) -> bool {
+    let mut rest = Bytes(body);
+    let mut header = || Some((rest.varint()?, rest.varint()?, rest.varint()?));
+    header().is_some_and(|(block, parts, total)| {
+        block <= LONGEST_BLOCK && (1..=block).contains(&parts) && total <= count as u64
+    })
+}
+
 /// `count` texts of `N` bytes each, of DELTA_LENGTH_BYTE_ARRAY: all lengths, then all bytes.
 pub(super) fn delta_texts<const N: usize>(body: &[u8], count: usize) -> Option<&[[u8; N]]> {
     let (lengths, text) = delta_integers(body, count)?;
@@ -111,6 +122,16 @@ mod tests {
         assert_eq!(delta_integers(&falling, 8), Some((vec![7, 5, 3, 1, 2, 3, 4, 5], &[][..])));
         assert_eq!(delta_integers(&falling, 9), None);
         assert!((0..falling.len()).all(|cut| delta_integers(&falling[..cut], 8).is_none()));
+    }
+
+    /// By hand: blocks of 128 in 4 parts, of 5 values; then of 2^28, and in a block of 2^28.
+    #[test]
+    fn headers_announce_what_is_there() {
+        let counting = [0x80, 1, 4, 5, 2];
+        assert!(announces_at_most(&counting, 5) && !announces_at_most(&counting, 4));
+        assert!(!announces_at_most(&[0x80, 1, 4, 0x80, 0x80, 0x80, 0x80, 1, 2], 5));
+        assert!(!announces_at_most(&[0x80, 0x80, 0x80, 0x80, 1, 4, 5, 2], 5));
+        assert!(!announces_at_most(&counting[..2], 5), "a cut header");
     }
 
     #[test]

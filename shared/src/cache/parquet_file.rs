@@ -4,6 +4,7 @@
 //! it allocates and slices by numbers in the file. A panic of the crate on what is left (values that do not decode) becomes an
 //! error like any other.
 
+use std::io::Read;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,8 @@ use parquet::file::serialized_reader::SerializedRowGroupReader;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescPtr};
 
 use super::error::{CacheError, Result};
-use super::page::PageHeader;
+use super::packed::announces_at_most;
+use super::page::{DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, PLAIN, PageHeader};
 use super::schema::Cell;
 use super::source::{Access, FileBytes};
 use super::table::read_cells;
@@ -31,6 +33,10 @@ use super::thrift::holds_struct;
 /// A page may unpack to this much, or to this many times its bytes: more than text and spans ever do.
 const UNPACKED_BYTES: usize = 16 << 20;
 const UNPACKED_RATIO: usize = 4096;
+/// Values that a byte of a page may stand for: a block of 128 differences that are all the same takes five.
+const VALUES_PER_BYTE: usize = 32;
+/// The header of a delta encoding is three numbers of ten bytes at the most.
+const FRONT: usize = 30;
 
 /// Why a file is not one of ours.
 type Checked<T> = std::result::Result<T, String>;
@@ -115,8 +121,35 @@ impl ParquetFile {
     /// The headers of the pages that hold `rows`; returns the first row of the first of them.
     fn check_pages(&self, group: usize, leaf: usize, rows: &Range<usize>) -> Checked<usize> {
         let (first, those) = self.pages_of(group, leaf, rows);
-        those.iter().try_for_each(|page| self.page(leaf, page).map(drop))?;
+        those.iter().try_for_each(|place| {
+            let (bytes, header, start) = self.page(leaf, place)?;
+            match self.announces_what_fits(group, leaf, &bytes[start..], &header) {
+                true => Ok(()),
+                false => Err(format!("a page of column {leaf} announces more values than it holds")),
+            }
+        })?;
         Ok(first)
+    }
+
+    /// Whether the values of a page are encoded as we encode small columns, and are not more than its header and its bytes allow.
+    fn announces_what_fits(&self, group: usize, leaf: usize, body: &[u8], header: &PageHeader) -> bool {
+        let levels = header.repetition_bytes as usize + header.definition_bytes as usize;
+        let count = header.num_values as usize;
+        if count / VALUES_PER_BYTE > header.uncompressed_bytes as usize {
+            return false;
+        }
+        let Some(values) = body.get(levels..) else { return false };
+        match header.encoding {
+            PLAIN => true,
+            // Nothing but absent values.
+            DELTA_BINARY_PACKED | DELTA_LENGTH_BYTE_ARRAY if values.is_empty() => true,
+            DELTA_BINARY_PACKED | DELTA_LENGTH_BYTE_ARRAY if self.is_uncompressed(group, leaf) => {
+                announces_at_most(values, count)
+            }
+            DELTA_BINARY_PACKED | DELTA_LENGTH_BYTE_ARRAY => first_bytes(values, header.is_compressed)
+                .is_some_and(|front| announces_at_most(&front, count)),
+            _ => false,
+        }
     }
 
     /// The pages that hold `rows`, and the first row of the first of them.
@@ -154,10 +187,10 @@ impl ParquetFile {
     }
 
     /// The bodies of all pages of an uncompressed column without levels, whose checksums hold: encoding, number of rows, values.
-    /// None where the header of a page says that it is another one, which is not under its checksum.
+    /// None where the header of a page, which is not under its checksum, or its place says that it is another one.
     pub(super) fn bodies(&self, group: usize, leaf: usize) -> Result<Option<Vec<(u32, usize, Bytes)>>> {
         let damaged = |reason: String| CacheError::damaged(&self.path, None, reason);
-        let mut bodies = Vec::new();
+        let (mut bodies, mut first_row) = (Vec::new(), 0);
         for place in self.pages(group, leaf) {
             let (bytes, header, start) = self.page(leaf, place).map_err(damaged)?;
             let body = bytes.slice(start..);
@@ -170,9 +203,10 @@ impl ParquetFile {
                 encoding: header.encoding,
                 ..PageHeader::default()
             };
-            if header != plain {
+            if header != plain || place.first_row_index != first_row {
                 return Ok(None);
             }
+            first_row += i64::from(header.num_rows);
             let crc = crc32fast::hash(&body);
             if crc != header.crc {
                 return Err(damaged(format!("page checksum {crc:08x}, expected {:08x}", header.crc)));
@@ -224,6 +258,18 @@ fn with_schema(metadata: ParquetMetaData, schema: &SchemaDescPtr) -> ParquetResu
     let mut builder = metadata.into_builder();
     let index = builder.take_offset_index();
     Ok(ParquetMetaDataBuilder::new(file).set_row_groups(groups).set_offset_index(index).build())
+}
+
+/// The first bytes of values, which a page may hold compressed.
+fn first_bytes(values: &[u8], is_compressed: bool) -> Option<Vec<u8>> {
+    let mut front = Vec::with_capacity(FRONT);
+    if !is_compressed {
+        front.extend(values.iter().take(FRONT));
+        return Some(front);
+    }
+    let decoder = zstd::stream::read::Decoder::with_buffer(values).ok()?;
+    decoder.take(FRONT as u64).read_to_end(&mut front).ok()?;
+    Some(front)
 }
 
 /// Parses footer and page index, once both are known to be whole.
