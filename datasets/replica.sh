@@ -6,12 +6,14 @@
 # the same command goes on; docs/replica.md says how long it takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+bin=${BIN:-target/release}
+here=datasets/replica
 write_docs=false
 if [ "${1:-}" = "--docs" ]; then write_docs=true; shift; fi
 grids=("$@")
 [ ${#grids[@]} -gt 0 ] || grids=(methods figure1 grid ablations data)
-bin=${BIN:-target/release}
-here=datasets/replica
+# What the grids name; extracting and asking is done for these alone.
+named() { for grid in "${grids[@]}"; do cat "$here/$grid.toml"; done | grep -oE "$1" | sort -u; }
 out=target/replica
 world="$out/world"
 data=(--data "$world/distil.json" --image-root "$world")
@@ -19,7 +21,14 @@ data=(--data "$world/distil.json" --image-root "$world")
 if [ ! -f "$world/test.json" ]; then "$bin/toy" --manifest "$here/world.toml" world --out "$world" distil test; fi
 
 # Each teacher answers for the questions before any student is trained: how far it is ahead of them.
-for teacher in small medium large; do
+for model in $(named 'datasets/replica/models/[a-z-]+'); do
+    if [ ! -d "$model" ]; then
+        echo "error: there is no \`$model\`" >&2
+        echo "hint: train it: datasets/ladder.sh --install" >&2
+        exit 1
+    fi
+done
+for teacher in $(named 'replica/cache/[a-z]+' | sed 's#.*/##'); do
     model="$here/models/teacher-$teacher"
     "$bin/extract" run --teacher "$model" "${data[@]}" --features-all-for 2000 --out "$out/cache/$teacher"
     if [ ! -f "$out/teachers/$teacher/summary.json" ]; then
