@@ -58,11 +58,7 @@ impl Lane {
     fn new(device: &CudaDevice, way: Way) -> Result<Lane> {
         let context = device.cuda_stream().context().clone();
         // Write-combined memory is slow to read by a processor.
-        let flags = if way == Way::Up {
-            candle_core::cuda_backend::cudarc::driver::sys::CU_MEMHOSTALLOC_WRITECOMBINED
-        } else {
-            0
-        };
+        let flags = if way == Way::Up { sys::CU_MEMHOSTALLOC_WRITECOMBINED } else { 0 };
         // SAFETY: bytes without a value are written before they are read.
         let pinned = || unsafe { context.alloc_pinned_with_flags::<u8>(PINNED_BYTES, flags) }.w();
         let buffer = || Ok::<_, candle_core::Error>(Pinned { memory: pinned()?, copied: None });
