@@ -25,10 +25,10 @@ demo: build ## the whole method on the embedded toy: extract, distil, evaluate, 
 toy: build ## make the embedded toy again: images, questions, tokenizers, teacher, student
 	./datasets/toy.sh
 
-ladder: build ## train the replica's models again: three teachers, four students (two hours)
-	./datasets/ladder.sh
+ladder: build ## train the replica's models again, in place of the shipped ones: three teachers, four students (two hours)
+	./datasets/ladder.sh --install
 
-replica: build ## every table and figure of docs/replica.md, from the shipped ladder (hours; goes on where it stopped)
+replica: build ## the tables and figures of docs/replica.md, of every grid whose models are there (hours; goes on where it stopped)
 	./datasets/replica.sh --docs
 
 test: export RUSTDOCFLAGS = -D warnings

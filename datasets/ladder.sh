@@ -22,7 +22,8 @@ train() {
         --image-root "$world" --out "$to" "$@"
 }
 
-# climb MODEL KIND SPLIT [--set KEY=VALUE]: a model of the manifest through both parts of its kind's training, and its test.
+# climb MODEL KIND RUN SPLIT [--set KEY=VALUE]: a model of the manifest through the first part of its kind's training, then through
+# RUN.toml on a split, and its test.
 climb() {
     local model=$1 kind=$2 second=$3 split=$4
     shift 4
