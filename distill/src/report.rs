@@ -15,7 +15,6 @@ pub(crate) mod html;
 pub(crate) mod intervals;
 pub(crate) mod run;
 mod samples;
-pub(crate) mod scatter;
 
 use crate::eval::Score;
 use html::{document, escape, share, table};

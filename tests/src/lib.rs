@@ -11,5 +11,6 @@ pub mod grown;
 pub mod jobs;
 pub mod parity;
 pub mod programs;
+pub mod random;
 pub mod reference;
 pub mod rows;

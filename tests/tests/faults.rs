@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use e2e::jobs::{Job, signal};
 use e2e::programs::{Finished, finished};
+use e2e::random::Random;
 use e2e::rows::{Contents, contents};
 use shared::cache::Manifest;
 
@@ -107,22 +108,6 @@ fn a_run_stops_before_the_disk_is_full() {
     job.assert_completes("low", &expected);
 }
 
-/// SplitMix64, as in `cache/rows.rs`.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
-
 /// One disturbed run; what disturbed it.
 fn disturb(job: &Job, layer: &Path, cache: &str, random: &mut Random) -> &'static str {
     let (batch, part) = (random.pick(&["1", "60", "300"]), random.pick(&["0/1", "0/2", "1/2", "2/3"]));
@@ -130,11 +115,11 @@ fn disturb(job: &Job, layer: &Path, cache: &str, random: &mut Random) -> &'stati
     let disturbance = random.pick(&["KILL", "KILL", "TERM", "INT", "fsync", "rename", "write"]);
     if matches!(disturbance, "fsync" | "rename" | "write") {
         let bound = if disturbance == "write" { 600 } else { 60 };
-        assert_clean(&run_failing(job, layer, cache, (disturbance, 1 + random.below(bound)), &more));
+        assert_clean(&run_failing(job, layer, cache, (disturbance, 1 + random.below(bound) as u64), &more));
         return disturbance;
     }
     let mut child = job.command(cache, &more).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(random.below(700)));
+    std::thread::sleep(Duration::from_millis(random.below(700) as u64));
     if child.try_wait().unwrap().is_none() {
         signal(&child, disturbance);
     }

@@ -6,6 +6,7 @@
 
 use std::fs;
 
+use e2e::random::Random;
 use e2e::rows::fixture;
 use shared::cache::fuzzing;
 
@@ -15,18 +16,6 @@ const CACHES: [(&str, [u8; 2]); 5] =
 const WIDTH: u8 = 12;
 /// Accidents to each sound input.
 const ROUNDS: u64 = 100;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
-    }
-}
 
 /// Inputs of a target that once failed.
 fn found(target: &str) -> Vec<Vec<u8>> {

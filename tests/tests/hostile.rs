@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use e2e::counting::{self, Counting};
+use e2e::random::Random;
 use e2e::rows::{fixture, resign};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use serde_json::{Value, json};
@@ -34,22 +35,6 @@ const HANG: Duration = Duration::from_secs(60);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// SplitMix64, as in `cache/rows.rs`.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
 
 type Files = BTreeMap<String, Vec<u8>>;
 

@@ -63,13 +63,10 @@ impl Cells {
 fn runs(config: &GridConfig, variant: &Variant, seed: u64) -> Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for teacher in config.teachers.iter().filter(|it| variant.takes_teacher(&it.name)) {
-        let mut needs_teacher = true;
         for student in config.students.iter().filter(|it| variant.takes_student(&it.name)) {
-            let cell = cell(config, teacher, student, variant, seed)?;
-            needs_teacher = !matches!(cell.place, Place::Run { teacher: None, .. });
-            cells.push(cell);
+            cells.push(cell(config, teacher, student, variant, seed)?);
         }
-        if !needs_teacher {
+        if cells.iter().any(|cell| matches!(cell.place, Place::Run { teacher: None, .. })) {
             break;
         }
     }

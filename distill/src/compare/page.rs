@@ -2,10 +2,9 @@
 
 use super::statistics::{Comparison, Row, label};
 use super::table;
-use crate::report::chart::{Chart, Series};
+use crate::report::chart::{Chart, Marks, Series};
 use crate::report::html::{document, escape, svg_file, table as html_table};
 use crate::report::intervals::{Point, figure};
-use crate::report::scatter::{self, Words};
 
 /// The figures: accuracies, gains, and how much the students were used. Those without anything to show are empty.
 pub(super) struct Figures {
@@ -72,15 +71,22 @@ fn use_and_gain(comparison: &Comparison, difference: &str) -> String {
         None => "One point a run.".to_owned(),
     };
     let percent = |points: &[(f64, f64)]| points.iter().map(|(x, y)| (*x, y * 100.0)).collect();
-    let groups: Vec<scatter::Group> =
-        comparison.usage.iter().map(|curve| (curve.name.clone(), percent(&curve.gains))).collect();
-    let words = Words {
-        title: &format!("Does the use of the student tell the gain? {said}"),
-        description: &said,
-        x_label: "use of the student at the last evaluation, in nats per token",
-        y_label: difference,
+    let series = |(style, curve): (usize, &super::UseCurve)| Series {
+        name: curve.name.clone(),
+        points: percent(&curve.gains),
+        style,
     };
-    scatter::figure("use-gain", &words, &groups)
+    let chart = Chart {
+        title: format!("Does the use of the student tell the gain? {said}"),
+        description: said,
+        x_label: "use of the student at the last evaluation, in nats per token".into(),
+        y_label: difference.into(),
+        series: comparison.usage.iter().enumerate().map(series).collect(),
+        legend_inside: true,
+        marks: Marks::Dots,
+        ..Chart::default()
+    };
+    chart.figure("use-gain")
 }
 
 pub(super) fn render(title: &str, comparison: &Comparison, figures: &Figures) -> String {

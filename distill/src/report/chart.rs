@@ -13,6 +13,8 @@ const HEIGHT: f64 = 300.0;
 const MARGIN: (f64, f64, f64, f64) = (62.0, 16.0, 22.0, 44.0);
 /// A line has at most so many points; denser ones are averaged.
 const MAX_POINTS: usize = 400;
+/// A line of more points has no dots.
+const MOST_DOTS: usize = 40;
 const DASHES: [&str; 6] = ["", "6 4", "2 3", "9 3 2 3", "12 4", "4 2 1 2"];
 
 /// One line of a chart.
@@ -48,6 +50,18 @@ pub(crate) struct Chart {
     pub(crate) scale: Scale,
     /// The names stand in the drawing, beside the lines' ends, and not above it: for a drawing that stands alone.
     pub(crate) legend_inside: bool,
+    /// What stands for the values.
+    pub(crate) marks: Marks,
+}
+
+/// What stands for the values of a series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// A line through them, with dots where they are few.
+    #[default]
+    Line,
+    /// Dots alone, in no order; zero lies inside both axes.
+    Dots,
 }
 
 /// How a y axis runs.
@@ -84,6 +98,11 @@ impl Frame {
         Self { x, y: (low, y.1 + room), scale }
     }
 
+    fn with_zero(self) -> Self {
+        let stretched = |(low, high): (f64, f64)| (low.min(0.0), high.max(0.0));
+        Self { x: stretched(self.x), y: stretched(self.y), scale: self.scale }
+    }
+
     fn left(&self, x: f64) -> f64 {
         MARGIN.0 + (x - self.x.0) / (self.x.1 - self.x.0) * (WIDTH - MARGIN.0 - MARGIN.1)
     }
@@ -106,7 +125,10 @@ impl Chart {
         if series.is_empty() {
             return String::new();
         }
-        let frame = Frame::of(&series, self.scale);
+        let mut frame = Frame::of(&series, self.scale);
+        if self.marks == Marks::Dots {
+            frame = frame.with_zero();
+        }
         let mut svg = format!(
             "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n{}\
              <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
@@ -118,7 +140,12 @@ impl Chart {
         svg += &self.drawn_bands(&frame);
         svg += &self.axes(&frame);
         for line in &series {
-            svg += &line.drawn(&frame);
+            if self.marks == Marks::Line {
+                svg += &line.path(&frame);
+            }
+            if self.marks == Marks::Dots || line.points.len() <= MOST_DOTS {
+                svg += &line.dots(&frame);
+            }
         }
         if self.legend_inside {
             svg += &inner_legend(&series);
@@ -158,9 +185,10 @@ impl Chart {
         let y_ticks = if frame.scale == Scale::Log { log_ticks(frame.y) } else { ticks(frame.y, 5) };
         for tick in y_ticks {
             let top = frame.top(tick);
+            let class = if tick == 0.0 { "axis" } else { "grid" };
             let _ = write!(
                 svg,
-                "<line class=\"grid\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{top:.1}\" y2=\"{top:.1}\"/>\
+                "<line class=\"{class}\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{top:.1}\" y2=\"{top:.1}\"/>\
                  <text class=\"tick y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                 MARGIN.0,
                 MARGIN.0 - 7.0,
@@ -213,30 +241,33 @@ impl Series {
         Self { points: finite.chunks(size).map(mean).collect(), ..self.clone() }
     }
 
-    fn drawn(&self, frame: &Frame) -> String {
+    fn path(&self, frame: &Frame) -> String {
         let style = self.style % DASHES.len();
         let mut path = String::new();
         for (index, &(x, y)) in self.points.iter().enumerate() {
             let command = if index == 0 { 'M' } else { 'L' };
             let _ = write!(path, "{command}{:.1} {:.1}", frame.left(x), frame.top(y));
         }
-        let mut svg = format!(
+        format!(
             "<path class=\"line s{style}\" stroke-dasharray=\"{}\" d=\"{path}\"><title>{}</title></path>\n",
             DASHES[style],
             escape(&self.name)
-        );
-        if self.points.len() <= 40 {
-            for &(x, y) in &self.points {
-                let _ = write!(
-                    svg,
-                    "<circle class=\"dot s{style}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {} at {}</title></circle>",
-                    frame.left(x),
-                    frame.top(y),
-                    escape(&self.name),
-                    number(y),
-                    number(x)
-                );
-            }
+        )
+    }
+
+    fn dots(&self, frame: &Frame) -> String {
+        let style = self.style % DASHES.len();
+        let mut svg = String::new();
+        for &(x, y) in &self.points {
+            let _ = write!(
+                svg,
+                "<circle class=\"dot s{style}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {} at {}</title></circle>",
+                frame.left(x),
+                frame.top(y),
+                escape(&self.name),
+                number(y),
+                number(x)
+            );
         }
         svg
     }
@@ -340,6 +371,19 @@ mod tests {
     fn numbers_are_short() {
         let shown: Vec<String> = [0.0, 0.5, 1.0, 2500.0, 25_000.0, 3e6, 1e-4, 12.3456].map(number).into();
         assert_eq!(shown, ["0", "0.5", "1", "2500", "25k", "3M", "1.0e-4", "12.346"]);
+    }
+
+    #[test]
+    fn dots_have_no_line_and_zero_inside_their_axes() {
+        let dots = Series { name: "d".into(), points: vec![(2.0, 3.0), (1.0, 4.0)], style: 0 };
+        let chart = Chart { series: vec![dots], marks: Marks::Dots, ..Chart::default() };
+        let figure = chart.figure("c");
+        assert_eq!(figure.matches("<circle").count(), 2, "{figure}");
+        // The only path left is the legend's.
+        assert_eq!(figure.matches("<path").count(), 1, "{figure}");
+        assert!(figure.contains("d: 3 at 2"), "{figure}");
+        // A label each for zero on both axes.
+        assert!(figure.matches(">0</text>").count() == 2, "{figure}");
     }
 
     #[test]

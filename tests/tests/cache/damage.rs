@@ -1,12 +1,12 @@
 //! Any flipped bit is found by `verify`, and no read ever returns a wrong value.
 
+use e2e::random::Random;
 use std::fs;
 use std::path::Path;
 
 use shared::cache::{CacheError, CacheReader, FeatureDtype, Row, verify};
 use tempfile::tempdir;
 
-use crate::rows::Random;
 use crate::{WIDTH, rows, write};
 
 fn files(dir: &Path) -> Vec<String> {
@@ -54,7 +54,7 @@ fn every_flipped_bit_is_found_and_none_is_read() {
         let sound = fs::read(&path).unwrap();
         // The ends and the footers, where a few bytes mean much, and a sample of all bits.
         let edges = (0..8).chain(sound.len() - 12..sound.len()).map(|byte| byte * 8 + byte % 8);
-        let others: Vec<usize> = (0..60).map(|_| random.below(sound.len() as u64 * 8) as usize).collect();
+        let others: Vec<usize> = (0..60).map(|_| random.below(sound.len() * 8)).collect();
         for bit in edges.chain(others) {
             let mut bytes = sound.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);

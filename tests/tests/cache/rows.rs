@@ -1,6 +1,7 @@
 //! Seeded samples of every shape the cache must keep: shared by the cache's tests, its fixture
 //! generator and its benchmark. **Never change what a seed makes**: `tests/fixtures/cache_v1` holds it.
 
+use e2e::random::Random;
 use half::{bf16, f16};
 use shared::cache::{
     CacheIdentity, CachedImage, CachedTurn, Codec, FeatureBlock, FeatureDtype, HeadTensor, QuarantinedRow,
@@ -16,29 +17,6 @@ pub(crate) const FIXTURES: [(&str, FeatureDtype, Codec); 5] = [
     ("bf16-int8", FeatureDtype::Bf16, Codec::INT8),
     ("bf16-none", FeatureDtype::Bf16, Codec::NONE),
 ];
-
-/// SplitMix64 (public domain, Sebastiano Vigna): the whole generator is three lines.
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Nearly normal, as features are: the sum of four uniform values, variance 1.
-    pub(crate) fn normal(&mut self) -> f32 {
-        let bits = self.next();
-        let uniform = |shift: u32| ((bits >> shift) & 0xffff) as f32 / 65536.0 - 0.5;
-        (uniform(0) + uniform(16) + uniform(32) + uniform(48)) * 1.732_050_8
-    }
-}
 
 /// Bit patterns that conversions like to lose: NaN of both kinds, infinities, zeros, subnormals, the largest.
 const WILD_F32: [u32; 10] = [
@@ -68,7 +46,7 @@ pub(crate) fn features(
         // Channels of different scale, a massive one among them.
         let scale = if i % width == 3 { 300.0 } else { 0.05 + (i % width) as f32 / width as f32 };
         let (value, wild) = (random.normal() * scale, random.below(40) == 0);
-        let pick = random.below(9) as usize;
+        let pick = random.below(9);
         match dtype {
             FeatureDtype::F32 if wild => bytes.extend(WILD_F32[pick].to_le_bytes()),
             FeatureDtype::F32 => bytes.extend(value.to_le_bytes()),
