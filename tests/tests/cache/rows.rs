@@ -83,7 +83,7 @@ fn row(random: &mut Random, i: usize, dtype: FeatureDtype, width: usize) -> Row 
         0 => (0..tokens).collect(),
         _ => answer_positions(&turns),
     };
-    let file: Vec<u8> = (0..40).map(|_| random.next() as u8).collect();
+    let file: Vec<u8> = (0..40).map(|_| random.bits() as u8).collect();
     let digest = Digest::of(&file);
     let image = CachedImage {
         digest,
