@@ -47,8 +47,7 @@ fn main() {
 
 /// Samples of one size without wild values, so that only the arithmetic differs.
 fn samples() -> Vec<Row> {
-    let mut random = rows::Random(5);
-    use e2e::random::Random;
+    let mut random = e2e::random::Random(5);
     let mut samples = rows::rows(5, SAMPLES, FeatureDtype::Bf16, WIDTH);
     for row in &mut samples {
         let meta = &mut row.meta;
