@@ -1,7 +1,7 @@
 //! The comparison as a page: the table, and the accuracies as points with their intervals.
 
 use super::statistics::{Comparison, Row, label};
-use super::table;
+use super::{UseCurve, table};
 use crate::report::chart::{Chart, Marks, Series};
 use crate::report::html::{document, escape, svg_file, table as html_table};
 use crate::report::intervals::{Point, figure};
@@ -43,13 +43,18 @@ impl Figures {
     }
 }
 
-/// The use of the student over the steps, one line a row.
-fn usage(comparison: &Comparison) -> String {
-    let series = |(style, curve): (usize, &super::UseCurve)| Series {
+/// One series for every row with a Recalibrator.
+fn series(comparison: &Comparison, points: impl Fn(&UseCurve) -> Vec<(f64, f64)>) -> Vec<Series> {
+    let series = |(style, curve): (usize, &UseCurve)| Series {
         name: curve.name.clone(),
-        points: curve.points.clone(),
+        points: points(curve),
         style,
     };
+    comparison.usage.iter().enumerate().map(series).collect()
+}
+
+/// The use of the student over the steps, one line a row.
+fn usage(comparison: &Comparison) -> String {
     let chart = Chart {
         title: "Use of the student".into(),
         description: "How much the loss through the teacher's head rises with another sample's question, at each evaluation, \
@@ -57,7 +62,7 @@ fn usage(comparison: &Comparison) -> String {
             .into(),
         x_label: "step".into(),
         y_label: "nats per token".into(),
-        series: comparison.usage.iter().enumerate().map(series).collect(),
+        series: series(comparison, |curve| curve.points.clone()),
         legend_inside: true,
         ..Chart::default()
     };
@@ -70,18 +75,13 @@ fn use_and_gain(comparison: &Comparison, difference: &str) -> String {
         Some(rho) => format!("One point a run; their rank correlation (Spearman's) is {rho:.2}."),
         None => "One point a run.".to_owned(),
     };
-    let percent = |points: &[(f64, f64)]| points.iter().map(|(x, y)| (*x, y * 100.0)).collect();
-    let series = |(style, curve): (usize, &super::UseCurve)| Series {
-        name: curve.name.clone(),
-        points: percent(&curve.gains),
-        style,
-    };
+    let percent = |curve: &UseCurve| curve.gains.iter().map(|(x, y)| (*x, y * 100.0)).collect();
     let chart = Chart {
         title: format!("Does the use of the student tell the gain? {said}"),
         description: said,
         x_label: "use of the student at the last evaluation, in nats per token".into(),
         y_label: difference.into(),
-        series: comparison.usage.iter().enumerate().map(series).collect(),
+        series: series(comparison, percent),
         legend_inside: true,
         marks: Marks::Dots,
         ..Chart::default()
