@@ -50,4 +50,6 @@ if $install; then
     for model in teacher-{large,medium,small} student-{large,medium,small,kin}; do
         cp -r "$out/$model/student" "$recipes/models/$model"
     done
+    # As it is after the first part, for early.toml.
+    cp -r "$out/student-medium-look/student" "$recipes/models/student-medium-look"
 fi

@@ -6,10 +6,11 @@
 # the same command goes on; docs/replica.md says how long it takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source datasets/tables.sh
 bin=${BIN:-target/release}
 here=datasets/replica
-write_docs=false
-if [ "${1:-}" = "--docs" ]; then write_docs=true; shift; fi
+writes_docs=false
+if [ "${1:-}" = "--docs" ]; then writes_docs=true; shift; fi
 # named PATTERN GRID...: what the grids' files say that fits the pattern.
 named() { local pattern=$1; shift; for grid in "$@"; do cat "$here/$grid.toml"; done | grep -oE "$pattern" | sort -u; }
 # Whether the models of a grid are there; says which is not.
@@ -20,22 +21,40 @@ has_models() {
     done
 }
 grids=()
-[ $# -gt 0 ] || set -- methods figure1 grid ablations data
+[ $# -gt 0 ] || set -- methods updates longer early figure1 wrong grid data ablations caches answers
 for grid in "$@"; do if has_models "$grid"; then grids+=("$grid"); fi; done
 [ ${#grids[@]} -gt 0 ] || exit 1
 out=target/replica
 world="$out/world"
-data=(--data "$world/distil.json" --image-root "$world")
 
-if [ ! -f "$world/test.json" ]; then "$bin/toy" --manifest "$here/world.toml" world --out "$world" distil test; fi
+for split in distil test distil-short test-short distil-wrong; do
+    if [ ! -f "$world/$split.json" ]; then "$bin/toy" --manifest "$here/world.toml" world --out "$world" "$split"; fi
+done
 
-# Each teacher answers for the questions before any student is trained: how far it is ahead of them.
+# cache TEACHER[-KIND]: what a teacher knows of the questions, once. Without a kind: all of it, lossless. int8 is rounded, answers has
+# no question features; short is of the short answers, own of the teacher's own in their place, wrong of answers that are partly so.
+cache() {
+    local model="$here/models/teacher-${1%%-*}" data="$world/distil.json" more=(--features-all-for 2000)
+    case $1 in
+    *-int8) more+=(--codec int8) ;;
+    *-answers) more=() ;;
+    *-short | *-wrong) data="$world/distil-${1#*-}.json" ;;
+    *-own)
+        data="$out/$1.jsonl"
+        "$bin/extract" answers --teacher "$model" --data "$world/distil-short.json" --image-root "$world" --metric contains \
+            --max-new-tokens 100 --out "$data"
+        ;;
+    esac
+    "$bin/extract" run --teacher "$model" --data "$data" --image-root "$world" "${more[@]}" --out "$out/cache/$1"
+}
+
+for name in $(named 'replica/cache/[a-z0-9-]+' "${grids[@]}" | sed 's#.*/##'); do cache "$name"; done
+
+# Each teacher answers for the questions as well: how far it is ahead of the students.
 for teacher in $(named 'replica/cache/[a-z]+' "${grids[@]}" | sed 's#.*/##'); do
-    model="$here/models/teacher-$teacher"
-    "$bin/extract" run --teacher "$model" "${data[@]}" --features-all-for 2000 --out "$out/cache/$teacher"
     if [ ! -f "$out/teachers/$teacher/summary.json" ]; then
-        "$bin/distill" eval --model "$model" --data "$world/test.json" --image-root "$world" --max-new-tokens 100 \
-            --out "$out/teachers/$teacher"
+        "$bin/distill" eval --model "$here/models/teacher-$teacher" --data "$world/test.json" --image-root "$world" \
+            --max-new-tokens 100 --out "$out/teachers/$teacher"
     fi
 done
 
@@ -43,21 +62,4 @@ for grid in "${grids[@]}"; do
     "$bin/distill" compare --config "$here/run.toml" --config "$here/$grid.toml"
 done
 
-# insert NAME FILE: the lines between <!-- NAME --> and the next <!-- end --> of docs/replica.md become the file's.
-insert() {
-    awk -v name="<!-- $1 -->" -v file="$2" '
-        $0 == name { print; while ((getline line < file) > 0) print line; inside = 1; next }
-        $0 == "<!-- end -->" { inside = 0 }
-        !inside { print }' docs/replica.md >"$out/replica.md"
-    mv "$out/replica.md" docs/replica.md
-}
-
-if $write_docs; then
-    mkdir -p docs/replica
-    for grid in "${grids[@]}"; do
-        insert "$grid" "$out/$grid/compare.md"
-        for figure in accuracy gain use use_and_gain; do
-            if [ -f "$out/$grid/$figure.svg" ]; then cp "$out/$grid/$figure.svg" "docs/replica/$grid-$figure.svg"; fi
-        done
-    done
-fi
+if $writes_docs; then write_docs "$out" "${grids[@]}"; fi

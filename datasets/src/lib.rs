@@ -5,7 +5,8 @@
 //! - [`splits`]: the folders of PNG files and LLaVA JSON that `extract` and `distill` read;
 //! - [`choices`]: questions with four options; [`benchmark`]: a split as multiple choice, in the formats of MMBench and MMMU;
 //! - [`tokenizers`]: two tokenizers of different kinds, trained on the world's own text;
-//! - [`checkout`]: untrained checkpoints of two families, from a recipe and a seed.
+//! - [`checkout`]: untrained checkpoints of two families, from a recipe and a seed;
+//! - [`deal`]: rows of another dataset dealt into training and test.
 //!
 //! Everything is a function of a [`manifest`] (`datasets/toy/toy.toml`, `datasets/replica/world.toml`): the same seed gives
 //! the same bytes. The one thing that is not made here is the teachers' training, which is
@@ -14,6 +15,7 @@
 pub mod benchmark;
 pub mod checkout;
 pub mod choices;
+pub mod deal;
 pub mod dice;
 pub mod manifest;
 #[cfg(test)]

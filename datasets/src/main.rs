@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use datasets::benchmark::{self, Format};
+use datasets::deal::{self, Share};
 use datasets::{checkout, manifest::Manifest, splits};
 
 /// Makes a world, its tokenizers and its untrained models: the embedded toy, or another that a manifest describes.
@@ -53,6 +54,17 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Deals the rows of another dataset, a LLaVA JSON, into train.json and test.json, no picture in both
+    Deal {
+        /// The dataset.
+        #[arg(long, value_name = "FILE")]
+        data: PathBuf,
+        #[command(flatten)]
+        share: Share,
+        /// The folder to write to.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -66,13 +78,15 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let manifest = Manifest::read(&cli.manifest)?;
+    let manifest = || Manifest::read(&cli.manifest);
     match cli.command {
         Command::World { out, splits } => {
+            let manifest = manifest()?;
             let names = if splits.is_empty() { manifest.split.keys().cloned().collect() } else { splits };
             splits::write(&manifest, &names, &out)
         }
-        Command::Model { name, out } => checkout::write(&manifest, &name, &out),
-        Command::Benchmark { split, format, out } => benchmark::write(&manifest, &split, format, &out),
+        Command::Model { name, out } => checkout::write(&manifest()?, &name, &out),
+        Command::Deal { data, share, out } => deal::write(&deal::deal(&data, share)?, &out),
+        Command::Benchmark { split, format, out } => benchmark::write(&manifest()?, &split, format, &out),
     }
 }

@@ -53,6 +53,12 @@ pub struct Split {
     /// Whether questions have four options and their answers are letters; topics without options are left out.
     #[serde(default)]
     pub choices: bool,
+    /// Whether every question wants the short answer, though none says so: what a dataset with answers of one word looks like.
+    #[serde(default)]
+    pub short_answers: bool,
+    /// Percent of the answers that are another question's of the same topic, as wrong labels are.
+    #[serde(default)]
+    pub wrong_answers: usize,
 }
 
 impl Split {
@@ -67,6 +73,9 @@ impl Split {
         if self.topics.as_ref().is_some_and(Vec::is_empty) || self.levels.as_ref().is_some_and(Vec::is_empty)
         {
             bail!("`topics` or `levels` is an empty list\nhint: leave the key out");
+        }
+        if self.choices && self.short_answers {
+            bail!("the answer to `choices` is a letter, never long\nhint: leave `short_answers` out");
         }
         let grown = topics.iter().find(|topic| !Topic::of_toy().contains(topic));
         if let (Some(topic), None) = (grown, &self.levels) {

@@ -3,6 +3,7 @@
 //! A row with one question has its topic in its id (`count-00012`), and its level where it has one (`count-2-00012`), by
 //! which `distill eval` tells results apart. A question about two pictures has both in its row.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -31,36 +32,50 @@ pub struct Turn {
     /// The question this is a form of.
     pub question: Question,
     /// Whether the short answer is wanted.
-    pub brief: bool,
+    is_short: bool,
+    /// Whether the question says so.
+    says_brief: bool,
+    /// A wrong answer in place of the true one.
+    instead: Option<String>,
     /// The options, where the answer is a letter.
     pub choice: Option<Choice>,
 }
 
 impl Turn {
     /// A question of a split; none where it should have options and cannot.
-    fn new(question: Question, scene: &Scene, has_choices: bool, dice: &mut Dice) -> Option<Self> {
-        let choice = if has_choices {
+    fn new(question: Question, scene: &Scene, split: &Split, dice: &mut Dice) -> Option<Self> {
+        let choice = if split.choices {
             let choice = Choice::of(scene, &question, dice)?;
             Some(choice.with_answer_at(dice.below(OPTIONS)))
         } else {
             None
         };
-        Some(Self { question, brief: choice.is_none() && dice.chance(50), choice })
+        let is_brief = choice.is_none() && dice.chance(50);
+        Some(Self {
+            question,
+            is_short: is_brief || split.short_answers,
+            says_brief: is_brief && !split.short_answers,
+            instead: None,
+            choice,
+        })
     }
 
     /// The question as it is asked.
     pub fn asked(&self) -> String {
         match &self.choice {
             Some(choice) => choice.asked(&self.question.text),
-            None => format!("{}{}", self.question.text, if self.brief { BRIEF } else { "" }),
+            None => format!("{}{}", self.question.text, if self.says_brief { BRIEF } else { "" }),
         }
     }
 
-    /// The answer it wants.
+    /// The answer that is written to it: the one it wants, or a wrong one.
     pub fn answer(&self) -> &str {
+        if let Some(wrong) = &self.instead {
+            return wrong;
+        }
         match &self.choice {
             Some(choice) => choice.letter(),
-            None if self.brief => &self.question.short,
+            None if self.is_short => &self.question.short,
             None => &self.question.sentence,
         }
     }
@@ -78,7 +93,7 @@ pub fn conversations(seed: u64, name: &str, split: &Split) -> impl Iterator<Item
         } else {
             free(&split, &mut dice)
         };
-        let turn = |question| Turn::new(question, &scene, split.choices, &mut dice);
+        let turn = |question| Turn::new(question, &scene, &split, &mut dice);
         let turns = questions.into_iter().filter_map(turn).collect();
         Conversation { scene, turns }
     })
@@ -128,7 +143,9 @@ fn write_split(seed: u64, name: &str, split: &Split, out: &Path) -> Result<()> {
     fs::create_dir_all(out.join(name))?;
     let mut rows = Vec::with_capacity(split.conversations);
     let stream = split.stream.as_deref().unwrap_or(name);
-    for (i, conversation) in conversations(seed, stream, split).take(split.conversations).enumerate() {
+    let mut errors = Errors::new(seed, split);
+    for (i, mut conversation) in conversations(seed, stream, split).take(split.conversations).enumerate() {
+        conversation.turns.iter_mut().for_each(|turn| errors.make(turn));
         fs::write(out.join(format!("{name}/{i:05}.png")), png(&render(&conversation.scene))?)?;
         for (k, turn) in conversation.turns.iter().enumerate() {
             if let Some(beside) = &turn.question.beside {
@@ -142,6 +159,30 @@ fn write_split(seed: u64, name: &str, split: &Split, out: &Path) -> Result<()> {
     // One row on a line: the file can be searched and compared with ordinary tools.
     fs::write(out.join(format!("{name}.json")), format!("[\n{}\n]\n", rows.join(",\n")))?;
     Ok(())
+}
+
+/// Wrong answers, each the last one that was true of another question of the topic and the form: plausible, and false.
+struct Errors {
+    percent: usize,
+    dice: Dice,
+    last: BTreeMap<(&'static str, bool), String>,
+}
+
+impl Errors {
+    fn new(seed: u64, split: &Split) -> Self {
+        Self { percent: split.wrong_answers, dice: Dice::new(seed, "wrong answers"), last: BTreeMap::new() }
+    }
+
+    fn make(&mut self, turn: &mut Turn) {
+        if self.percent == 0 {
+            return;
+        }
+        let answer = turn.answer().to_owned();
+        let last = self.last.insert((turn.question.topic.name(), turn.is_short), answer.clone());
+        if self.dice.chance(self.percent) {
+            turn.instead = last.filter(|other| *other != answer);
+        }
+    }
 }
 
 /// "hop-2-00012": what a row is about, its level where it has one, and its number.

@@ -96,6 +96,8 @@ fn text(manifest: &Manifest) -> Vec<String> {
         levels: is_grown.then(|| levels.into_iter().collect()),
         balanced: false,
         choices: false,
+        short_answers: false,
+        wrong_answers: 0,
     };
     conversations(manifest.seed, "tokenizer", &split)
         .take(CONVERSATIONS)

@@ -70,6 +70,18 @@ pub struct RecalibratorConfig {
     pub projection_bias: bool,
     /// Where the LayerNorm stands: `after` the projection to the teacher's width, `before` it, or `none`.
     pub norm: NormPlace,
+    /// What it sees of the teacher's answer: `features`, as in the paper, or `tokens`.
+    pub answer: AnswerRows,
+}
+
+/// What the Recalibrator sees of the teacher's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerRows {
+    /// The teacher's features, which know the image and the question, and what comes next.
+    Features,
+    /// The tokens alone, as rows of the teacher's head: whatever else the prediction needs has to come from the student.
+    Tokens,
 }
 
 /// How the Recalibrator's blocks begin.
@@ -209,6 +221,7 @@ impl Default for RunConfig {
                 new_positions: true,
                 projection_bias: false,
                 norm: NormPlace::After,
+                answer: AnswerRows::Features,
             },
             loss: LossConfig::default(),
             kd: KdConfig::default(),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub(crate) mod chart;
+mod cost;
 mod curves;
 pub(crate) mod html;
 pub(crate) mod intervals;
@@ -19,6 +20,9 @@ mod samples;
 use crate::eval::Score;
 use html::{document, escape, share, table};
 use run::{Evaluation, Run};
+
+/// More kinds of questions than this are folded away.
+const SHOWN_KINDS: usize = 20;
 
 /// What a report shows.
 #[derive(Clone, Debug)]
@@ -45,7 +49,7 @@ pub struct Report {
 /// # Errors
 /// When a folder is not what it is given as.
 pub fn render(options: &ReportOptions) -> Result<Report> {
-    let runs: Vec<Run> = options.runs.iter().map(|dir| Run::open(dir)).collect::<Result<_>>()?;
+    let runs = Run::open_all(&options.runs)?;
     let given = options.evaluations.iter().map(|(name, dir)| Evaluation::open(dir, name));
     let mut evaluations: Vec<Evaluation> = given.collect::<Result<_>>()?;
     evaluations.extend(runs.iter().flat_map(|run| run.evaluations.iter().cloned()));
@@ -72,6 +76,7 @@ fn page(title: &str, runs: &[Run], evaluations: &[Evaluation]) -> String {
         accuracy(evaluations),
         samples::section(evaluations),
         curves::sections(runs),
+        cost::section(runs),
         configuration(runs),
     ];
     document(&title, &body.concat())
@@ -129,11 +134,22 @@ fn accuracy(evaluations: &[Evaluation]) -> String {
         let cells = evaluations.iter().map(|it| cell(score(it).as_ref()));
         std::iter::once(name).chain(cells).collect::<Vec<_>>()
     };
-    let mut rows = vec![row("all".to_owned(), &|it| Some(it.summary.score))];
-    rows.extend(kinds.iter().map(|kind| row(escape(kind), &|it| it.summary.by_type.get(*kind).copied())));
-    let caption =
-        "Share of right answers on questions that no run was trained on, in all and by kind of question";
-    format!("<h2>Accuracy</h2>\n{}", table(caption, &head, &rows))
+    let all = row("all".to_owned(), &|it| Some(it.summary.score));
+    let by_kind = kinds.iter().map(|kind| row(escape(kind), &|it| it.summary.by_type.get(*kind).copied()));
+    let caption = "Share of right answers on questions that no run was trained on";
+    if kinds.len() <= SHOWN_KINDS {
+        let rows: Vec<_> = std::iter::once(all).chain(by_kind).collect();
+        return format!(
+            "<h2>Accuracy</h2>\n{}",
+            table(&format!("{caption}, in all and by kind of question"), &head, &rows)
+        );
+    }
+    format!(
+        "<h2>Accuracy</h2>\n{}<details><summary>By kind of question: {} kinds</summary>{}</details>\n",
+        table(caption, &head, &[all]),
+        kinds.len(),
+        table(&format!("{caption}, by kind of question"), &head, &by_kind.collect::<Vec<_>>())
+    )
 }
 
 fn configuration(runs: &[Run]) -> String {

@@ -57,6 +57,8 @@ fn the_recalibrators_keys() {
     assert!(!weights_of_plain.contains_key("proj_pre.bias"));
     let kept = with("positions", &["recalibrator.new_positions=false"]).0;
     assert_ne!(kept["kl"], plain["kl"], "positions do not matter");
+    let (blind, _) = with("tokens", &["recalibrator.answer=tokens"]);
+    assert_ne!(blind["kl"], plain["kl"], "the answer's rows do not matter");
 
     let student = fixture("internvl");
     let family = config_of(&student).unwrap().family;

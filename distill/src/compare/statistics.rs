@@ -24,7 +24,8 @@ pub struct Failure {
     pub reason: String,
 }
 
-/// How much a variant is ahead of the baseline, of the same teacher and student, on the same seeds and questions.
+/// How much a variant is ahead of the baseline, of the same student and, where there is one, teacher, on the same seeds and
+/// questions.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Gain {
     /// Mean difference of the accuracies.
@@ -194,10 +195,16 @@ fn row(name: Name, groups: &BTreeMap<Name, Group>, baseline: &str) -> Option<Row
 }
 
 /// What a row's gain is counted from: the baseline of the same teacher and student; or of the student alone, where the
-/// baseline has no teacher.
+/// baseline has no teacher, or was run with one only.
 fn rival<'a>(name: &Name, groups: &'a BTreeMap<Name, Group>, baseline: &str) -> Option<&'a Group> {
-    let base = |teacher: Option<String>| (teacher, name.1.clone(), Some(baseline.to_owned()));
-    let found = groups.get(&base(name.0.clone())).or_else(|| groups.get(&base(None)));
+    let is_baseline = |it: &Name| it.1 == name.1 && it.2.as_deref() == Some(baseline);
+    let of_teacher =
+        |teacher: &Option<String>| groups.iter().find(|(it, _)| is_baseline(it) && it.0 == *teacher);
+    let only = || {
+        let mut all = groups.iter().filter(|(it, _)| is_baseline(it));
+        all.next().filter(|_| all.next().is_none())
+    };
+    let found = of_teacher(&name.0).or_else(|| of_teacher(&None)).or_else(only).map(|(_, group)| group);
     found.filter(|_| name.2.as_deref().is_some_and(|it| it != baseline))
 }
 
@@ -267,6 +274,31 @@ mod tests {
         let gains = mine.gains(&baseline);
         assert!(gains.iter().map(|it| it.0).eq([0, 1]), "{gains:?}");
         assert!(gains.iter().all(|it| (it.1 - 1.0 / 3.0).abs() < 1e-12), "{gains:?}");
+    }
+
+    #[test]
+    fn a_rival_is_the_same_teachers_baseline_or_that_of_none_or_the_only_one() {
+        let name = |teacher: Option<&str>, variant: &str| {
+            (teacher.map(str::to_owned), "student".to_owned(), Some(variant.to_owned()))
+        };
+        // Each group is told by its number of seeds.
+        let seeds = |count: u64| Group {
+            outcomes: (0..count).map(|seed| (seed, BTreeMap::new())).collect(),
+            ..Group::default()
+        };
+        let mut groups =
+            BTreeMap::from([(name(Some("a"), "base"), seeds(1)), (name(Some("b"), "mine"), seeds(9))]);
+        let chosen = |groups: &BTreeMap<Name, Group>| {
+            rival(&name(Some("b"), "mine"), groups, "base").map(|group| group.outcomes.len())
+        };
+        assert_eq!(chosen(&groups), Some(1), "the only one");
+        groups.insert(name(Some("c"), "base"), seeds(3));
+        assert_eq!(chosen(&groups), None, "one of two others would be a guess");
+        groups.insert(name(None, "base"), seeds(2));
+        assert_eq!(chosen(&groups), Some(2), "that of no teacher");
+        groups.insert(name(Some("b"), "base"), seeds(4));
+        assert_eq!(chosen(&groups), Some(4), "the same teacher's");
+        assert!(rival(&name(Some("b"), "base"), &groups, "base").is_none(), "nothing is its own rival");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -46,6 +46,25 @@ impl MappedHead {
     #[must_use]
     pub fn dims(&self) -> (usize, usize) {
         self.dims
+    }
+
+    /// The rows of some tokens, (tokens, D), float32.
+    ///
+    /// # Errors
+    /// When a token is none of the vocabulary.
+    pub fn rows(&self, tokens: &[u32]) -> Result<Tensor> {
+        let head = self.map.get(HEAD)?;
+        let (vocab, width) = self.dims;
+        let row_bytes = width * head.dtype().bitsize() / 8;
+        let mut rows = vec![0.0; tokens.len() * width];
+        for (&token, row) in tokens.iter().zip(rows.chunks_exact_mut(width.max(1))) {
+            let start = token as usize * row_bytes;
+            let Some(bytes) = head.data().get(start..start + row_bytes) else {
+                bail!("token {token} has no row in a head of {vocab}");
+            };
+            widen(bytes, head.dtype(), row);
+        }
+        Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)
     }
 }
 

@@ -21,11 +21,13 @@ pub(crate) struct Point {
 /// One run.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
-    /// The folder's name.
+    /// The folder's name, with as many of the folders above it as tell the runs of a report apart.
     pub(crate) name: String,
     /// `config.toml` as it stands.
     pub(crate) config: String,
     pub(crate) points: Vec<Point>,
+    /// The numbers of `summary.json` by name; none before the run has come to its end.
+    pub(crate) summary: BTreeMap<String, f64>,
     pub(crate) evaluations: Vec<Evaluation>,
 }
 
@@ -39,8 +41,18 @@ pub(crate) struct Evaluation {
 }
 
 impl Run {
+    /// Reads the folders of several runs, whose names differ: where two end alike, the folders above come in front.
+    pub(crate) fn open_all(dirs: &[PathBuf]) -> Result<Vec<Self>> {
+        let paths: Vec<PathBuf> = dirs.iter().map(|dir| whole(dir)).collect();
+        dirs.iter().zip(names(&paths)).map(|(dir, name)| Self::named(dir, name)).collect()
+    }
+
     /// Reads a run's folder; evaluations in it (`eval*/summary.json`) come along.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
+        Self::named(dir, ending(&whole(dir), 1))
+    }
+
+    fn named(dir: &Path, name: String) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
         if !path.is_file() {
             bail!(
@@ -48,13 +60,12 @@ impl Run {
                 dir.display()
             );
         }
-        let name = dir
-            .canonicalize()?
-            .file_name()
-            .map_or_else(|| "run".into(), |it| it.to_string_lossy().into_owned());
         let config = std::fs::read_to_string(dir.join("config.toml")).unwrap_or_default();
         let evaluations = evaluations_in(dir, &name)?;
-        Ok(Self { name, config, points: read_points(&path)?, evaluations })
+        let summary = std::fs::read_to_string(dir.join("summary.json")).unwrap_or_default();
+        let summary: BTreeMap<String, Value> = serde_json::from_str(&summary).unwrap_or_default();
+        let summary = summary.into_iter().filter_map(|(name, value)| Some((name, value.as_f64()?))).collect();
+        Ok(Self { name, config, points: read_points(&path)?, summary, evaluations })
     }
 
     /// One metric over the whole run: (step, value) where a line has it.
@@ -96,6 +107,29 @@ impl Evaluation {
         });
         Ok(Self { name: name.to_owned(), summary, predictions: lines.collect::<Result<_>>()? })
     }
+}
+
+/// The path without links and dots; as it is where nothing is there, which opening it will say.
+fn whole(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
+}
+
+/// The last `count` parts of a path, as a name.
+fn ending(path: &Path, count: usize) -> String {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).filter(|part| part != "/").collect();
+    parts[parts.len().saturating_sub(count)..].join("/")
+}
+
+/// A name for each path: its last part, or as many parts as no other path ends in.
+fn names(paths: &[PathBuf]) -> Vec<String> {
+    let depth = paths.iter().map(|path| path.iter().count()).max().unwrap_or_default();
+    let is_alone = |path: &Path, count: usize| {
+        let name = ending(path, count);
+        paths.iter().filter(|other| ending(other, count) == name).count() == 1
+    };
+    let name =
+        |path: &PathBuf| ending(path, (1..depth).find(|&count| is_alone(path, count)).unwrap_or(depth));
+    paths.iter().map(name).collect()
 }
 
 fn evaluations_in(dir: &Path, run: &str) -> Result<Vec<Evaluation>> {
@@ -156,6 +190,18 @@ mod tests {
         assert_eq!(run.last("ce_student"), None);
         let stages = run.stages();
         assert_eq!(stages, [("align".to_owned(), 1.0, 2.0), ("distill".to_owned(), 3.0, 3.0)]);
+    }
+
+    #[test]
+    fn runs_of_one_name_are_told_apart_by_the_folders_above() {
+        let named = |paths: &[&str]| names(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(named(&["/runs/genrecal", "/runs/sft"]), ["genrecal", "sft"]);
+        assert_eq!(
+            named(&["/a/x/seed-1", "/b/x/seed-1", "/b/seed-2"]),
+            ["a/x/seed-1", "b/x/seed-1", "seed-2"]
+        );
+        assert_eq!(named(&["/a/x", "/a/x"]), ["a/x", "a/x"]);
+        assert_eq!(named(&[]), [""; 0]);
     }
 
     #[test]

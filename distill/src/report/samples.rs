@@ -1,9 +1,9 @@
-//! Some questions with each model's answer, those first on which the models differ.
+//! Where the models differ: how often, and some questions with each one's answer, those first on which not all agree.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::html::escape;
+use super::html::{escape, table};
 use super::run::Evaluation;
 use crate::eval::Prediction;
 
@@ -19,14 +19,35 @@ pub(super) fn section(evaluations: &[Evaluation]) -> String {
         evaluations.iter().map(|it| (it.name.as_str(), by_question(&it.predictions))).collect();
     let mut questions: Vec<(usize, &Prediction)> = first.predictions.iter().enumerate().collect();
     questions.sort_by_key(|(index, question)| (agreement(question, &tables), spread(*index)));
-    let mut html = String::from(
-        "<h2>Questions and answers</h2>\n<p>Some of the evaluation, those first on which the models differ.</p>\n\
+    let mut html = format!(
+        "<h2>Questions and answers</h2>\n{}<p>Some of the evaluation, those first on which the models differ.</p>\n\
          <div class=\"samples\">\n",
+        differences(&tables)
     );
-    for (_, question) in questions.into_iter().take(NUM_SAMPLES) {
+    let shown: Vec<&Prediction> =
+        questions.into_iter().take(NUM_SAMPLES).map(|(_, question)| question).collect();
+    for question in &shown {
         html += &sample(question, &tables);
     }
-    html + "</div>\n"
+    html + "</div>\n" + &missing(&shown)
+}
+
+/// How often each model is right where the first one is, and where it is not; empty for a single model.
+fn differences(tables: &[(&str, Answers)]) -> String {
+    let Some(((first, theirs), others)) = tables.split_first().filter(|(_, others)| !others.is_empty())
+    else {
+        return String::new();
+    };
+    let row = |(name, answers): &(&str, Answers)| {
+        let both = answers.iter().filter_map(|(at, mine)| Some((theirs.get(at)?.correct, mine.correct)));
+        let mut counts = [0_usize; 4];
+        both.for_each(|(theirs, mine)| counts[2 * usize::from(!theirs) + usize::from(!mine)] += 1);
+        std::iter::once(escape(name)).chain(counts.map(|it| it.to_string())).collect::<Vec<_>>()
+    };
+    let only = format!("only {}", escape(first));
+    let head = ["model", "both right", &only, "only this one", "neither"].map(str::to_owned);
+    let rows: Vec<_> = others.iter().map(row).collect();
+    table(&format!("Questions by who answers them rightly, each model beside {first}"), &head, &rows)
 }
 
 type Answers<'a> = HashMap<(&'a str, u64, usize), &'a Prediction>;
@@ -53,8 +74,15 @@ fn spread(index: usize) -> u64 {
 
 fn sample(question: &Prediction, tables: &[(&str, Answers)]) -> String {
     let mut html = String::from("<article class=\"sample\">");
-    if let Some(image) = question.images.first().and_then(|path| embedded(path)) {
-        let _ = write!(html, "<img src=\"{image}\" alt=\"the picture the question is about\">");
+    let pictures: Vec<String> = question.images.iter().filter_map(|path| embedded(path)).collect();
+    if !pictures.is_empty() {
+        html += "<div class=\"pictures\">";
+        for (index, picture) in pictures.iter().enumerate() {
+            let which =
+                if pictures.len() == 1 { "the picture".to_owned() } else { format!("picture {}", index + 1) };
+            let _ = write!(html, "<img src=\"{picture}\" alt=\"{which} the question is about\">");
+        }
+        html += "</div>";
     }
     let _ = write!(
         html,
@@ -73,6 +101,19 @@ fn sample(question: &Prediction, tables: &[(&str, Answers)]) -> String {
         );
     }
     html + "</dl></div></article>\n"
+}
+
+/// How many of the pictures the page could not take in, and what to do about it; empty when it has them all.
+fn missing(shown: &[&Prediction]) -> String {
+    let paths = shown.iter().flat_map(|question| &question.images);
+    match paths.filter(|path| embedded(path).is_none()).count() {
+        0 => String::new(),
+        count => format!(
+            "<p class=\"note\">Not shown of the pictures: {count}. They are larger than {} kB, of a type that browsers do \
+             not know, or not there: their paths are relative to where <code>distill eval</code> ran, and so must be the report's.</p>\n",
+            MAX_IMAGE_BYTES / 1000
+        ),
+    }
 }
 
 /// An image file as part of the page; none where it is gone, large, or of a type that browsers do not show.

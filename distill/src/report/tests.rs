@@ -15,6 +15,7 @@ fn made_up_run(dir: &Path) {
     ];
     fs::create_dir_all(dir.join("eval")).unwrap();
     fs::write(dir.join("metrics.jsonl"), rows.join("\n")).unwrap();
+    fs::write(dir.join("summary.json"), r#"{"samples": 12, "seconds": 125.0, "student": "s"}"#).unwrap();
     fs::write(dir.join("config.toml"), "seed = 7 # <none>\n").unwrap();
     let image = dir.join("a.png");
     fs::write(&image, PNG).unwrap();
@@ -27,7 +28,7 @@ fn made_up_run(dir: &Path) {
     fs::write(dir.join("eval/summary.json"), summary.to_string()).unwrap();
     let prediction = serde_json::json!({
         "id": "count/1", "source": "d", "row": 0, "turn": 0, "type": "count", "question": "How many <b>?",
-        "images": [image], "reference": "3", "prediction": "2 & a half", "correct": false
+        "images": [image, "gone.png"], "reference": "3", "prediction": "2 & a half", "correct": false
     });
     fs::write(dir.join("eval/predictions.jsonl"), prediction.to_string()).unwrap();
 }
@@ -62,6 +63,11 @@ fn a_page_shows_what_the_files_say() {
         "+0.750",
         "+2.000",
         "data:image/png;base64,iVBORw0KGgo=",
+        "Not shown of the pictures: 1.",
+        // Both evaluations are one and the same, its one answer wrong: neither model is right.
+        "<th scope=\"row\">genrecal</th><td>0</td><td>0</td><td>0</td><td>1</td>",
+        // From summary.json.
+        "2.1 min",
     ] {
         assert!(page.contains(shown), "the page lacks {shown:?}");
     }

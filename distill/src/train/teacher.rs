@@ -10,11 +10,11 @@ use shared::models::{Checkpoint, Model, config_of};
 
 use super::optim::Param;
 use super::terms::PairSums;
-use crate::config::{RecalibratorConfig, RecalibratorInit};
+use crate::config::{AnswerRows, RecalibratorConfig, RecalibratorInit};
 use crate::data::batch::TeacherRows;
 use crate::data::mixture::Caches;
 use crate::losses::{HEAD, HeadLossOptions, HeadWeight, MappedHead, head_loss, squared_error};
-use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec};
+use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec, Source};
 
 /// What the Recalibrator sees of the student's question: itself, or a leakage control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,7 @@ enum Head {
 pub struct TeacherSide {
     /// The Recalibrator, trainable or frozen.
     pub recalibrator: Recalibrator,
+    answer: AnswerRows,
     trains: bool,
     head: Head,
     device: Device,
@@ -92,7 +93,7 @@ impl TeacherSide {
             }
             false => Head::Loaded(teacher_head(cache, &device, dtype)?),
         };
-        Ok(Self { recalibrator, trains: start.trains, head, device, dtype })
+        Ok(Self { recalibrator, answer: config.answer, trains: start.trains, head, device, dtype })
     }
 
     /// What trains, under the names of a run.
@@ -149,9 +150,35 @@ impl TeacherSide {
     /// The Recalibrator's features of the scored rows, and the teacher's of the same tokens, (scored, d_l) each.
     fn recalibrated(&self, student: Option<&Tensor>, rows: &TeacherRows, plan: &Plan) -> Result<[Tensor; 2]> {
         let teacher = rows.tensor(&self.device, self.dtype)?;
-        let r = self.recalibrator.forward(student, &teacher, plan)?;
+        let r = match self.answer {
+            AnswerRows::Features => self.recalibrator.forward(student, &teacher, plan)?,
+            AnswerRows::Tokens => {
+                self.recalibrator.forward(student, &self.with_tokens(&teacher, rows)?, plan)?
+            }
+        };
         let scored = Tensor::new(plan.teacher_rows.as_slice(), &self.device)?;
         Ok([r, teacher.index_select(&scored, 0)?])
+    }
+
+    /// The teacher's features (rows, d_l) with the answers' replaced by their tokens' rows of the head, each scaled to a mean
+    /// square of 1, which is about what features behind a norm have.
+    fn with_tokens(&self, teacher: &Tensor, rows: &TeacherRows) -> Result<Tensor> {
+        let answers = rows.alignment.runs.iter().filter(|run| run.source == Source::Teacher);
+        let answers: Vec<usize> = answers.flat_map(|run| run.rows.clone()).collect();
+        let tokens: Vec<u32> = answers.iter().map(|&row| rows.tokens[row]).collect();
+        let of_head = match &self.head {
+            Head::Mapped(head) => head.rows(&tokens)?,
+            Head::Loaded(head) => head.index_select(&Tensor::new(tokens, &self.device)?, 0)?,
+        };
+        let mean_square = of_head.to_dtype(DType::F32)?.sqr()?.mean_keepdim(1)?;
+        let scale = (mean_square + 1e-12)?.sqrt()?.recip()?.to_dtype(self.dtype)?;
+        let of_head = of_head.broadcast_mul(&scale)?;
+        let num_rows = teacher.dim(0)?;
+        let mut order: Vec<u32> = (0..num_rows as u32).collect();
+        for (index, row) in answers.into_iter().enumerate() {
+            order[row] = (num_rows + index) as u32;
+        }
+        Ok(Tensor::cat(&[teacher, &of_head], 0)?.index_select(&Tensor::new(order, &self.device)?, 0)?)
     }
 
     fn score(

@@ -1,6 +1,6 @@
 //! The replica's files: pinned, true to their pictures, and balanced where they say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::*;
 use crate::oracle::{Seen, answer, answer_about_two, read_picture, shows_held_out};
@@ -55,7 +55,8 @@ fn answers_in_the_files_are_true_and_training_shows_nothing_held_out() {
     let out = tempfile::tempdir().unwrap();
     let manifest = cut(30, out.path());
     let mut about_two = 0;
-    for (name, split) in manifest.split.iter().filter(|(_, split)| !split.choices) {
+    for (name, split) in manifest.split.iter().filter(|(_, split)| !split.choices && split.wrong_answers == 0)
+    {
         for row in rows(out.path(), name) {
             let seen = pictures(out.path(), &row);
             assert_eq!(seen.iter().any(|it| shows_held_out(it)), split.held_out, "{name} {row}");
@@ -70,14 +71,50 @@ fn answers_in_the_files_are_true_and_training_shows_nothing_held_out() {
                     _ => panic!("{row}"),
                 };
                 about_two += seen.len() - 1;
-                let is_brief = asked.ends_with(" Answer briefly.");
-                assert_eq!(turn[1]["value"], if is_brief { short } else { sentence }, "{asked}");
+                let is_short = split.short_answers || asked.ends_with(" Answer briefly.");
+                assert_eq!(turn[1]["value"], if is_short { short } else { sentence }, "{asked}");
             }
             let places = turns[0]["value"].as_str().unwrap().matches("<image>").count();
             assert_eq!(places, seen.len(), "a place for each picture");
         }
     }
     assert!(about_two > 40, "{about_two}");
+}
+
+#[test]
+fn short_answers_are_those_to_the_same_questions_and_none_says_so() {
+    let out = tempfile::tempdir().unwrap();
+    cut(30, out.path());
+    for name in ["distil", "test"] {
+        let (long, short) = (rows(out.path(), name), rows(out.path(), &format!("{name}-short")));
+        assert_eq!(long.len(), short.len());
+        for (long, short) in long.iter().zip(&short) {
+            let asked = |row: &Value| row["conversations"][0]["value"].as_str().unwrap().to_owned();
+            assert_eq!(
+                (&long["id"], asked(long).trim_end_matches(" Answer briefly.")),
+                (&short["id"], &*asked(short))
+            );
+            assert_eq!(pictures(out.path(), long), pictures(out.path(), short));
+        }
+    }
+}
+
+#[test]
+fn wrong_answers_are_as_many_as_said_and_other_answers_of_the_topic() {
+    let out = tempfile::tempdir().unwrap();
+    cut(200, out.path());
+    let (right, wrong) = (rows(out.path(), "distil"), rows(out.path(), "distil-wrong"));
+    let asked = |row: &Value| row["conversations"][0].clone();
+    let said = |row: &Value| row["conversations"][1]["value"].as_str().unwrap().to_owned();
+    let topic = |row: &Value| row["id"].as_str().unwrap().split('-').next().unwrap().to_owned();
+    let true_ones: BTreeSet<_> = right.iter().map(|row| (topic(row), said(row))).collect();
+    assert!(right.iter().zip(&wrong).all(|(right, wrong)| asked(right) == asked(wrong)));
+    let differ: Vec<_> =
+        right.iter().zip(&wrong).filter(|(right, wrong)| said(right) != said(wrong)).collect();
+    assert!(differ.iter().all(|(_, wrong)| true_ones.contains(&(topic(wrong), said(wrong)))));
+    // Fewer than 30 %: where the last answer was the same one, it stays.
+    let share = differ.len() as f64 / right.len() as f64;
+    assert!((0.2..0.32).contains(&share), "{share}");
 }
 
 #[test]
@@ -129,13 +166,15 @@ fn splits_show_different_pictures() {
     let mut first: Vec<String> = manifest
         .split
         .iter()
+        .filter(|(_, split)| split.stream.is_none())
         .flat_map(|(name, split)| conversations(manifest.seed, name, split).take(5))
         .map(|conversation| format!("{:?}", conversation.scene))
         .collect();
     first.sort();
     let shown = first.len();
     first.dedup();
-    assert_eq!((shown, first.len()), (5 * manifest.split.len(), shown));
+    assert!(shown >= 40, "{shown}");
+    assert_eq!(first.len(), shown);
 }
 
 /// What is wrong with a manifest whose split `test` has these keys.

@@ -1,0 +1,26 @@
+# For replica.sh and questions.sh, from the repository's root: tables and figures of grids in docs/replica.md.
+
+# insert NAME FILE: the lines between <!-- NAME --> and the next <!-- end --> of docs/replica.md become the file's.
+insert() {
+    local draft
+    draft=$(mktemp)
+    awk -v name="<!-- $1 -->" -v file="$2" '
+        $0 == name { print; while ((getline line < file) > 0) print line; inside = 1; next }
+        $0 == "<!-- end -->" { inside = 0 }
+        !inside { print }' docs/replica.md >"$draft"
+    cat "$draft" >docs/replica.md
+    rm "$draft"
+}
+
+# write_docs OUT GRID...: the table and the figures of each grid, as `distill compare` left them in OUT/GRID.
+write_docs() {
+    local out=$1 grid figure
+    shift
+    mkdir -p docs/replica
+    for grid in "$@"; do
+        insert "$grid" "$out/$grid/compare.md"
+        for figure in accuracy gain use use_and_gain; do
+            if [ -f "$out/$grid/$figure.svg" ]; then cp "$out/$grid/$figure.svg" "docs/replica/$grid-$figure.svg"; fi
+        done
+    done
+}
