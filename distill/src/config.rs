@@ -70,18 +70,21 @@ pub struct RecalibratorConfig {
     pub projection_bias: bool,
     /// Where the LayerNorm stands: `after` the projection to the teacher's width, `before` it, or `none`.
     pub norm: NormPlace,
-    /// What it sees of the teacher's answer: `features`, as in the paper, or `tokens`.
+    /// What it sees of the answer: the teacher's `features`, as in the paper, the teacher's `tokens`, or the `student`'s features.
     pub answer: AnswerRows,
 }
 
-/// What the Recalibrator sees of the teacher's answer.
+/// What the Recalibrator sees of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnswerRows {
     /// The teacher's features, which know the image and the question, and what comes next.
     Features,
-    /// The tokens alone, as rows of the teacher's head: whatever else the prediction needs has to come from the student.
+    /// The teacher's tokens alone, as rows of its head: whatever else the prediction needs has to come from the student's question.
     Tokens,
+    /// The student's features of it, in its own tokens, so that all of the prediction comes from the student. It is scored where
+    /// a token of the teacher and one of the student begin at the same character.
+    Student,
 }
 
 /// How the Recalibrator's blocks begin.

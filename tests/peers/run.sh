@@ -18,6 +18,9 @@ if has "pyarrow, torch, torchvision, transformers, PIL"; then
   data="--data tests/fixtures/twin_step/data.json --image-root tests/fixtures/images"
   "$python" tests/peers/twin_step.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data
   "$python" tests/peers/twin_step.py --teacher tests/fixtures/internvl --student tests/fixtures/qwen2_vl $data
+  for answer in tokens student; do
+    "$python" tests/peers/twin_step.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data --answer "$answer"
+  done
   "$python" tests/peers/lora.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data
   [ -d "$demo/student" ] || target/release/distill export "$demo/genrecal" --out "$demo/student"
   "$python" tests/peers/check_export.py --model "$demo/student" --data "$demo/world/test.json" --image-root "$demo/world"

@@ -7,7 +7,10 @@ transformers' models: losses must agree within 1e-5 of their size, gradients wit
 three real updates in each stage, one after the other, which PyTorch makes too with its own AdamW and clipping: the losses
 and the gradient's norm of all nine steps must agree.
 
-  python tests/peers/twin_step.py --teacher DIR --student DIR --data FILE --image-root DIR [--build debug] [--write golden.json]
+  python tests/peers/twin_step.py --teacher DIR --student DIR --data FILE --image-root DIR [--answer tokens] [--build debug]
+    [--write golden.json]
+
+`--answer` is the key `recalibrator.answer`: what the Recalibrator sees of the answer.
 """
 
 import argparse
@@ -40,8 +43,8 @@ STEPS = dict(zip(STAGES, (1, 3, 5)))
 class Recalibrator:
     """Rec of the paper in plain PyTorch, from our safetensors by name."""
 
-    def __init__(self, weights, text_config):
-        self.w, self.c = weights, text_config
+    def __init__(self, weights, text_config, answer="features"):
+        self.w, self.c, self.answer = weights, text_config, answer
         self.blocks = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
 
     def linear(self, x, name):
@@ -96,6 +99,8 @@ class Sample:
         assert self.teacher_ids.tolist() == row["input_ids"], "the teacher's tokens"
         assert row["positions"] == list(range(len(row["input_ids"]))), "features of all tokens"
         self.teacher_answers = teacher.answers(messages, images)
+        self.starts = [pair for ours, theirs in zip(self.answers, self.teacher_answers)
+                       for pair in common_starts(student, self.ids, ours, teacher, self.teacher_ids, theirs)]
         spans = [(turn["answer_start"], turn["answer_start"] + turn["num_answer_tokens"])
                  for turn in row["turns"] if turn["num_answer_tokens"]]
         assert spans == self.teacher_answers, "the teacher's answer spans"
@@ -103,6 +108,25 @@ class Sample:
         with torch.no_grad():
             error = (teacher.features(inputs) - self.z).abs().max().item()
         assert error < 2e-4, f"the teacher's features differ by {error}"
+
+
+def common_starts(student, ids, ours, teacher, teacher_ids, theirs):
+    """Tokens of one answer, ours and the teacher's, that begin at the same character of it."""
+    def starts(peer, ids, span):
+        # The fixtures' unknown characters are one each.
+        text = [peer.processor.tokenizer.decode(ids[span[0]:token]).replace("<unk>", "?") for token in range(*span)]
+        return {len(said): token for said, token in zip(text, range(*span))}
+
+    ours, theirs = starts(student, ids, ours), starts(teacher, teacher_ids, theirs)
+    return [(ours[at], theirs[at]) for at in sorted(ours.keys() & theirs.keys())]
+
+
+def answer_rows(rec, head, sample, start, end):
+    """What the Recalibrator sees of tokens `start` to `end` of the teacher's answer."""
+    if rec.answer == "tokens":
+        rows = head[sample.teacher_ids[start:end]]
+        return rec.linear(rows / rows.square().mean(-1, keepdim=True).sqrt(), "proj_pre")
+    return rec.linear(sample.z[start:end], "proj_pre")
 
 
 def through_recalibrator(rec, head, sample, questions, spans):
@@ -114,13 +138,24 @@ def through_recalibrator(rec, head, sample, questions, spans):
         scored += range(length - 1, length - 1 + answer_end - answer_start)
         targets += range(answer_start, answer_end)
         teacher_rows += range(answer_start - 1, answer_end - 1)
-        parts.append(rec.linear(sample.z[answer_start:answer_end], "proj_pre"))
+        parts.append(answer_rows(rec, head, sample, answer_start, answer_end))
         length += answer_end - answer_start
         before = end
-    log_q = (rec(torch.cat(parts))[scored] @ head.T).log_softmax(-1)
+    return predictions(rec(torch.cat(parts))[scored], head, sample, targets, teacher_rows)
+
+
+def predictions(r, head, sample, targets, teacher_rows):
+    """CE and KL of features `r` for the teacher's tokens `targets`, which its features `teacher_rows` predict."""
+    log_q = (r @ head.T).log_softmax(-1)
     log_p = (sample.z[teacher_rows] @ head.T).log_softmax(-1)
     ce = F.nll_loss(log_q, sample.teacher_ids[targets], reduction="sum")
     return ce, F.kl_div(log_q, log_p, reduction="sum", log_target=True), len(targets)
+
+
+def through_recalibrator_from_student(rec, head, sample, features):
+    """The same from the student's features of questions and answers, where both models begin a token."""
+    ours, theirs = map(list, zip(*sample.starts))
+    return predictions(rec(features)[[token - 1 for token in ours]], head, sample, theirs, [token - 1 for token in theirs])
 
 
 def terms_of(stage, sample, student, rec, head):
@@ -128,7 +163,10 @@ def terms_of(stage, sample, student, rec, head):
     terms = {}
     features = student.features(sample.inputs)
     if stage != "finetune":
-        ce, kl, count = through_recalibrator(rec, head, sample, features, sample.answers)
+        if rec.answer == "student":
+            ce, kl, count = through_recalibrator_from_student(rec, head, sample, features)
+        else:
+            ce, kl, count = through_recalibrator(rec, head, sample, features, sample.answers)
         terms |= {"ce_teacher": (ce, count), "kl": (kl, count)}
     if stage == "align":
         questions = rec.linear(sample.z, "proj_pre")
@@ -166,11 +204,10 @@ def torch_name(ours, names):
     return ends[0]
 
 
-def compare(stage, step, run, samples, student, rec_weights, head):
+def compare(stage, step, run, samples, student, rec, head):
     """Both sides of one stage; returns what a golden file keeps."""
-    for weight in [*student.model.parameters(), *rec_weights.values()]:
+    for weight in [*student.model.parameters(), *rec.w.values()]:
         weight.grad = None
-    rec = Recalibrator(rec_weights, student.model.config.get_text_config())
     wanted = torch_step(stage, samples, student, rec, head)
     lines = pathlib.Path(run, "metrics.jsonl").read_text().splitlines()
     metrics = next(row for row in map(json.loads, lines) if row["step"] == step)
@@ -186,7 +223,7 @@ def compare(stage, step, run, samples, student, rec_weights, head):
     worst, norms = 0.0, {}
     for name, gradient in ours.items():
         part, _, bare = name.partition(".")
-        weight = rec_weights[bare] if part == "recalibrator" else parameters[torch_name(bare, parameters)]
+        weight = rec.w[bare] if part == "recalibrator" else parameters[torch_name(bare, parameters)]
         assert weight.grad is not None, f"{stage}: PyTorch has no gradient for {name}"
         error = (gradient - weight.grad).norm().item()
         # A key's bias has no effect under softmax: its gradient is noise, so a part of the whole norm is allowed.
@@ -200,19 +237,18 @@ def compare(stage, step, run, samples, student, rec_weights, head):
     return {**wanted, "grad_norm": torch.tensor([norm for norm, _ in norms.values()]).double().norm().item(), "gradients": norms}
 
 
-def updates(run, samples, student, rec_weights, head):
+def updates(run, samples, student, rec, head):
     """Three updates of each stage, beside those of a run; returns the losses and norms of PyTorch's."""
     rows = map(json.loads, pathlib.Path(run, "metrics.jsonl").read_text().splitlines())
-    rec = Recalibrator(rec_weights, student.model.config.get_text_config())
     body = list(student.model.model.language_model.parameters())
-    trained = dict(zip(STAGES, (list(rec_weights.values()), body + list(rec_weights.values()), list(student.model.parameters()))))
+    trained = dict(zip(STAGES, (list(rec.w.values()), body + list(rec.w.values()), list(student.model.parameters()))))
     golden = []
     for stage in STAGES:
         groups = [{"params": [w for w in trained[stage] if (w.dim() > 1) == is_matrix], "weight_decay": decay}
                   for is_matrix, decay in ((True, DECAY), (False, 0.0))]
         optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(BETA1, 0.95), eps=1e-8)
         for _ in range(NUM_UPDATES):
-            for weight in [*student.model.parameters(), *rec_weights.values()]:
+            for weight in [*student.model.parameters(), *rec.w.values()]:
                 weight.grad = None
             wanted = torch_step(stage, samples, student, rec, head)
             wanted["grad_norm"] = torch.nn.utils.clip_grad_norm_(trained[stage], CLIP).item()
@@ -231,6 +267,7 @@ def main():
     parser.add_argument("--student", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--image-root", required=True)
+    parser.add_argument("--answer", default="features", choices=["features", "tokens", "student"])
     parser.add_argument("--build", default="release")
     parser.add_argument("--write", help="keep PyTorch's numbers in this file, for the test that needs no Python")
     args = parser.parse_args()
@@ -238,7 +275,8 @@ def main():
         cache, run = pathlib.Path(folder, "cache"), pathlib.Path(folder, "run")
         program("extract", args.build, "run", "--teacher", args.teacher, "--data", args.data, "--out", cache,
                 "--image-root", args.image_root, "--features", "all", "--embed-images", "--dtype", "f32")
-        sets = [part for key in RUN_KEYS for part in ("--set", key)]
+        answer = ["--set", f"recalibrator.answer={args.answer}"]
+        sets = answer + [part for key in RUN_KEYS for part in ("--set", key)]
         program("distill", args.build, "run", "--cache", cache, "--student", args.student, "--out", run, *sets)
         teacher, student = Peer(args.teacher), Peer(args.student)
         samples = [Sample(row, teacher, student) for row in cache_rows(cache)]
@@ -246,10 +284,11 @@ def main():
         weights = load_file(run / "checkpoints" / "step-1" / "weights.safetensors")
         rec_weights = {name.removeprefix("recalibrator."): weight.requires_grad_()
                        for name, weight in weights.items() if name.startswith("recalibrator.")}
-        golden = {stage: compare(stage, STEPS[stage], run, samples, student, rec_weights, head) for stage in STAGES}
-        sets = [part for key in UPDATE_KEYS for part in ("--set", key)]
+        rec = Recalibrator(rec_weights, student.model.config.get_text_config(), args.answer)
+        golden = {stage: compare(stage, STEPS[stage], run, samples, student, rec, head) for stage in STAGES}
+        sets = answer + [part for key in UPDATE_KEYS for part in ("--set", key)]
         program("distill", args.build, "run", "--cache", cache, "--student", args.student, "--out", f"{folder}/updates", *sets)
-        golden["updates"] = updates(f"{folder}/updates", samples, student, rec_weights, head)
+        golden["updates"] = updates(f"{folder}/updates", samples, student, rec, head)
     print(f"{len(samples)} samples: three stages agree")
     if args.write:
         pathlib.Path(args.write).write_text(json.dumps(golden, indent=1) + "\n")

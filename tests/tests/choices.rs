@@ -57,8 +57,13 @@ fn the_recalibrators_keys() {
     assert!(!weights_of_plain.contains_key("proj_pre.bias"));
     let kept = with("positions", &["recalibrator.new_positions=false"]).0;
     assert_ne!(kept["kl"], plain["kl"], "positions do not matter");
-    let (blind, _) = with("tokens", &["recalibrator.answer=tokens"]);
-    assert_ne!(blind["kl"], plain["kl"], "the answer's rows do not matter");
+    let rows = ["tokens", "student"].map(|rows| with(rows, &[&format!("recalibrator.answer={rows}")]).0);
+    for (row, other) in rows.iter().zip([&plain, &rows[0]]) {
+        assert_ne!(row["kl"], other["kl"], "the answer's rows do not matter");
+    }
+    let [of_tokens, of_student] = rows;
+    assert_ne!(of_tokens["kl_regularisation"], plain["kl_regularisation"], "A2 sees tokens as well");
+    assert_eq!(of_student["kl_regularisation"], plain["kl_regularisation"], "A2 has nothing of the student");
 
     let student = fixture("internvl");
     let family = config_of(&student).unwrap().family;

@@ -45,6 +45,32 @@ fn features_are_those_of_the_dequantised_matrices() {
     assert!(worst_error(&features(&float, &inputs), expected).unwrap() > 10.0 * TOLERANCE);
 }
 
+/// InternLM2 has queries, keys and values in one matrix, llama.cpp's files have three. The file holds the checkpoint's own values,
+/// so the expected features are transformers' of the checkpoint.
+#[test]
+fn a_fused_matrix_may_come_as_three() {
+    let (dir, gguf) = (fixture("internvl_chat"), fixture("internlm2.gguf"));
+    let model = load(&dir, &with(&gguf)).unwrap();
+    let (streamed, _) = load_streamed(&dir, &with(&gguf)).unwrap();
+    for stored in samples(&dir).unwrap() {
+        let inputs = stored.stored_inputs(&model).unwrap();
+        let got = features(&model, &inputs);
+        assert!(worst_error(&got, stored.features().unwrap()).unwrap() < TOLERANCE);
+        let rows = got.to_vec2::<f32>().unwrap();
+        assert_eq!(features(&streamed, &inputs).to_vec2::<f32>().unwrap(), rows);
+    }
+
+    let copy = copy_of("internvl_chat");
+    edit_weights(copy.path(), |tensors| {
+        let matrix = tensors.get_mut("language_model.model.layers.0.attention.wqkv.weight").unwrap();
+        *matrix = matrix.flip(&[0]).unwrap();
+    });
+    let message = refusal(copy.path(), &with(&gguf));
+    for part in ["attn_q", "attn_k", "attn_v"] {
+        assert!(message.contains(&format!("`blk.0.{part}.weight` is not a quantised `language_model.model.layers.0.attention.wqkv.weight`")), "{message}");
+    }
+}
+
 /// The message in which loading this checkout with this file ends.
 fn refusal(dir: &Path, options: &LoadOptions) -> String {
     let message = load(dir, options).map(|_| ()).unwrap_err().to_string();

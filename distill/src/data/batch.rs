@@ -17,7 +17,7 @@ use shared::models::{Encoded, PackedBatch};
 
 use super::align::Piece;
 use super::source::{Sample, TeacherSample};
-use crate::recalibrator::{Plan, SampleTurns, Source};
+use crate::recalibrator::{Plan, SampleStarts, SampleTurns, Source};
 
 /// What to build of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub struct BatchOptions {
     pub regularisation: bool,
     /// In A2 two rows stand for a question: the mean of its features, and its last one.
     pub pools_questions: bool,
+    /// The joint sequences have the student's answers, not the teacher's.
+    pub student_answers: bool,
     /// The answers of both models side by side, for a method without a Recalibrator.
     pub answers: bool,
     /// Score the first answer token in the joint sequences.
@@ -180,7 +182,7 @@ fn questions(encoded: &Encoded) -> Vec<Range<usize>> {
 impl TeacherRows {
     fn build(samples: &[Arc<Sample>], student: &PackedBatch, options: &BatchOptions) -> Result<Self> {
         let mut rows = Self::default();
-        let (mut joint, mut teacher_only) = (Vec::new(), Vec::new());
+        let (mut joint, mut teacher_only, mut student_only) = (Vec::new(), Vec::new(), Vec::new());
         for (index, (sample, bounds)) in samples.iter().zip(student.cu_seqlens.windows(2)).enumerate() {
             let teacher = sample.teacher.as_ref().context("a sample without teacher features")?;
             let answer_rows = rows.append(teacher)?;
@@ -202,6 +204,17 @@ impl TeacherRows {
                 });
             }
             let filled = answers(&sample.student).map(|a| bounds[0] + a.start..bounds[0] + a.end);
+            if options.student_answers {
+                let starts =
+                    filled.zip(&answer_rows).zip(&teacher.pieces).flat_map(|((ours, theirs), pieces)| {
+                        let pieces = pieces.iter().skip(usize::from(!options.score_boundary));
+                        pieces.map(move |piece| {
+                            [ours.start + piece.student.start, theirs.start + piece.teacher.start]
+                        })
+                    });
+                student_only.push(SampleStarts { tokens: bounds[0]..bounds[1], starts: starts.collect() });
+                continue;
+            }
             joint.push(SampleTurns {
                 tokens: bounds[0]..bounds[1],
                 filled: filled.collect(),
@@ -212,7 +225,10 @@ impl TeacherRows {
         if options.answers {
             return Ok(rows);
         }
-        rows.alignment = Plan::new(&joint, Source::Student, options.score_boundary);
+        rows.alignment = match options.student_answers {
+            true => Plan::of_student(&student_only),
+            false => Plan::new(&joint, Source::Student, options.score_boundary),
+        };
         rows.regularisation = Plan::new(&teacher_only, Source::Teacher, options.score_boundary);
         rows.shuffled = shuffled(samples, student);
         Ok(rows)

@@ -26,7 +26,7 @@ mod storage;
 
 pub(crate) use init::fresh;
 pub use init::{Init, StudentWeights};
-pub use plan::{Plan, SampleTurns, Source};
+pub use plan::{Plan, SampleStarts, SampleTurns, Source};
 
 /// Where the Recalibrator's last norm stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,13 +215,17 @@ impl Recalibrator {
     /// The blocks' input, (T, d_s): the plan's rows, the teacher's through proj_pre.
     fn assemble(&self, student: Option<&Tensor>, teacher: &Tensor, plan: &Plan) -> Result<Tensor> {
         let (rows, order) = plan.gather(student.map_or(Ok(0), |s| s.dim(0))?);
+        let order = Tensor::new(order.as_slice(), &self.device)?;
+        if let (Some(student), true) = (student, rows.is_empty()) {
+            return student.index_select(&order, 0);
+        }
         let teacher = teacher.index_select(&Tensor::new(rows.as_slice(), &self.device)?, 0)?;
         let teacher = self.layers.proj_pre.forward(&teacher)?;
         let sources = match student {
             Some(student) => Tensor::cat(&[student, &teacher], 0)?,
             None => teacher,
         };
-        sources.index_select(&Tensor::new(order.as_slice(), &self.device)?, 0)
+        sources.index_select(&order, 0)
     }
 }
 

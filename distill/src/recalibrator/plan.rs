@@ -38,6 +38,15 @@ pub struct SampleTurns {
     pub answer_positions: Vec<u32>,
 }
 
+/// One sample whose answers are the student's rows as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampleStarts {
+    /// All its rows in the packed student features.
+    pub tokens: Range<usize>,
+    /// Answer tokens that begin at the same character: the student's row and the teacher's, in their packed features.
+    pub starts: Vec<[usize; 2]>,
+}
+
 /// Consecutive rows of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -80,6 +89,22 @@ impl Plan {
                 plan.score(answer, length, score_boundary && length > first);
                 length += plan.push(Source::Teacher, answer.clone(), answer_position);
             }
+            plan.cu_seqlens.push(length);
+        }
+        plan
+    }
+
+    /// Plans a microbatch in which the student's rows are the whole sequence; each start is scored.
+    pub fn of_student(samples: &[SampleStarts]) -> Plan {
+        let mut plan = Plan { cu_seqlens: vec![0], ..Plan::default() };
+        let mut length = 0;
+        for SampleStarts { tokens, starts } in samples {
+            for [student, teacher] in starts {
+                plan.scored.push((length + student - tokens.start - 1) as u32);
+                plan.targets.push(*teacher as u32);
+                plan.teacher_rows.push((teacher - 1) as u32);
+            }
+            length += plan.push(Source::Student, tokens.clone(), 0);
             plan.cu_seqlens.push(length);
         }
         plan
@@ -196,6 +221,20 @@ mod tests {
         let plan = Plan::new(&[turns], Source::Teacher, true);
         assert_eq!(plan.gather(0), (vec![3, 4, 5, 6, 7], vec![0, 1, 2, 3, 4]));
         assert_eq!((plan.scored, plan.teacher_rows), (vec![2, 3], vec![5, 6]));
+    }
+
+    #[test]
+    fn the_students_answers_are_scored_where_both_begin_a_token() {
+        // Rows 4..9 are the second sample's: its answer is 7..9, the teacher's 11..13; both begin at 7 and 11 alone.
+        let first = SampleStarts { tokens: 0..4, starts: vec![[2, 5], [3, 7]] };
+        let second = SampleStarts { tokens: 4..9, starts: vec![[7, 11]] };
+        let plan = Plan::of_student(&[first, second]);
+        assert_eq!(plan.gather(9), (vec![], (0..9).collect()));
+        assert_eq!(plan.cu_seqlens, [0, 4, 9]);
+        assert_eq!(
+            (plan.scored, plan.targets, plan.teacher_rows),
+            (vec![1, 2, 6], vec![5, 7, 11], vec![4, 6, 10])
+        );
     }
 
     #[test]

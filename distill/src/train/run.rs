@@ -291,6 +291,7 @@ impl Run<'_> {
                 let start = Start {
                     file: self.recalibrator.as_deref(),
                     trains: role == RecalibratorRole::Trains,
+                    regularisation: stage.regularisation,
                     seed: self.config.seed,
                     student: &self.base,
                 };

@@ -90,6 +90,7 @@ impl Trainer {
             alignment: self.stage.alignment,
             regularisation: self.stage.regularisation,
             pools_questions: self.loss.regularisation_question == QuestionRows::Pooled,
+            student_answers: self.teacher.as_ref().is_some_and(TeacherSide::sees_student_answers),
             answers: self.stage.method,
             score_boundary: self.loss.score_boundary,
             max_tokens: self.keys.microbatch_tokens,

@@ -34,6 +34,8 @@ pub struct Start<'a> {
     pub file: Option<&'a Path>,
     /// Whether it trains.
     pub trains: bool,
+    /// Whether the stage has A2, which reads the teacher's rows.
+    pub regularisation: bool,
     /// Seed of fresh weights.
     pub seed: u64,
     /// The student's checkout, for blocks copied from it.
@@ -52,6 +54,8 @@ pub struct TeacherSide {
     pub recalibrator: Recalibrator,
     answer: AnswerRows,
     trains: bool,
+    /// Whether rows of the teacher's width go in, through `proj_pre`.
+    reads_teacher: bool,
     head: Head,
     device: Device,
     dtype: DType,
@@ -93,14 +97,30 @@ impl TeacherSide {
             }
             false => Head::Loaded(teacher_head(cache, &device, dtype)?),
         };
-        Ok(Self { recalibrator, answer: config.answer, trains: start.trains, head, device, dtype })
+        let reads_teacher = start.regularisation || config.answer != AnswerRows::Student;
+        Ok(Self {
+            recalibrator,
+            answer: config.answer,
+            trains: start.trains,
+            reads_teacher,
+            head,
+            device,
+            dtype,
+        })
     }
 
     /// What trains, under the names of a run.
     #[must_use]
     pub fn params(&self) -> Vec<Param> {
-        let vars = self.recalibrator.vars().iter().filter(|_| self.trains);
+        let is_read = |name: &str| self.reads_teacher || !name.starts_with("proj_pre.");
+        let vars = self.recalibrator.vars().iter().filter(|(name, _)| self.trains && is_read(name));
         vars.map(|(name, var)| Param { name: format!("recalibrator.{name}"), var: var.clone() }).collect()
+    }
+
+    /// Whether the Recalibrator sees the student's features of answers, not the teacher's.
+    #[must_use]
+    pub fn sees_student_answers(&self) -> bool {
+        self.answer == AnswerRows::Student
     }
 
     /// A1: the teacher's predictions of its answers from the student's questions and the teacher's answers.
@@ -151,7 +171,9 @@ impl TeacherSide {
     fn recalibrated(&self, student: Option<&Tensor>, rows: &TeacherRows, plan: &Plan) -> Result<[Tensor; 2]> {
         let teacher = rows.tensor(&self.device, self.dtype)?;
         let r = match self.answer {
-            AnswerRows::Features => self.recalibrator.forward(student, &teacher, plan)?,
+            AnswerRows::Features | AnswerRows::Student => {
+                self.recalibrator.forward(student, &teacher, plan)?
+            }
             AnswerRows::Tokens => {
                 self.recalibrator.forward(student, &self.with_tokens(&teacher, rows)?, plan)?
             }

@@ -13,7 +13,7 @@ use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::DecoderConfig;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Entry};
 use super::error::ModelError;
 use super::layers::Weight;
 use super::registry::ModelConfig;
@@ -32,9 +32,10 @@ const MATRICES: [(&str, &str); 7] = [
 
 /// llama.cpp's names of the architectures whose blocks are ours, and whether it turns pairs of a head's rows, which its
 /// rotary embedding has beside each other, from where the hub has them: half a head apart.
-const ARCHITECTURES: [(&str, bool); 8] = [
+const ARCHITECTURES: [(&str, bool); 9] = [
     ("gemma", false),
     ("gemma3", false),
+    ("internlm2", true),
     ("llama", true),
     ("mistral3", true),
     ("qwen2", false),
@@ -76,13 +77,6 @@ impl Gguf {
         })?;
         let decoder = config.config.decoder().clone();
         let is_paired = is_paired(path, &content)?;
-        if decoder.fused_qkv {
-            let reason = format!(
-                "the checkout `{}` has one matrix for queries, keys and values",
-                checkpoint.dir().display()
-            );
-            return Err(ModelError::invalid(path, reason, "run this teacher without a GGUF file"));
-        }
         let prefix = config.family.embedding.trim_end_matches("embed_tokens.weight");
         let gguf =
             Self { path: path.to_owned(), content, prefix: format!("{prefix}layers."), decoder, is_paired };
@@ -129,6 +123,24 @@ impl Gguf {
         })
     }
 
+    /// What a matrix of the file was made of.
+    fn original<'a>(&self, checkpoint: &'a Checkpoint, canonical: &str) -> Option<Original<'a>> {
+        if let Some(entry) = checkpoint.entries().get(canonical) {
+            return Some(Original { entry, shape: entry.shape.clone(), part: None });
+        }
+        let DecoderConfig { num_heads, num_kv_heads, head_dim, .. } = self.decoder;
+        let group = num_heads / num_kv_heads.max(1);
+        let (name, from, count) = ["q_proj", "k_proj", "v_proj"]
+            .into_iter()
+            .zip([(0, group), (group, 1), (group + 1, 1)])
+            .find_map(|(name, (from, count))| canonical.contains(name).then_some((name, from, count)))?;
+        let entry = checkpoint.entries().get(&canonical.replace(name, "qkv_proj"))?;
+        let width = *entry.shape.get(1)?;
+        let shape = vec![num_kv_heads * count * head_dim, width];
+        let whole = [num_kv_heads, group + 2, head_dim, width];
+        Some(Original { entry, shape, part: Some(Part { whole, from, count }) })
+    }
+
     fn stored_name(&self, canonical: &str) -> Option<String> {
         let (block, rest) = canonical.strip_prefix(&self.prefix)?.split_once('.')?;
         let part = rest.strip_suffix(".weight")?;
@@ -163,17 +175,18 @@ impl Gguf {
     /// What is missing, too much or misshapen.
     fn misfits(&self, checkpoint: &Checkpoint) -> Vec<String> {
         let mut problems = Vec::new();
-        let stored = |canonical: &str| checkpoint.entries().get(canonical);
         let mut missing = Vec::new();
         for (canonical, name) in self.matrices() {
-            match (self.info(&name), stored(&canonical)) {
+            match (self.info(&name), self.original(checkpoint, &canonical)) {
                 (None, _) => missing.push(name),
-                (Some(info), Some(entry)) if info.shape.dims() != entry.shape => problems.push(format!(
-                    "`{name}` has shape {:?}, `{}` has {:?}",
-                    info.shape.dims(),
-                    entry.stored_name,
-                    entry.shape
-                )),
+                (Some(info), Some(original)) if info.shape.dims() != original.shape => {
+                    problems.push(format!(
+                        "`{name}` has shape {:?}, `{}` has {:?}",
+                        info.shape.dims(),
+                        original.entry.stored_name,
+                        original.shape
+                    ))
+                }
                 _ => {}
             }
         }
@@ -197,19 +210,20 @@ impl Gguf {
             .filter(|(i, _)| *i < MATRICES.len() || *i >= last)
             .map(|(_, names)| names)
         {
-            let (Some(info), Some(entry)) = (self.info(&name), checkpoint.entries().get(&canonical)) else {
+            let (Some(info), Some(original)) = (self.info(&name), self.original(checkpoint, &canonical))
+            else {
                 continue;
             };
             let head = self.decoder.head_dim;
-            let rows = COMPARED_ROWS.next_multiple_of(head.max(1)).min(entry.shape[0]);
-            let floats = checkpoint.tensor(entry, DType::F32, &Device::Cpu)?.narrow(0, 0, rows)?;
+            let rows = COMPARED_ROWS.next_multiple_of(head.max(1)).min(original.shape[0]);
+            let floats = original.read(checkpoint)?.narrow(0, 0, rows)?;
             let quantised = self.rows(&name, info, rows, &Device::Cpu)?.dequantize(&Device::Cpu)?;
             let cosine = cosine(&floats, &quantised)?;
             // A matrix of zeros has no direction.
             if cosine.is_some_and(|cosine| cosine < LEAST_COSINE) {
                 problems.push(format!(
                     "`{name}` is not a quantised `{}`: their cosine is {:.3}",
-                    entry.stored_name,
+                    original.entry.stored_name,
                     cosine.unwrap_or_default()
                 ));
             }
@@ -233,6 +247,36 @@ impl Gguf {
             bytes = unpaired(&bytes, row_bytes, self.decoder.head_dim);
         }
         QTensor::new(QStorage::from_data(bytes.into(), device, info.ggml_dtype)?, (rows, inputs))
+    }
+}
+
+/// The checkout's matrix that one of the file was made of: a weight, or its part of one that has queries, keys and values
+/// together, as InternLM2's.
+struct Original<'a> {
+    entry: &'a Entry,
+    /// (O, I).
+    shape: Vec<usize>,
+    part: Option<Part>,
+}
+
+/// Which heads of each group, the queries' and then the key and the value that they share.
+struct Part {
+    /// Groups, heads in one, rows of a head, I.
+    whole: [usize; 4],
+    from: usize,
+    count: usize,
+}
+
+impl Original<'_> {
+    /// (O, I), float32.
+    fn read(&self, checkpoint: &Checkpoint) -> Result<Tensor> {
+        let stored = checkpoint.tensor(self.entry, DType::F32, &Device::Cpu)?;
+        match &self.part {
+            Some(Part { whole, from, count }) => {
+                stored.reshape(whole)?.narrow(1, *from, *count)?.contiguous()?.reshape(self.shape.as_slice())
+            }
+            None => Ok(stored),
+        }
     }
 }
 

@@ -51,6 +51,10 @@ impl BlockWeights for Stored {
             None => self.get(name, &shape).map(Weight::from),
         }
     }
+
+    fn has_qkv_apart(&self) -> bool {
+        self.gguf.is_some()
+    }
 }
 
 impl WeightSource for Stored {

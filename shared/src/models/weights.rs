@@ -52,6 +52,10 @@ impl BlockWeights for Under<'_> {
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         self.source.matrix(&format!("{}.{name}", self.prefix), shape)
     }
+
+    fn has_qkv_apart(&self) -> bool {
+        self.source.has_qkv_apart()
+    }
 }
 
 /// The layer norm called `name`.
@@ -166,6 +170,10 @@ impl BlockWeights for Loader<'_> {
             Some(matrix) => Ok(matrix),
             None => self.get(name, &shape).map(Weight::from),
         }
+    }
+
+    fn has_qkv_apart(&self) -> bool {
+        self.gguf.is_some()
     }
 }
 

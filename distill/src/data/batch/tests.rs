@@ -52,6 +52,7 @@ fn sample(number: u32, turns: &[(usize, usize)], complete: bool) -> Arc<Sample> 
 fn options(max_tokens: usize) -> BatchOptions {
     BatchOptions {
         alignment: true,
+        student_answers: false,
         regularisation: true,
         pools_questions: false,
         answers: false,
@@ -143,4 +144,24 @@ fn answers_stand_side_by_side() {
         teacher.answers.iter().map(|a| (a.sample, a.student.clone(), a.teacher.clone())).collect();
     assert_eq!(pairs, [(0, 0..2, 0..2), (1, 2..3, 2..3), (1, 3..5, 3..5)]);
     assert_eq!(batch.student_scored.targets.len(), 5);
+}
+
+#[test]
+fn the_students_own_answers_are_scored_where_both_begin_a_token() {
+    let mut first = sample(1, &[(3, 3)], false);
+    let teacher = Arc::get_mut(&mut first).unwrap().teacher.as_mut().unwrap();
+    // Two tokens of the student's are the teacher's first, then one is the other two.
+    teacher.pieces =
+        vec![vec![Piece { student: 0..2, teacher: 0..1 }, Piece { student: 2..3, teacher: 1..3 }]];
+    let samples = [first, sample(2, &[(2, 1)], false)];
+    let options = BatchOptions { student_answers: true, ..options(1000) };
+    let teacher = microbatches(&samples, &options).unwrap().remove(0).teacher.unwrap();
+    // The student's answer is 3..6; the teacher's tokens 3..7 are rows 0..4, its answer rows 1..4. All student rows go in.
+    let plan = &teacher.alignment;
+    assert_eq!((&plan.scored[..], &plan.teacher_rows[..]), (&[2, 4][..], &[0, 1][..]));
+    assert_eq!(teacher.targets(plan), [1004, 1005]);
+    assert_eq!(plan.cu_seqlens, [0, 6, 9]);
+    let late = BatchOptions { score_boundary: false, ..options };
+    let teacher = microbatches(&samples, &late).unwrap().remove(0).teacher.unwrap();
+    assert_eq!(teacher.alignment.scored, [4]);
 }

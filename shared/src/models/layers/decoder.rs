@@ -51,7 +51,7 @@ impl DecoderLayer {
             }
             _ => (norm("post_attention_layernorm", d)?, None),
         };
-        let qkv = match cfg.fused_qkv {
+        let qkv = match cfg.fused_qkv && !weights.has_qkv_apart() {
             true => Qkv::Grouped(weights.linear("self_attn.qkv_proj", [q + 2 * kv, d], cfg.qkv_bias)?),
             false => Qkv::Separate([
                 weights.linear("self_attn.q_proj", [q, d], cfg.qkv_bias)?,

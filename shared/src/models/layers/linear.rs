@@ -24,6 +24,11 @@ pub trait BlockWeights {
         self.get(name, &shape).map(Weight::from)
     }
 
+    /// Whether queries, keys and values have a matrix each here, though the checkpoint has one for all of them.
+    fn has_qkv_apart(&self) -> bool {
+        false
+    }
+
     /// The linear layer called `name`, of `shape` (O, I).
     ///
     /// # Errors
