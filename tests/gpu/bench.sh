@@ -4,7 +4,7 @@
 #
 # Builds nothing. On the machine with the GPU it needs this repository's tests/ and Makefile, and target/gpu-bench.tgz, which
 # `make cuda` leaves (for a CPU, target/release as `make build` does). Each part has a time limit of its own and says why it was
-# skipped; all of them together end within TOTAL seconds. Random weights are made on the machine, in FOLDER (25 GB).
+# skipped; all of them together end within TOTAL seconds. Random weights are made on the machine, in FOLDER (45 GB).
 # CUDA's libraries (cuBLAS) come from the machine, or from the wheels that its torch has.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,18 +14,18 @@ began=$SECONDS
 
 if [ "$device" = cpu ]; then
   programs=${PROGRAMS:-target/release}
-  small=tiny large=tiny rows="24 24 24" samples=4 steps=2
+  small=tiny large=tiny tiled=tiny-internvl largest=tiny rows="24 24 24 24 24" samples=4 steps=2 blocks=1 forget=()
 else
-  rows="1536 512 2048" small=2b large=7b samples=32 steps=4
+  small=2b large=7b tiled=internvl-8b largest=72b rows="1536 512 384 2048 1280" samples=32 steps=4 blocks=16 forget=(--forget)
 fi
-read -r rows_small rows_large rows_streamed <<< "$rows"
+read -r rows_small rows_large rows_tiled rows_streamed rows_largest <<< "$rows"
 
 # Weights in memory where there is room for them: the disk is not what is measured.
 free_kib() { df --output=avail "$1" 2>/dev/null | tail -1; }
 base=${FOLDER:-}
 if [ -z "$base" ]; then
   base=${TMPDIR:-/tmp}
-  if [ "$device" != cpu ] && [ "$(free_kib /dev/shm || echo 0)" -gt 30000000 ]; then base=/dev/shm; fi
+  if [ "$device" != cpu ] && [ "$(free_kib /dev/shm || echo 0)" -gt 45000000 ]; then base=/dev/shm; fi
 fi
 folder=$(mktemp -d "$base/gpu-bench.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
@@ -66,14 +66,21 @@ gpu_bench() { echo "$programs/gpu_bench" --device "$device" --programs "$program
 # shellcheck disable=SC2046 # the words of the command
 run() { part "$1" "$2" $(gpu_bench) "${@:3}"; }
 
-run 40 "ceilings" ceilings
+peer() { part "$1" "$2" "$python" "tests/gpu/$3" --device "$device" --folder "$folder" "${@:4}"; }
+
+run 30 "ceilings" ceilings
 run 60 "parity" parity
-run 90 "extract $small" extraction --size "$small" --rows "$rows_small"
-run 120 "stage distill" step --size "$small" --samples "$samples" --steps "$steps"
-run 100 "extract $large" extraction --size "$large" --rows "$rows_large"
-run 100 "streamed $large" streaming --size "$large" --rows "$rows_streamed"
+run 60 "extract $small" extraction --size "$small" --rows "$rows_small"
+run 80 "extract $large" extraction --size "$large" --rows "$rows_large"
+run 80 "extract $tiled" extraction --size "$tiled" --rows "$rows_tiled" "${forget[@]}"
+run 90 "stage distill" step --size "$small" --samples "$samples" --steps "$steps"
+run 80 "streamed $large" streaming --size "$large" --rows "$rows_streamed" "${forget[@]}"
+# The limit is to the weights what 40 GB are to the 145 of all blocks; a tenth of what is free stays for caches.
+room=$(($(free_kib "$base" || echo 0) * 1024 / 10 * 9))
+run 100 "streamed $largest, cut" streaming --size "$largest" --rows "$rows_largest" --share 0.276 --blocks "$blocks" --room "$room" "${forget[@]}"
+peer 90 "PyTorch stage distill" torch_step.py
+peer 80 "PyTorch extract" torch_peer.py --images tests/fixtures/images
 part 60 "transformers bf16" "$python" tests/gpu/transformers_bf16.py --device "$device"
-part 80 "PyTorch" "$python" tests/gpu/torch_peer.py --device "$device" --folder "$folder" --images tests/fixtures/images
 
 awk -F '\t' '{ for (i = 1; i <= 2; i++) if (length($i) > width[i]) width[i] = length($i); line[NR] = $0 }
   END { for (n = 1; n <= NR; n++) { split(line[n], field, "\t"); printf "%-*s  %-*s  %s\n", width[1], field[1], width[2], field[2], field[3] } }' "$table"

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
-use e2e::gpu::programs::{self, Place};
-use e2e::gpu::shape::Size;
+use clap::{Args, Parser, Subcommand};
+use e2e::gpu::programs::{self, Place, Streaming};
+use e2e::gpu::shape::{Cut, NoRoom, Size};
 use e2e::gpu::{Row, ceilings, parity};
 
 /// Measure on a GPU, or rehearse on a CPU.
@@ -28,6 +28,9 @@ struct Cli {
     part: Part,
 }
 
+/// The exit code of a part that cannot be here, for bench.sh.
+const SKIPPED: u8 = 3;
+
 #[derive(Subcommand)]
 enum Part {
     /// Whether the device is there; prints nothing.
@@ -42,6 +45,8 @@ enum Part {
         size: Size,
         #[arg(long)]
         rows: usize,
+        #[command(flatten)]
+        after: After,
     },
     /// `extract run --memory-limit`.
     Streaming {
@@ -52,6 +57,14 @@ enum Part {
         /// Of the weights in memory.
         #[arg(long, default_value_t = 0.35)]
         share: f64,
+        /// At most so many of the decoder's blocks.
+        #[arg(long)]
+        blocks: Option<usize>,
+        /// Bytes that the weights may take; of more, the blocks that fit.
+        #[arg(long)]
+        room: Option<u64>,
+        #[command(flatten)]
+        after: After,
     },
     /// `distill run`.
     Step {
@@ -64,6 +77,20 @@ enum Part {
     },
 }
 
+/// What comes after a part.
+#[derive(Args)]
+struct After {
+    /// Delete the teacher's weights, which no later part reads.
+    #[arg(long)]
+    forget: bool,
+}
+
+impl After {
+    fn run(&self, place: &Place, size: Size, cut: Cut) -> Result<()> {
+        if self.forget { place.forget(size, cut) } else { Ok(()) }
+    }
+}
+
 #[allow(clippy::print_stdout, reason = "rows are what this program is for")]
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -73,7 +100,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<NoRoom>() { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -83,17 +110,25 @@ fn run(cli: Cli) -> Result<Vec<Row>> {
     let place = Place {
         device: cli.device.clone(),
         programs: cli.programs,
-        processor: cli.fixtures.join("qwen2_vl"),
-        images: cli.fixtures.join("images"),
+        fixtures: cli.fixtures,
         folder: cli.folder,
     };
     let device = || shared::models::device(&cli.device);
     match cli.part {
         Part::Probe => device().map(|_| Vec::new()).map_err(anyhow::Error::from),
         Part::Ceilings => ceilings(&device()?, &place.folder),
-        Part::Parity => parity::rows(&device()?, &cli.fixtures),
-        Part::Extraction { size, rows } => programs::extraction(&place, size, rows),
-        Part::Streaming { size, rows, share } => programs::streaming(&place, size, rows, share),
+        Part::Parity => parity::rows(&device()?, &place.fixtures),
+        Part::Extraction { size, rows, after } => {
+            let rows = programs::extraction(&place, size, rows)?;
+            after.run(&place, size, Cut::default())?;
+            Ok(rows)
+        }
+        Part::Streaming { size, rows, share, blocks, room, after } => {
+            let cut = Cut { blocks, bytes: room };
+            let rows = programs::streaming(&place, Streaming { size, cut, rows, share })?;
+            after.run(&place, size, cut)?;
+            Ok(rows)
+        }
         Part::Step { size, samples, steps } => programs::step(&place, size, samples, steps),
     }
 }

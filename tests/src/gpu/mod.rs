@@ -10,6 +10,7 @@ use shared::models::Moment;
 pub mod parity;
 pub mod programs;
 pub mod shape;
+mod weights;
 pub mod work;
 
 /// A line of the table.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use shared::models::config_of;
 
-use super::shape::{Size, make_data};
+use super::shape::{Cut, Size, make_data};
 use super::work::{Costs, Work, lengths};
 use super::{Ceilings, Row};
 
@@ -19,10 +20,8 @@ pub struct Place {
     pub device: String,
     /// The folder of `extract` and `distill`.
     pub programs: PathBuf,
-    /// The checkout whose tokenizer and template are taken.
-    pub processor: PathBuf,
-    /// The folder of images.
-    pub images: PathBuf,
+    /// The fixtures, whose tokenizers, templates and images are taken.
+    pub fixtures: PathBuf,
     /// For what is made here.
     pub folder: PathBuf,
 }
@@ -37,12 +36,32 @@ impl Place {
         if self.is_cpu() { 4.0 } else { 2.0 }
     }
 
-    /// The checkout of a size, made if it is not there.
-    fn checkout(&self, size: Size) -> Result<PathBuf> {
-        let folder = self.folder.join(format!("model-{}", size.name()));
+    /// The folder of images.
+    fn images(&self) -> PathBuf {
+        self.fixtures.join("images")
+    }
+
+    fn checkout_folder(&self, size: Size, cut: Cut) -> PathBuf {
+        let kind = if cut == Cut::default() { "model" } else { "cut" };
+        self.folder.join(format!("{kind}-{}", size.name()))
+    }
+
+    /// Deletes the weights of a checkout; its configuration stays.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn forget(&self, size: Size, cut: Cut) -> Result<()> {
+        let folder = self.checkout_folder(size, cut);
+        std::fs::remove_file(folder.join("done"))?;
+        Ok(std::fs::remove_file(folder.join(WEIGHTS))?)
+    }
+
+    /// The checkout of a size, made if it is not there; one that is cut is another than the whole.
+    fn checkout(&self, size: Size, cut: Cut) -> Result<PathBuf> {
+        let folder = self.checkout_folder(size, cut);
         if !folder.join("done").exists() {
             let before = Instant::now();
-            let parameters = size.make_checkout(&self.processor, &folder)?;
+            let parameters = size.make_checkout(&self.fixtures, &folder, cut)?;
             std::fs::write(folder.join("done"), "")?;
             let seconds = before.elapsed().as_secs_f64();
             eprintln!(
@@ -81,26 +100,30 @@ impl Place {
     }
 
     /// `extract run` of a teacher over rows; a fresh cache each time.
-    fn extract(&self, size: Size, rows: usize, name: &str, more: &[&str]) -> Result<Extracted> {
-        let (teacher, data) = (self.checkout(size)?, make_data(&self.folder, rows)?);
+    fn extract(&self, teacher: &Path, rows: usize, name: &str, more: &[&str]) -> Result<Extracted> {
+        let (data, images) = (make_data(&self.folder, rows)?, self.images());
         let cache = self.folder.join(name);
         if cache.exists() {
             std::fs::remove_dir_all(&cache)?;
         }
         let path = |path: &Path| path.display().to_string();
-        let (teacher_arg, data_arg, images, out) =
-            (path(&teacher), path(&data), path(&self.images), path(&cache));
-        let mut args = vec!["run", "--teacher", &teacher_arg, "--data", &data_arg, "--image-root", &images];
+        let (teacher_arg, data_arg, images_arg, out) =
+            (path(teacher), path(&data), path(&images), path(&cache));
+        let mut args =
+            vec!["run", "--teacher", &teacher_arg, "--data", &data_arg, "--image-root", &images_arg];
         args.extend(["--out", &out, "--device", &self.device, "--max-tokens-per-batch", BATCH]);
         args.extend(more);
         let (summary, memory) = self.run("extract", &args)?;
-        let samples = lengths(&teacher, &data, &self.images, 8)?;
+        let samples = lengths(teacher, &data, &images, 8)?;
         let tokens = summary["tokens"].as_u64().context("a summary without tokens")? as usize;
         let batches = (tokens as f64 / BATCH_TOKENS).ceil();
-        let work = Costs::of(&teacher)?.work(&samples, batches, self.number_bytes());
+        let work = Costs::of(teacher)?.work(&samples, batches, self.number_bytes());
         Ok(Extracted { summary, memory, work, tokens, cache })
     }
 }
+
+/// The file that holds a checkout's weights.
+const WEIGHTS: &str = "model.safetensors";
 
 /// Tokens of a forward pass.
 const BATCH: &str = "8192";
@@ -142,7 +165,8 @@ fn memory_remark(memory: Option<u64>) -> String {
 /// When a program fails.
 pub fn extraction(place: &Place, size: Size, rows: usize) -> Result<Vec<Row>> {
     let ceilings = Ceilings::load(&place.folder)?;
-    let run = place.extract(size, rows, &format!("cache-{}", size.name()), &[])?;
+    let teacher = place.checkout(size, Cut::default())?;
+    let run = place.extract(&teacher, rows, &format!("cache-{}", size.name()), &[])?;
     let seconds = run.seconds()?;
     let (whole, name) = (run.number("seconds")?, format!("extract {}", size.name()));
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
@@ -174,17 +198,36 @@ pub fn extraction(place: &Place, size: Size, rows: usize) -> Result<Vec<Row>> {
     ])
 }
 
-/// The same teacher with `share` of its weights in memory.
+/// A teacher under a memory limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Streaming {
+    /// Its size.
+    pub size: Size,
+    /// How much of its decoder there is.
+    pub cut: Cut,
+    /// Images and questions.
+    pub rows: usize,
+    /// Of the weights, the limit.
+    pub share: f64,
+}
+
+/// Extraction with a share of the weights in memory.
 ///
 /// # Errors
 /// When a program fails.
-pub fn streaming(place: &Place, size: Size, rows: usize, share: f64) -> Result<Vec<Row>> {
+pub fn streaming(place: &Place, streaming: Streaming) -> Result<Vec<Row>> {
+    let Streaming { size, cut, rows, share } = streaming;
     let ceilings = Ceilings::load(&place.folder)?;
-    let weights = std::fs::metadata(place.checkout(size)?.join("model.safetensors"))?.len() as f64;
+    let teacher = place.checkout(size, cut)?;
+    let weights = std::fs::metadata(teacher.join(WEIGHTS))?.len() as f64;
+    let blocks = match config_of(&teacher)?.config.decoder().num_layers {
+        all if all == size.blocks() => String::new(),
+        left => format!("{left} of {} blocks; ", size.blocks()),
+    };
     // Stored in bfloat16, computed in the device's type; a CPU's limit also holds the program.
     let (factor, base) = if place.is_cpu() { (2.0, 192e6) } else { (1.0, 0.0) };
     let limit = format!("{}", (weights * factor * share + base) as u64);
-    let run = place.extract(size, rows, "cache-streamed", &["--memory-limit", &limit])?;
+    let run = place.extract(&teacher, rows, "cache-streamed", &["--memory-limit", &limit])?;
     let seconds = run.seconds()?;
     let streaming = &run.summary["streaming"];
     let passes = streaming["passes"].as_f64().context("a run without passes")?;
@@ -194,7 +237,7 @@ pub fn streaming(place: &Place, size: Size, rows: usize, share: f64) -> Result<V
             format!("streamed {}: speed", size.name()),
             format!("{:.0} tokens/s", run.number("tokens_per_second")?),
             format!(
-                "limit {:.2} GB of {:.2} GB, {passes} passes of up to {} tokens; weights at {:.1} GB/s{}",
+                "{blocks}limit {:.2} GB of {:.2} GB, {passes} passes of up to {} tokens; weights at {:.1} GB/s{}",
                 limit.parse::<f64>()? / 1e9,
                 weights * factor / 1e9,
                 streaming["pass_tokens"],
@@ -216,9 +259,9 @@ pub fn streaming(place: &Place, size: Size, rows: usize, share: f64) -> Result<V
 /// When a program fails.
 pub fn step(place: &Place, size: Size, samples: usize, steps: usize) -> Result<Vec<Row>> {
     let ceilings = Ceilings::load(&place.folder)?;
-    let run =
-        place.extract(size, samples, "cache-step", &["--embed-images", "--features-all-for", "1000000"])?;
-    let (student, out) = (place.checkout(size)?, place.folder.join("run"));
+    let (student, out) = (place.checkout(size, Cut::default())?, place.folder.join("run"));
+    let more = ["--embed-images", "--features-all-for", "1000000"];
+    let run = place.extract(&student, samples, "cache-step", &more)?;
     let path = |path: &Path| path.display().to_string();
     let (cache, student, out_arg) = (path(&run.cache), path(&student), path(&out));
     let mut args = vec!["run", "--cache", &cache, "--student", &student, "--out", &out_arg];
@@ -250,13 +293,16 @@ pub fn step(place: &Place, size: Size, samples: usize, steps: usize) -> Result<V
     Ok(vec![
         Row::new(
             format!("stage distill, student {}: step", size.name()),
-            format!("{seconds:.2} s"),
+            format!("{seconds:.3} s"),
             format!("{samples} samples, {} tokens, {speed:.0} tokens/s, median of {steps}", run.tokens),
         ),
         Row::new(
             format!("stage distill, student {}: memory", size.name()),
-            memory.map_or_else(|| "-".to_owned(), |mib| format!("{:.1} GiB", mib as f64 / 1024.0)),
-            format!("on the GPU at most; {host:.1} GiB of the host's"),
+            format!("{:.2} GiB", memory.map_or(host, |mib| mib as f64 / 1024.0)),
+            match memory {
+                Some(_) => format!("on the GPU at most; {host:.2} GiB of the host's"),
+                None => "of the host's at most".to_owned(),
+            },
         ),
         Row::new(
             format!("stage distill, student {}: roofline", size.name()),
