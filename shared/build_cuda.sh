@@ -93,5 +93,5 @@ done
 "$work/extract" --version
 "$work/distill" --version
 # What `make gpu-bench` takes to a machine with a GPU, beside the repository itself.
-tar -C "$work" -czf target/gpu-bench.tgz extract distill gpu_bench
+tar -C "$work" -cf - extract distill gpu_bench | gzip -9 >target/gpu-bench.tgz
 echo "target/gpu-bench.tgz: $(stat -c %s target/gpu-bench.tgz) bytes"
