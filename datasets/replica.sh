@@ -21,7 +21,7 @@ has_models() {
     done
 }
 grids=()
-[ $# -gt 0 ] || set -- methods updates longer early figure1 wrong grid data ablations caches answers
+[ $# -gt 0 ] || set -- methods compute figure1 wrong rows updates answers data caches grid ablations early longer
 for grid in "$@"; do if has_models "$grid"; then grids+=("$grid"); fi; done
 [ ${#grids[@]} -gt 0 ] || exit 1
 out=target/replica
