@@ -12,7 +12,8 @@ insert() {
     rm "$draft"
 }
 
-# write_docs OUT GRID...: the table and the figures of each grid, as `distill compare` left them in OUT/GRID.
+# write_docs OUT GRID...: the table of each grid and those of its figures that the page shows, as `distill compare` left them in
+# OUT/GRID.
 write_docs() {
     local out=$1 grid figure
     shift
@@ -20,7 +21,9 @@ write_docs() {
     for grid in "$@"; do
         insert "$grid" "$out/$grid/compare.md"
         for figure in accuracy gain use use_and_gain; do
-            if [ -f "$out/$grid/$figure.svg" ]; then cp "$out/$grid/$figure.svg" "docs/replica/$grid-$figure.svg"; fi
+            if grep -q "(replica/$grid-$figure.svg)" docs/replica.md; then
+                cp "$out/$grid/$figure.svg" "docs/replica/$grid-$figure.svg"
+            fi
         done
     done
 }
