@@ -6,10 +6,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source datasets/tables.sh
-bin=${BIN:-target/release}
-here=datasets/replica
-writes_docs=false
-if [ "${1:-}" = "--docs" ]; then writes_docs=true; shift; fi
 [ $# -eq 2 ] || { echo "usage: datasets/questions.sh [--docs] DATA.json IMAGES" >&2; exit 2; }
 world=target/replica/questions
 mkdir -p "$world"

@@ -7,10 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source datasets/tables.sh
-bin=${BIN:-target/release}
-here=datasets/replica
-writes_docs=false
-if [ "${1:-}" = "--docs" ]; then writes_docs=true; shift; fi
 # named PATTERN GRID...: what the grids' files say that fits the pattern.
 named() { local pattern=$1; shift; for grid in "$@"; do cat "$here/$grid.toml"; done | grep -oE "$pattern" | sort -u; }
 # Whether the models of a grid are there; says which is not.

@@ -1,4 +1,9 @@
-# For replica.sh and questions.sh, from the repository's root: tables and figures of grids in docs/replica.md.
+# For replica.sh and questions.sh, which source it from the repository's root: the programs, the option --docs, and tables and
+# figures of grids in docs/replica.md.
+bin=${BIN:-target/release}
+here=datasets/replica
+writes_docs=false
+if [ "${1:-}" = "--docs" ]; then writes_docs=true; shift; fi
 
 # insert NAME FILE: the lines between <!-- NAME --> and the next <!-- end --> of docs/replica.md become the file's.
 insert() {
@@ -19,6 +24,7 @@ write_docs() {
     shift
     mkdir -p docs/replica
     for grid in "$@"; do
+        grep -q "^<!-- $grid -->$" docs/replica.md || { echo "docs/replica.md has no place for the table of $grid" >&2; continue; }
         insert "$grid" "$out/$grid/compare.md"
         for figure in accuracy gain use use_and_gain; do
             if grep -q "(replica/$grid-$figure.svg)" docs/replica.md; then

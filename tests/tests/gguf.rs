@@ -60,6 +60,19 @@ fn a_fused_matrix_may_come_as_three() {
         assert_eq!(features(&streamed, &inputs).to_vec2::<f32>().unwrap(), rows);
     }
 
+    // The file's matrices are used, and not the checkpoint's, which here are half as large again in the same direction.
+    let copy = copy_of("internvl_chat");
+    edit_weights(copy.path(), |tensors| {
+        let matrix = tensors.get_mut("language_model.model.layers.0.attention.wqkv.weight").unwrap();
+        *matrix = (&*matrix * 1.5).unwrap();
+    });
+    let stored = &samples(&dir).unwrap()[0];
+    let of_file = load(copy.path(), &with(&gguf)).unwrap();
+    let inputs = stored.stored_inputs(&of_file).unwrap();
+    let expected = stored.features().unwrap();
+    assert!(worst_error(&features(&of_file, &inputs), expected).unwrap() < TOLERANCE);
+    assert!(worst_error(&features(&frozen(copy.path()), &inputs), expected).unwrap() > 10.0 * TOLERANCE);
+
     let copy = copy_of("internvl_chat");
     edit_weights(copy.path(), |tensors| {
         let matrix = tensors.get_mut("language_model.model.layers.0.attention.wqkv.weight").unwrap();
