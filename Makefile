@@ -30,6 +30,7 @@ ladder: build ## train the replica's models again, in place of the shipped ones:
 
 replica: build ## the tables and figures of docs/replica.md, of every grid whose models are there (hours; goes on where it stopped)
 	./datasets/replica.sh --docs
+	./datasets/measures.sh --docs
 
 test: export RUSTDOCFLAGS = -D warnings
 test: lint walls ## everything that must hold; needs only a Rust toolchain

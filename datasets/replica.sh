@@ -37,7 +37,7 @@ cache() {
     *-short | *-wrong) data="$world/distil-${1#*-}.json" ;;
     *-own)
         data="$out/$1.jsonl"
-        "$bin/extract" answers --teacher "$model" --data "$world/distil-short.json" --image-root "$world" --metric contains \
+        "$bin/extract" answers --teacher "$model" --data "$world/distil-short.json" --image-root "$world" --metric conclusion \
             --max-new-tokens 100 --out "$data"
         ;;
     esac
@@ -45,14 +45,6 @@ cache() {
 }
 
 for name in $(named 'replica/cache/[a-z0-9-]+' "${grids[@]}" | sed 's#.*/##'); do cache "$name"; done
-
-# Each teacher answers for the questions as well: how far it is ahead of the students.
-for teacher in $(named 'replica/cache/[a-z]+' "${grids[@]}" | sed 's#.*/##'); do
-    if [ ! -f "$out/teachers/$teacher/summary.json" ]; then
-        "$bin/distill" eval --model "$here/models/teacher-$teacher" --data "$world/test.json" --image-root "$world" \
-            --max-new-tokens 100 --out "$out/teachers/$teacher"
-    fi
-done
 
 for grid in "${grids[@]}"; do
     "$bin/distill" compare --config "$here/run.toml" --config "$here/$grid.toml"

@@ -4,9 +4,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use e2e::distilled::{KEYS, distilled, inputs};
-use e2e::programs::{Finished, run};
+use e2e::programs::{Finished, finished, program, run};
 use e2e::rows::fixture;
 use serde_json::Value;
 
@@ -113,6 +114,25 @@ fn a_failed_cell_is_listed_and_the_others_go_on() {
     assert_eq!(failure["cell"], "qwen -> intern, kd, seed 7");
     assert!(failure["reason"].as_str().unwrap().contains("vocabular"), "{failure}");
     assert!(failure["reason"].as_str().unwrap().contains("log.txt"), "{failure}");
+}
+
+#[test]
+fn a_grid_goes_on_when_its_program_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = grid(dir.path(), "seeds = [7]", "");
+    let command = program("distill").unwrap();
+    let copy = dir.path().join("distill");
+    fs::copy(command.get_program(), &copy).unwrap();
+    let running = Command::new(&copy)
+        .args(["compare", "--json", "--config", &config])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    // It runs: a program that is being started can no longer be missed.
+    fs::remove_file(&copy).unwrap();
+    let finished = finished(running.unwrap().wait_with_output().unwrap()).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("done: intern, sft, seed 7"), "{}", finished.stderr);
 }
 
 #[test]

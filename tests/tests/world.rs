@@ -5,8 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use datasets::dice::Dice;
+use datasets::world::question::{Asker, Question, Topic};
+use datasets::world::{Level, Scene};
 use e2e::programs::run;
 use serde_json::Value;
+use shared::agreement::Metric;
 
 const MODELS: [&str; 7] = [
     "teacher-large",
@@ -152,5 +156,42 @@ fn a_split_of_choices_asks_as_the_benchmarks_are_asked() {
         let (question, options) = options(row["question"].as_str().unwrap());
         assert!(question.ends_with(['?', '.']) && options.len() == 4, "{row}");
         assert!(options.contains(&right(row).as_str()), "{row}");
+    }
+}
+
+/// Questions of one topic on boards of every level.
+fn asked_about(topic: Topic) -> Vec<Question> {
+    let ask = |seed: u64| {
+        let mut dice = Dice::new(seed, "worked answers");
+        let scene = Scene::random(Some(Level::ALL[seed as usize % 3]), false, &mut dice);
+        Asker::new(&scene, false, &mut dice).ask(topic)
+    };
+    (0..600).filter_map(ask).collect()
+}
+
+#[test]
+fn a_worked_answer_is_graded_by_what_it_comes_to() {
+    for topic in Topic::ALL {
+        let questions = asked_about(topic);
+        assert!(questions.len() > 20, "{topic:?} is hardly ever asked");
+        for Question { short, sentence, .. } in &questions {
+            assert!(Metric::Conclusion.accepts(sentence, short), "{sentence:?} says {short:?}");
+            assert!(Metric::Conclusion.accepts(short, short), "{short:?}");
+        }
+        // What it names on the way is no answer: `contains` would take many of these.
+        let is_worked =
+            matches!(topic, Topic::Sum | Topic::Larger | Topic::Most | Topic::Twice | Topic::Line);
+        if is_worked {
+            let all = || questions.iter().flat_map(|one| questions.iter().map(move |other| (one, other)));
+            let wrong = all().filter(|(one, other)| one.short != other.short);
+            let (mut contained, mut count) = (0, 0);
+            for (one, other) in wrong {
+                let (sentence, short) = (&one.sentence, &other.short);
+                assert!(!Metric::Conclusion.accepts(sentence, short), "{sentence:?} does not say {short:?}");
+                contained += usize::from(Metric::Contains.accepts(sentence, short));
+                count += 1;
+            }
+            assert!(contained * 20 > count, "{topic:?}: {contained} of {count}");
+        }
     }
 }

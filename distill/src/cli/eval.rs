@@ -38,7 +38,7 @@ pub struct EvalArgs {
     #[arg(long)]
     pub prepend_image: bool,
     /// When an answer is right: auto (choice where the reference is an option letter, else exact), exact, relaxed (numbers
-    /// within 5 %), choice or contains.
+    /// within 5 %), choice, contains, or conclusion (the reference is what the last statement says).
     #[arg(long, default_value_t)]
     pub metric: Metric,
     /// Only the first N rows.

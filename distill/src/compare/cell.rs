@@ -188,8 +188,7 @@ impl Cell {
         let path = self.log();
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("cannot write `{}`", path.display()))?;
-        let mut command =
-            Command::new(std::env::current_exe().context("cannot tell where this program lies")?);
+        let mut command = Command::new(this_program()?);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(command)
     }
@@ -220,4 +219,11 @@ impl Cell {
             },
         }
     }
+}
+
+/// Where this program lies; if it was replaced or removed since it began, as a build does in the middle of a long grid, the
+/// system's own handle on it: all cells of a grid are run by one program.
+fn this_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot tell where this program lies")?;
+    Ok(if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
 }

@@ -15,6 +15,9 @@ const MARGIN: (f64, f64, f64, f64) = (62.0, 16.0, 22.0, 44.0);
 const MAX_POINTS: usize = 400;
 /// A line of more points has no dots.
 const MOST_DOTS: usize = 40;
+/// How many names stand beside one another inside a drawing, and the height of their row.
+const NAME_COLUMNS: usize = 2;
+const NAME_ROW: f64 = 17.0;
 const DASHES: [&str; 6] = ["", "6 4", "2 3", "9 3 2 3", "12 4", "4 2 1 2"];
 
 /// One line of a chart.
@@ -48,7 +51,7 @@ pub(crate) struct Chart {
     pub(crate) bands: Vec<Band>,
     /// How the y axis runs.
     pub(crate) scale: Scale,
-    /// The names stand in the drawing, beside the lines' ends, and not above it: for a drawing that stands alone.
+    /// The names stand in the drawing, in rows above the plot, and not above the drawing: for one that stands alone.
     pub(crate) legend_inside: bool,
     /// What stands for the values.
     pub(crate) marks: Marks,
@@ -129,12 +132,16 @@ impl Chart {
         if self.marks == Marks::Dots {
             frame = frame.with_zero();
         }
+        let names = if self.legend_inside { inner_legend(&series) } else { String::new() };
+        let above =
+            if self.legend_inside { NAME_ROW * series.len().div_ceil(NAME_COLUMNS) as f64 } else { 0.0 };
         let mut svg = format!(
             "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n{}\
-             <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
-             <desc id=\"{id}-d\">{}</desc>\n",
+             <svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
+             <desc id=\"{id}-d\">{}</desc>\n{names}<g transform=\"translate(0 {above})\">\n",
             escape(&self.title),
             if self.legend_inside { String::new() } else { legend(&series) },
+            HEIGHT + above,
             escape(&self.description),
         );
         svg += &self.drawn_bands(&frame);
@@ -147,10 +154,7 @@ impl Chart {
                 svg += &line.dots(&frame);
             }
         }
-        if self.legend_inside {
-            svg += &inner_legend(&series);
-        }
-        svg + "</svg></figure>\n"
+        svg + "</g></svg></figure>\n"
     }
 
     fn drawn_bands(&self, frame: &Frame) -> String {
@@ -288,18 +292,21 @@ fn legend(series: &[Series]) -> String {
     list + "</ul>\n"
 }
 
-/// The names one below the other, in the upper right corner of the plot.
+/// The names in rows of [`NAME_COLUMNS`].
 fn inner_legend(series: &[Series]) -> String {
-    let (right, mut svg) = (WIDTH - MARGIN.1, String::new());
+    let column = (WIDTH - MARGIN.0 - MARGIN.1) / NAME_COLUMNS as f64;
+    let mut svg = String::new();
     for (index, line) in series.iter().enumerate() {
-        let (style, y) = (line.style % DASHES.len(), MARGIN.2 + 12.0 + 16.0 * index as f64);
+        let x = MARGIN.0 + column * (index % NAME_COLUMNS) as f64;
+        let y = NAME_ROW * ((index / NAME_COLUMNS) as f64 + 0.7);
+        let style = line.style % DASHES.len();
         let _ = writeln!(
             svg,
-            "<path class=\"line s{style}\" stroke-dasharray=\"{}\" d=\"M{:.1} {y:.1}L{right:.1} {y:.1}\"/>\
-             <text class=\"label y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<path class=\"line s{style}\" stroke-dasharray=\"{}\" d=\"M{x:.1} {y:.1}L{:.1} {y:.1}\"/>\
+             <text class=\"label\" style=\"text-anchor: start\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             DASHES[style],
-            right - 26.0,
-            right - 32.0,
+            x + 26.0,
+            x + 32.0,
             y + 4.0,
             escape(&line.name)
         );
@@ -384,6 +391,20 @@ mod tests {
         assert!(figure.contains("d: 3 at 2"), "{figure}");
         // A label each for zero on both axes.
         assert!(figure.matches(">0</text>").count() == 2, "{figure}");
+    }
+
+    #[test]
+    fn names_inside_a_drawing_stand_above_its_plot() {
+        let line =
+            |style| Series { name: format!("name {style}"), points: vec![(0.0, 0.0), (1.0, 1.0)], style };
+        let chart = Chart { series: (0..3).map(line).collect(), legend_inside: true, ..Chart::default() };
+        let figure = chart.figure("c");
+        // Three names are two rows, and the plot begins below them.
+        let (rows, plot) =
+            figure.split_once("<g transform=\"translate(0 34)\">").expect("the plot is moved down");
+        assert!(figure.contains("viewBox=\"0 0 640 334\""), "{figure}");
+        assert!(["name 0", "name 1", "name 2"].iter().all(|name| rows.contains(&format!(">{name}</text>"))));
+        assert!(plot.contains("<circle") && !rows.contains("<circle"), "{figure}");
     }
 
     #[test]

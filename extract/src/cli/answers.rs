@@ -21,7 +21,7 @@ reference answer takes its place; otherwise the original stays, and `provenance`
 response that was cut off at --max-new-tokens. The same command again continues, or does nothing when done.
 
 Metrics: auto reads a response for an option letter, a number, yes or no, or the reference's words; relaxed bears 5 % in
-numbers; exact, choice and contains are those of `distill eval`. Keys: [answers] metric, tries, max_new_tokens, sample,
+numbers; exact, choice, contains and conclusion are those of `distill eval`. Keys: [answers] metric, tries, max_new_tokens, sample,
 temperature, top_k, top_p, seed, and those of [teacher], [data] and [batch]; cache.dir is the file.";
 
 /// Flags of `extract answers`.
@@ -36,7 +36,7 @@ pub struct AnswersArgs {
     /// Ask a question so often at most, until the response agrees [default: 4].
     #[arg(long, value_name = "N")]
     pub tries: Option<usize>,
-    /// When a response agrees: auto, exact, relaxed, choice or contains [default: auto].
+    /// When a response agrees: auto, exact, relaxed, choice, contains or conclusion [default: auto].
     #[arg(long)]
     pub metric: Option<Metric>,
     /// Whether the first try samples [default: auto, as the checkpoint says].

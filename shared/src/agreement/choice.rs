@@ -1,6 +1,7 @@
 //! Which option of a multiple-choice question an answer means.
 
-use super::metric::{normalise, option_letter};
+use super::metric::option_letter;
+use super::normalise::normalise;
 
 /// The letter of an option by its place.
 #[must_use]

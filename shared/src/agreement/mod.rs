@@ -2,9 +2,13 @@
 //! or drops a teacher's response.
 
 mod choice;
+mod conclusion;
 mod metric;
+mod normalise;
 mod response;
+mod says;
 
 pub use choice::{choose, letter};
-pub use metric::{Metric, normalise};
+pub use metric::Metric;
+pub use normalise::normalise;
 pub use response::agrees;

@@ -3,10 +3,9 @@
 //! The rules err on the side of no: what they refuse keeps its original answer, what they accept wrongly is taught.
 
 use super::choice::{choose, letter};
-use super::metric::{Metric, normalise, option_letter};
-
-/// Words that turn what follows them into its opposite.
-const NEGATIONS: [&str; 8] = ["not", "no", "never", "without", "isnt", "arent", "wasnt", "neither"];
+use super::metric::{Metric, option_letter};
+use super::normalise::normalise;
+use super::says::says;
 
 /// Whether `response` to `question` says what `reference` says.
 ///
@@ -21,7 +20,7 @@ const NEGATIONS: [&str; 8] = ["not", "no", "never", "without", "isnt", "arent", 
 pub fn agrees(response: &str, question: &str, reference: &str, metric: Metric) -> bool {
     let stated = stated(response);
     match metric {
-        Metric::Exact | Metric::Contains => metric.accepts(response, reference),
+        Metric::Exact | Metric::Contains | Metric::Conclusion => metric.accepts(response, reference),
         Metric::Choice => chooses(response, question, reference),
         Metric::Relaxed => match only_number(reference, true) {
             Some(_) => only_number(stated, false).is_some_and(|got| metric.accepts(&got, reference)),
@@ -76,19 +75,6 @@ fn only_number(text: &str, alone: bool) -> Option<String> {
     let same = |word: &&str| word.parse::<f64>() == first.parse::<f64>();
     let is_only = numbers.all(same) && (!alone || words.len() == 1);
     is_only.then(|| first.to_owned())
-}
-
-fn says(stated: &str, reference: &str) -> bool {
-    let (stated, reference) = (normalise(stated), normalise(reference));
-    let (stated, reference): (Vec<&str>, Vec<&str>) =
-        (stated.split_whitespace().collect(), reference.split_whitespace().collect());
-    if matches!(reference.as_slice(), ["yes" | "no"]) {
-        return stated.first() == reference.first();
-    }
-    let is_denied = |at: usize| stated[..at].iter().rev().take(2).any(|word| NEGATIONS.contains(word));
-    let places = stated.windows(reference.len().max(1)).enumerate();
-    let mut found = places.filter(|(_, words)| *words == reference.as_slice()).map(|(at, _)| at).peekable();
-    found.peek().is_some() && found.all(|at| !is_denied(at))
 }
 
 #[cfg(test)]
