@@ -5,8 +5,9 @@ use std::fmt::Write;
 use super::chart::{WIDTH, number, range, ticks};
 use super::html::escape;
 
-/// Room for the names on the left, and beside the last tick on the right.
+/// The least room for the names on the left, what a letter of a longer one takes, and the room beside the last tick on the right.
 const LEFT: f64 = 230.0;
+const LETTER: f64 = 7.0;
 const RIGHT: f64 = 24.0;
 const LINE: f64 = 26.0;
 const FOOT: f64 = 46.0;
@@ -29,7 +30,9 @@ pub(crate) fn figure(id: &str, title: &str, axis: &str, points: &[Point]) -> Str
     let height = LINE * points.len() as f64 + FOOT;
     let ends = points.iter().flat_map(|it| it.interval.into_iter().chain([it.value]));
     let span = range(ends.chain([0.0]));
-    let left = |value: f64| LEFT + (value - span.0) / (span.1 - span.0) * (WIDTH - LEFT - RIGHT);
+    let longest = points.iter().map(|it| it.name.chars().count()).max().unwrap_or(0);
+    let names = LEFT.max(LETTER * longest as f64 + 10.0).min(WIDTH / 2.0);
+    let left = |value: f64| names + (value - span.0) / (span.1 - span.0) * (WIDTH - names - RIGHT);
     let said: Vec<String> = points.iter().map(Point::words).collect();
     let mut svg = format!(
         "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n\
@@ -57,13 +60,13 @@ pub(crate) fn figure(id: &str, title: &str, axis: &str, points: &[Point]) -> Str
              <line class=\"line s0\" x1=\"{from:.1}\" x2=\"{to:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
              <circle class=\"dot s0\" cx=\"{:.1}\" cy=\"{y:.1}\" r=\"4\"/></g>",
             escape(&said[index]),
-            LEFT - 10.0,
+            names - 10.0,
             y + 4.0,
             escape(&point.name),
             left(point.value)
         );
     }
-    let middle = f64::midpoint(LEFT, WIDTH - RIGHT);
+    let middle = f64::midpoint(names, WIDTH - RIGHT);
     let _ = writeln!(
         svg,
         "<text class=\"label\" x=\"{middle:.1}\" y=\"{:.1}\">{}</text></svg></figure>",
@@ -92,6 +95,11 @@ mod tests {
         // The axis runs from 0 to 5 over the 386 pixels right of the names: 2, 3 and 5 lie at 154.4, 231.6 and 386.
         for drawn in ["class=\"axis\" x1=\"230.0\"", "x1=\"384.4\" x2=\"616.0\"", "cx=\"461.6\""] {
             assert!(svg.contains(drawn), "the figure lacks {drawn}: {svg}");
+        }
+        // A name of 40 letters moves the axis, one of 400 no further than to the middle.
+        for (letters, axis) in [(40, "x1=\"290.0\""), (400, "x1=\"320.0\"")] {
+            let svg = figure("g", "", "", &[Point { name: "n".repeat(letters), ..point.clone() }]);
+            assert!(svg.contains(&format!("class=\"axis\" {axis}")), "{svg}");
         }
         assert_eq!(figure("g", "", "", &[]), "");
     }
