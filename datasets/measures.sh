@@ -42,9 +42,9 @@ ladder() {
 spent() {
     local run="$out/costs/$3-$2-$1" TIMEFORMAT=%U
     rm -rf "$run"
-    { time RAYON_NUM_THREADS=1 "$bin/distill" run --config "$here/run.toml" --set "stages=[\"$2\"]" --set "method=\"$3\"" \
-        --set "$2.steps=$1" --set eval.every=0 --student "$here/models/student-medium" --cache "$out/cache/large" \
-        --data "$world/distil.json" --image-root "$world" --out "$run" >"$out/costs/log" 2>&1; } 2>&1
+    { time RAYON_NUM_THREADS=1 "$bin/distill" run --stages "$2" --method "$3" --set "$2.steps=$1" --set "$2.batch_size=32" \
+        --set "$2.train=[\"projector\",\"body\",\"head\"]" --set eval.every=0 --student "$here/models/student-medium" \
+        --cache "$out/cache/large" --data "$world/distil.json" --image-root "$world" --out "$run" >"$out/costs/log" 2>&1; } 2>&1
 }
 
 costs() {

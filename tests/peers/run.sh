@@ -23,7 +23,12 @@ if has "pyarrow, torch, torchvision, transformers, PIL"; then
   done
   "$python" tests/peers/lora.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data
   [ -d "$demo/student" ] || target/release/distill export "$demo/genrecal" --out "$demo/student"
-  "$python" tests/peers/check_export.py --model "$demo/student" --data "$demo/world/test.json" --image-root "$demo/world"
+  # A student whose low-rank factors were merged into its weights, with 30 steps from the demo's cache.
+  target/release/distill run --method sft --stages distill --cache "$demo/cache" --student datasets/toy/student --data "$demo/world/demo.json" \
+    --image-root "$demo/world" --set 'distill.train=[]' --set distill.lora.rank=16 --set distill.steps=30 --out "$demo/lora"
+  for exported in "$demo/student" "$demo/lora/student"; do
+    "$python" tests/peers/check_export.py --model "$exported" --data "$demo/world/test.json" --image-root "$demo/world"
+  done
 else
   echo "skipped: twin_step.py, lora.py, check_export.py ($python lacks one of pyarrow, torch, torchvision, transformers, pillow)"
 fi

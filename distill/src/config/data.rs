@@ -72,7 +72,7 @@ impl Default for DataConfig {
             answers: Answers::All,
             max_bad: 0.01,
             memory_mib: 512,
-            prefetch: 2,
+            prefetch: 4,
             workers: 0,
             read: Access::Map,
             bucket_steps: 1,

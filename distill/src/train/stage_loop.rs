@@ -58,19 +58,18 @@ impl StageLoop<'_> {
         checkpoints: &Checkpoints,
     ) -> Result<(Ended, Offsets)> {
         let out = &self.config.out;
-        let sampler = self.sampler()?;
-        let mut done = 0;
-        let mut num_skipped = 0;
+        let (mut done, mut num_skipped) =
+            checkpoint.map_or((0, 0), |it| (it.state.stage_step, it.state.num_skipped));
+        let (sampler, need) = (self.sampler()?, self.need());
+        // It reads the first batch while all the rest is made ready.
+        let mut loader =
+            Loader::start(self.source.clone(), sampler, done..self.num_steps, need, &self.config.data)?;
         if let Some(checkpoint) = checkpoint {
             checkpoint.restore(&mut self.trainer.optimizer, self.trainer.ema.as_ref())?;
-            (done, num_skipped) = (checkpoint.state.stage_step, checkpoint.state.num_skipped);
         }
         let mut metrics = MetricsWriter::open(out, offsets)?;
         let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
-        let need = self.need();
         let held_out = self.held_out(need)?;
-        let mut loader =
-            Loader::start(self.source.clone(), sampler, done..self.num_steps, need, &self.config.data)?;
         while done < self.num_steps {
             let start = Instant::now();
             let batch = loader.next_batch()?;
