@@ -40,11 +40,12 @@ ladder() {
 
 # spent STEPS STAGE METHOD: seconds of processor time of a run on one thread.
 spent() {
-    local run="$out/costs/$3-$2-$1" TIMEFORMAT=%U
+    local run="$out/costs/$3-$2-$1" log="$out/costs/log" keys=() TIMEFORMAT=%U
     rm -rf "$run"
-    { time RAYON_NUM_THREADS=1 "$bin/distill" run --stages "$2" --method "$3" --set "$2.steps=$1" --set "$2.batch_size=32" \
-        --set "$2.train=[\"projector\",\"body\",\"head\"]" --set eval.every=0 --student "$here/models/student-medium" \
-        --cache "$out/cache/large" --data "$world/distil.json" --image-root "$world" --out "$run" >"$out/costs/log" 2>&1; } 2>&1
+    if [ "$2" = distill ]; then keys=(--set 'distill.train=["projector","body","head"]'); fi
+    { time RAYON_NUM_THREADS=1 "$bin/distill" run --stages "$2" --method "$3" --set "$2.steps=$1" --set "$2.batch_size=32" "${keys[@]}" \
+        --set eval.every=0 --student "$here/models/student-medium" --cache "$out/cache/large" --data "$world/distil.json" \
+        --image-root "$world" --out "$run" >"$log" 2>&1; } 2>&1 || { tail -n 2 "$log" >&2; return 1; }
 }
 
 costs() {
