@@ -11,11 +11,11 @@ out=target/replica
 world="$out/world"
 [ -d "$out/cache/large" ] || { echo "there is no \`$out/cache/large\` (hint: datasets/replica.sh methods)" >&2; exit 1; }
 
-# right MODEL SPLIT LIMIT: the share of a split's first questions that a model of the ladder is right in.
+# right MODEL SPLIT: the share of a split's questions that a model of the ladder is right in.
 right() {
     local at="$out/ladder/$1-$2"
     if [ ! -f "$at/summary.json" ]; then
-        "$bin/distill" eval --model "$here/models/$1" --data "$world/$2.json" --image-root "$world" --limit "$3" \
+        "$bin/distill" eval --model "$here/models/$1" --data "$world/$2.json" --image-root "$world" \
             --max-new-tokens 100 --out "$at" >&2
     fi
     awk -F'[ ,:]+' '/^  "accuracy"/ { printf "%.1f %%", 100 * $3 }' "$at/summary.json"
@@ -34,7 +34,7 @@ ladder() {
     echo "| model | weights | right on \`test\` (1,200 questions) | on \`validation\` (400, nothing held out) |"
     echo "|---|---|---|---|"
     for model in teacher-{large,medium,small} student-{large,medium,small,kin}; do
-        echo "| $model | $(weights "$model") | $(right "$model" test 1200) | $(right "$model" validation 400) |"
+        echo "| $model | $(weights "$model") | $(right "$model" test) | $(right "$model" validation) |"
     done
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The replica: every table and figure of docs/replica.md, from the ladder of models in replica/models (`datasets/ladder.sh --install`
+# The replica: the table and figures of every grid in docs/replica.md, from the ladder of models in replica/models (`datasets/ladder.sh --install`
 # trains it again). The world, each teacher's features once, then grids of runs: replica/run.toml with each grid's own file over it.
 # usage: datasets/replica.sh [--docs] [GRID...] (default: all whose models are there); the programs are in $BIN (default target/release).
 # Everything goes to target/replica, where the grids share their runs; --docs writes tables and figures into docs/ as well. Stopped,

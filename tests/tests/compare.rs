@@ -121,15 +121,18 @@ fn a_grid_goes_on_when_its_program_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let config = grid(dir.path(), "seeds = [7]", "");
     let command = program("distill").unwrap();
-    let copy = dir.path().join("distill");
-    fs::copy(command.get_program(), &copy).unwrap();
-    let running = Command::new(&copy)
+    let original = Path::new(command.get_program());
+    // Another name beside it, and no copy: a file that was just written may still be busy when it is started.
+    let beside = tempfile::tempdir_in(original.parent().unwrap()).unwrap();
+    let link = beside.path().join("distill");
+    fs::hard_link(original, &link).unwrap();
+    let running = Command::new(&link)
         .args(["compare", "--json", "--config", &config])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
     // It runs: a program that is being started can no longer be missed.
-    fs::remove_file(&copy).unwrap();
+    fs::remove_file(&link).unwrap();
     let finished = finished(running.unwrap().wait_with_output().unwrap()).unwrap();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     assert!(finished.stderr.contains("done: intern, sft, seed 7"), "{}", finished.stderr);

@@ -132,15 +132,18 @@ impl Chart {
         if self.marks == Marks::Dots {
             frame = frame.with_zero();
         }
-        let names = if self.legend_inside { inner_legend(&series) } else { String::new() };
-        let above =
-            if self.legend_inside { NAME_ROW * series.len().div_ceil(NAME_COLUMNS) as f64 } else { 0.0 };
+        let (list, names, above) = match self.legend_inside {
+            true => {
+                let rows = series.len().div_ceil(NAME_COLUMNS);
+                (String::new(), inner_legend(&series), NAME_ROW * rows as f64)
+            }
+            false => (legend(&series), String::new(), 0.0),
+        };
         let mut svg = format!(
-            "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n{}\
+            "<figure class=\"chart\"><figcaption id=\"{id}-t\">{}</figcaption>\n{list}\
              <svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-labelledby=\"{id}-t {id}-d\">\
              <desc id=\"{id}-d\">{}</desc>\n{names}<g transform=\"translate(0 {above})\">\n",
             escape(&self.title),
-            if self.legend_inside { String::new() } else { legend(&series) },
             HEIGHT + above,
             escape(&self.description),
         );

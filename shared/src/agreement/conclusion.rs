@@ -3,7 +3,7 @@
 //! "The red is seven, the blue is four: the red is larger." names both colours and says one. A rule that looks for the
 //! reference anywhere in it finds either, so a wrong conclusion would be right.
 
-use super::normalise::normalise;
+use super::normalise::{is_number, normalise};
 use super::says::says;
 
 /// Words behind which a statement says what there is.
@@ -17,7 +17,7 @@ const VERBS: [&str; 6] = ["is", "are", "was", "were", "makes", "equals"];
 /// | reference | accepted |
 /// |---|---|
 /// | a number | where it is the number that the statement says |
-/// | yes or no | where the statement or the whole answer opens with it |
+/// | yes or no | where the statement opens with it, or the whole answer if the statement opens with neither |
 /// | anything else | where the statement has its words, without a negation before them |
 pub(super) fn concludes(answer: &str, reference: &str) -> bool {
     let all = statements(answer);
@@ -26,7 +26,10 @@ pub(super) fn concludes(answer: &str, reference: &str) -> bool {
     let short = normalise(reference);
     match short.as_str() {
         "" => false,
-        "yes" | "no" => says(&end, reference) || says(answer, reference),
+        "yes" | "no" => {
+            let concludes_so = ["yes", "no"].into_iter().any(|word| says(&end, word));
+            says(if concludes_so { &end } else { answer }, reference)
+        }
         _ if is_number(&short) => concluded_number(&normalise(&end)) == Some(short.as_str()),
         _ => says(&end, reference),
     }
@@ -39,10 +42,6 @@ fn concluded_number(statement: &str) -> Option<&str> {
     let verb = words.iter().rposition(|word| VERBS.contains(word));
     let behind = verb.and_then(|verb| words[verb..].iter().find(|word| is_number(word)));
     behind.or_else(|| words.iter().rfind(|word| is_number(word))).copied()
-}
-
-fn is_number(word: &str) -> bool {
-    word.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// The statements of a text, with the marks that end them.
@@ -99,6 +98,7 @@ mod tests {
             ("A red disc.\nA green star.", "A red disc. A blue star.", false),
             ("Yes. The disc is red.", "yes", true),
             ("The disc is red: no.", "no", true),
+            ("Yes or no? The disc is red: no.", "yes", false),
             ("There is no red disc.", "no", false),
             ("...", "red", false),
             ("", "red", false),

@@ -56,6 +56,11 @@ fn digit_of(word: &str) -> &str {
     NUMBERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, digits)| digits)
 }
 
+/// Whether a normalised word is a number.
+pub(super) fn is_number(word: &str) -> bool {
+    word.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@
 
 use super::choice::{choose, letter};
 use super::metric::{Metric, option_letter};
-use super::normalise::normalise;
+use super::normalise::{is_number, normalise};
 use super::says::says;
 
 /// Whether `response` to `question` says what `reference` says.
@@ -70,7 +70,7 @@ fn listed_options(question: &str) -> Vec<String> {
 fn only_number(text: &str, alone: bool) -> Option<String> {
     let plain = normalise(text);
     let words: Vec<&str> = plain.split_whitespace().collect();
-    let mut numbers = words.iter().filter(|word| word.parse::<f64>().is_ok_and(f64::is_finite));
+    let mut numbers = words.iter().filter(|word| is_number(word));
     let first = *numbers.next()?;
     let same = |word: &&str| word.parse::<f64>() == first.parse::<f64>();
     let is_only = numbers.all(same) && (!alone || words.len() == 1);
