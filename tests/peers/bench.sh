@@ -8,6 +8,7 @@ python=$1 data=$2 images=$3 model=$4 toy=target/demo/world
 "$python" tests/peers/bench_extract.py --processor "$model" --data "$data" --image-root "$images" --rows 48
 "$python" tests/peers/bench_extract.py --millions 500 --processor "$model" --data "$data" --image-root "$images" --rows 16
 "$python" tests/peers/bench_gguf.py --processor "$model" --data "$data" --image-root "$images"
+"$python" tests/peers/bench_answers.py --processor "$model" --data "$data" --image-root "$images"
 "$python" tests/peers/bench_step.py --large --teacher "$model" --student "$model" --data "$data" --image-root "$images" --rows 8 --steps 4
 "$python" tests/peers/bench_stream.py --processor "$model" --data "$data" --image-root "$images" --rows 48
 for key in memory.optimizer=bf16 memory.optimizer=f8 memory.recompute=never; do

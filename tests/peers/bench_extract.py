@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 
+from PIL import Image
 from sized import extract, make_checkout
 
 BATCH_TOKENS = 4096
@@ -32,10 +33,43 @@ def make_teacher(processor, folder, millions=100):
                          tie_word_embeddings=True)
 
 
+def messages(row):
+    """A row of LLaVA JSON as chat templates take it."""
+    names = {"human": "user", "gpt": "assistant", "system": "system"}
+    result = []
+    for turn in row["conversations"]:
+        pieces = turn["value"].split("<image>")
+        content = []
+        for index, piece in enumerate(pieces):
+            # One newline on either side of a placeholder belongs to it.
+            piece = piece.removeprefix("\n") if index > 0 else piece
+            piece = piece.removesuffix("\n") if index + 1 < len(pieces) else piece
+            content += [{"type": "image"}] * (index > 0) + [{"type": "text", "text": piece}] * bool(piece)
+        result.append({"role": names[turn["from"]], "content": content})
+    return result
+
+
+def images_of(row, image_root):
+    """Its images, decoded."""
+    paths = row.get("images") or row.get("image") or []
+    paths = [paths] if isinstance(paths, str) else paths
+    return [Image.open(pathlib.Path(image_root, path)).convert("RGB") for path in paths]
+
+
+def batches_of(prompts, length):
+    """Prompts sorted by length, cut where padding to the longest would pass the budget of tokens."""
+    batches, batch = [], []
+    for prompt in sorted(prompts, key=length):
+        if batch and length(prompt) * (len(batch) + 1) > BATCH_TOKENS:
+            batches.append(batch)
+            batch = []
+        batch.append(prompt)
+    return [*batches, batch]
+
+
 def torch_side(teacher, data, image_root, threads):
     """Runs in a process of its own; prints one JSON object."""
     import torch
-    from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     torch.set_num_threads(threads)
@@ -44,39 +78,15 @@ def torch_side(teacher, data, image_root, threads):
     model = AutoModelForImageTextToText.from_pretrained(teacher, dtype=torch.float32).eval()
     start, model_seconds, tokens, operations = time.perf_counter(), 0.0, 0, 0
 
-    def messages(row):
-        names = {"human": "user", "gpt": "assistant", "system": "system"}
-        result = []
-        for turn in row["conversations"]:
-            pieces = turn["value"].split("<image>")
-            content = []
-            for index, piece in enumerate(pieces):
-                # One newline on either side of a placeholder belongs to it.
-                piece = piece.removeprefix("\n") if index > 0 else piece
-                piece = piece.removesuffix("\n") if index + 1 < len(pieces) else piece
-                content += [{"type": "image"}] * (index > 0) + [{"type": "text", "text": piece}] * bool(piece)
-            result.append({"role": names[turn["from"]], "content": content})
-        return result
-
     rows = json.loads(pathlib.Path(data).read_text())
     prompts = []
     for row in rows:
-        paths = row.get("images") or row.get("image") or []
-        paths = [paths] if isinstance(paths, str) else paths
-        images = [Image.open(pathlib.Path(image_root, path)).convert("RGB") for path in paths]
+        images = images_of(row, image_root)
         text = processor.apply_chat_template(messages(row), tokenize=False)
         length = processor(text=[text], images=images or None)["input_ids"][0]
         prompts.append((len(length), text, images))
-    prompts.sort(key=lambda prompt: prompt[0])
-    batches, batch = [], []
-    for prompt in prompts:
-        if batch and prompt[0] * (len(batch) + 1) > BATCH_TOKENS:
-            batches.append(batch)
-            batch = []
-        batch.append(prompt)
-    batches.append(batch)
     with torch.inference_mode():
-        for batch in batches:
+        for batch in batches_of(prompts, lambda prompt: prompt[0]):
             images = [image for _, _, images in batch for image in images]
             inputs = processor(text=[text for _, text, _ in batch], images=images or None, padding=True,
                                return_tensors="pt")
@@ -126,13 +136,19 @@ def matrix_rate():
     return 2 * 4096 * 2048 * 2048 / best
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def arguments(description, rows, millions=100):
+    """What the benchmarks of a teacher's size are asked for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--processor", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--image-root", required=True)
-    parser.add_argument("--millions", type=int, choices=SIZES, default=100)
-    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--millions", type=int, choices=SIZES, default=millions)
+    parser.add_argument("--rows", type=int, default=rows)
+    return parser
+
+
+def main():
+    parser = arguments(__doc__, rows=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--torch-side", help=argparse.SUPPRESS)
     args = parser.parse_args()

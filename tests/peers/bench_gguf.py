@@ -6,13 +6,12 @@ DIR is any Qwen2-VL checkout, as for bench_extract.py. Weights are random, so th
 that shape and nothing about a trained model. Needs the gguf package beside torch and transformers.
 """
 
-import argparse
 import json
 import pathlib
 import sys
 import tempfile
 
-from bench_extract import SIZES, make_teacher
+from bench_extract import arguments, make_teacher
 from peer import ROOT
 from sized import extract
 
@@ -20,12 +19,7 @@ sys.path.insert(0, str(ROOT / "tests/fixtures"))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--processor", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--image-root", required=True)
-    parser.add_argument("--millions", type=int, choices=SIZES, default=500)
-    parser.add_argument("--rows", type=int, default=12)
+    parser = arguments(__doc__, rows=12, millions=500)
     args = parser.parse_args()
 
     from gguf import GGMLQuantizationType

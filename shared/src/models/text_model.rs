@@ -13,7 +13,7 @@ use super::weights::{Under, WeightSource};
 use super::{DecoderConfig, PackedBatch};
 
 /// Keys and values of the samples being generated, a layer each.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct KvCache {
     /// Filled by the first pass.
     pub layers: Vec<KvLayer>,

@@ -1,11 +1,11 @@
 //! The decoder block of Qwen, Llama, Mistral and Gemma: attention with grouped key-value heads, then a gated feed-forward,
 //! each behind an RMS norm and a residual. All families and the Recalibrator are made of it.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use super::{
-    BlockWeights, Heads, Linear, Qkv, RmsNorm, Rope, Segments, Sight, attention, attention_within, gelu_tanh,
-    swiglu,
+    BlockWeights, Heads, KvLayer, Linear, Qkv, RmsNorm, Rope, Segments, Sight, attention, attention_within,
+    gelu_tanh, swiglu,
 };
 use crate::models::{DecoderConfig, GemmaBlocks};
 
@@ -165,65 +165,16 @@ impl DecoderLayer {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }
         let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
-        let (k, v, kv) = match cache {
-            None => (k, v, cu_seqlens.to_vec()),
-            Some(cache) => cache.append(&k, &v, cu_seqlens)?,
+        let held = cache.map(|cache| cache.append(&k, &v, cu_seqlens)).transpose()?;
+        let (k, v, segments) = match &held {
+            None => (&k, &v, Segments::same(cu_seqlens)),
+            Some(held) => (&held.keys, &held.values, held.segments()),
         };
-        let segments = Segments { q: cu_seqlens, kv: &kv };
         let scale = 1.0 / self.gemma.map_or(width as f64, |gemma| gemma.query_scalar).sqrt();
         let y = match sights {
-            None => attention(&q, &k, &v, &segments, true, scale)?,
-            Some(sights) => attention_within(&q, &k, &v, &segments, sights, scale)?,
+            None => attention(&q, k, v, &segments, true, scale)?,
+            Some(sights) => attention_within(&q, k, v, &segments, sights, scale)?,
         };
         y.reshape((tokens, self.heads.queries * width))
-    }
-}
-
-/// One block's keys and values of the samples being generated, without gradients.
-#[derive(Clone, Debug, Default)]
-pub struct KvLayer {
-    /// (keys, values) of each sample, (tokens so far, Hkv, K) each.
-    samples: Vec<(Tensor, Tensor)>,
-}
-
-impl KvLayer {
-    /// Keeps only these samples, in this order: what generation does with samples that ended.
-    pub fn keep(&mut self, samples: &[usize]) {
-        self.samples = samples.iter().filter_map(|&i| self.samples.get(i).cloned()).collect();
-    }
-
-    /// How many tokens of each sample it holds; empty before the first pass.
-    pub fn lengths(&self) -> Vec<usize> {
-        self.samples.iter().map(|(k, _)| k.dims()[0]).collect()
-    }
-
-    /// Adds new keys and values (T, Hkv, K); returns all of them packed, with their boundaries.
-    fn append(
-        &mut self,
-        k: &Tensor,
-        v: &Tensor,
-        cu_seqlens: &[usize],
-    ) -> Result<(Tensor, Tensor, Vec<usize>)> {
-        let (k, v) = (k.detach(), v.detach());
-        let starts = cu_seqlens.windows(2);
-        if !self.samples.is_empty() && self.samples.len() != starts.len() {
-            bail!("a cache of {} samples was given {}", self.samples.len(), starts.len())
-        }
-        let mut boundaries = vec![0];
-        let mut grown = Vec::with_capacity(starts.len());
-        for (i, range) in starts.enumerate() {
-            let new_k = k.narrow(0, range[0], range[1] - range[0])?;
-            let new_v = v.narrow(0, range[0], range[1] - range[0])?;
-            let (k, v) = match self.samples.get(i) {
-                Some((k, v)) => (Tensor::cat(&[k, &new_k], 0)?, Tensor::cat(&[v, &new_v], 0)?),
-                None => (new_k, new_v),
-            };
-            boundaries.push(boundaries[i] + k.dim(0)?);
-            grown.push((k, v));
-        }
-        self.samples = grown;
-        let keys: Vec<&Tensor> = self.samples.iter().map(|(k, _)| k).collect();
-        let values: Vec<&Tensor> = self.samples.iter().map(|(_, v)| v).collect();
-        Ok((Tensor::cat(&keys, 0)?, Tensor::cat(&values, 0)?, boundaries))
     }
 }

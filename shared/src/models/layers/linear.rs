@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use candle_core::quantized::QTensor;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::cpu::linear::{Frozen, Trained, TrainedWithBias};
+use super::cpu::quantised::{Quantised, dequantised};
 use super::{Adapter, Kernels, frozen, kernels, plain};
 
 /// What a block is built from: weights by name. A closure from name and shape to weight is one.
@@ -83,7 +84,10 @@ impl Weight {
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         match self {
             Self::Plain(tensor) => tensor.to_dtype(dtype),
-            Self::Quantised(tensor) => tensor.dequantize(&tensor.device())?.to_dtype(dtype),
+            Self::Quantised(tensor) => match tensor.device() {
+                Device::Cpu => dequantised(tensor)?.to_dtype(dtype),
+                device => tensor.dequantize(&device)?.to_dtype(dtype),
+            },
         }
     }
 }
@@ -141,8 +145,12 @@ impl Linear {
     }
 
     fn unadapted(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = self.weight.to_dtype(x.dtype())?;
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(x.dtype())).transpose()?;
+        if let (Weight::Quantised(weight), Kernels::Cpu) = (&self.weight, kernels(&[x])) {
+            let op = Quantised { weight: Arc::clone(weight), bias };
+            return x.contiguous()?.apply_op1(op);
+        }
+        let weight = self.weight.to_dtype(x.dtype())?;
         let operands: Vec<&Tensor> = [x, &weight].into_iter().chain(&bias).collect();
         let is_frozen = !weight.track_op() && !bias.as_ref().is_some_and(Tensor::track_op);
         if kernels(&operands) != Kernels::Cpu {

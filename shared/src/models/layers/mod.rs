@@ -21,6 +21,7 @@ mod chunked;
 mod decoder;
 mod encoder;
 mod frozen;
+mod kv;
 mod linear;
 mod lora;
 mod norm;
@@ -35,8 +36,9 @@ use candle_core::{DType, Device, Tensor};
 
 pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu, swiglu};
 pub use attention::{Segments, Sight, attention, attention_within};
-pub use decoder::{DecoderLayer, KvLayer};
+pub use decoder::DecoderLayer;
 pub use encoder::{EncoderLayer, Mlp};
+pub use kv::KvLayer;
 pub use linear::{BlockWeights, Linear, Weight};
 pub use lora::Adapter;
 pub use norm::{LayerNorm, Norm, RmsNorm};

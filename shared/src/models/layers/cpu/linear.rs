@@ -1,6 +1,7 @@
 //! The linear layer on the CPU: bias inside the product, and only the gradients that someone wants.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use gemm::Parallelism;
 
 use super::{Mat, MatMut, add_to, matmul, parallelism, slice, sum_row_blocks, tensor, with_slices};
 
@@ -23,12 +24,21 @@ impl Sizes {
         Ok((Sizes { n: x.elem_count() / i.max(1), i, o }, Shape::from(dims)))
     }
 
+    pub(super) fn rows(self) -> usize {
+        self.n
+    }
+
     pub(super) fn inputs(self) -> usize {
         self.i
     }
 
     pub(super) fn outputs(self) -> usize {
         self.o
+    }
+
+    /// The same for so many rows of the weight.
+    pub(super) fn with_outputs(self, o: usize) -> Sizes {
+        Sizes { o, ..self }
     }
 
     /// The least number of rows for which `gemm` takes its general path, where a row's sum is formed in the same
@@ -42,6 +52,17 @@ impl Sizes {
 
     /// y (N, O) = x W^T + b.
     pub(super) fn forward(self, x: &[f32], w: &[f32], b: Option<&[f32]>) -> Vec<f32> {
+        self.forward_on(x, w, b, parallelism())
+    }
+
+    /// [`forward`](Self::forward), for callers that have threads of their own.
+    pub(super) fn forward_on(
+        self,
+        x: &[f32],
+        w: &[f32],
+        b: Option<&[f32]>,
+        parallelism: Parallelism,
+    ) -> Vec<f32> {
         let Sizes { n, i, o } = self;
         let rows = n.max(if n == 0 { 0 } else { self.least_rows() });
         let padded;
@@ -57,7 +78,7 @@ impl Sizes {
         }
         let keep = if b.is_some() { 1.0 } else { 0.0 };
         let out = MatMut::new(&mut y, rows, o, o);
-        matmul(out, Mat::new(x, rows, i, i), Mat::new(w, o, i, i).t(), keep, 1.0, parallelism());
+        matmul(out, Mat::new(x, rows, i, i), Mat::new(w, o, i, i).t(), keep, 1.0, parallelism);
         y.truncate(n * o);
         y
     }
@@ -111,11 +132,16 @@ impl CustomOp1 for Frozen {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
-        let (sizes, _) = Sizes::of(x.shape(), self.weight.shape())?;
-        let gy = gy.contiguous()?;
-        let gx = with_slices([&self.weight, &gy], |[w, gy]| Ok(sizes.input_gradient(w, gy)))?;
-        tensor(gx, x.shape()).map(Some)
+        input_gradient(x, &self.weight, gy).map(Some)
     }
+}
+
+/// The gradient of x under a frozen weight.
+pub(super) fn input_gradient(x: &Tensor, weight: &Tensor, gy: &Tensor) -> Result<Tensor> {
+    let (sizes, _) = Sizes::of(x.shape(), weight.shape())?;
+    let gy = gy.contiguous()?;
+    let gx = with_slices([weight, &gy], |[w, gy]| Ok(sizes.input_gradient(w, gy)))?;
+    tensor(gx, x.shape())
 }
 
 /// A trained weight without a bias.

@@ -16,6 +16,7 @@ pub(super) mod lora;
 pub mod math;
 mod matmul;
 pub(super) mod norm;
+pub(super) mod quantised;
 pub(super) mod rope;
 
 pub use matmul::{Mat, MatMut, matmul};

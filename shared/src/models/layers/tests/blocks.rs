@@ -1,5 +1,6 @@
 //! Segments, rotary embeddings and whole blocks.
 
+use super::super::kv::ROOM;
 use super::*;
 
 #[test]
@@ -88,25 +89,63 @@ fn small_layer(noise: &mut Noise) -> (DecoderConfig, DecoderLayer, Vec<(String, 
     (cfg, layer.unwrap(), vars)
 }
 
+/// Three samples, of which one ends early and one late, past the room that a prompt leaves; each step beside the block
+/// without a cache over all tokens.
 #[test]
 fn a_cached_block_continues_where_the_whole_one_goes() {
     let mut noise = Noise(8);
     let (cfg, layer, _) = small_layer(&mut noise);
+    let rope = |positions: &[u32]| Rope::new(positions, cfg.head_dim, cfg.rope_theta, &Device::Cpu).unwrap();
+    let tokens = [5 + ROOM, 9 + 2 * ROOM, 6];
+    let samples = tokens.map(|count| noise.tensor(&[count, 24]).to_dtype(DType::F32).unwrap());
+    let whole = samples.each_ref().map(|x| {
+        let positions: Vec<u32> = (0..x.dims()[0] as u32).collect();
+        layer.forward(x, &rope(&positions), &[0, x.dims()[0]], None).unwrap()
+    });
+    let mut cache = KvLayer::default();
+    let (mut lengths, mut active) = ([4, 5, 3], vec![0, 1, 2]);
+    let mut step = lengths;
+    while !active.is_empty() {
+        let starts: Vec<usize> = active.iter().map(|&i| lengths[i] - step[i]).collect();
+        let rows =
+            active.iter().zip(&starts).map(|(&i, &start)| samples[i].narrow(0, start, step[i]).unwrap());
+        let x = Tensor::cat(&rows.collect::<Vec<_>>(), 0).unwrap();
+        let mut cu = vec![0];
+        let mut positions = Vec::new();
+        for (&i, &start) in active.iter().zip(&starts) {
+            positions.extend((start..lengths[i]).map(|at| at as u32));
+            cu.push(positions.len());
+        }
+        let y = layer.forward(&x, &rope(&positions), &cu, Some(&mut cache)).unwrap();
+        assert_eq!(cache.lengths(), active.iter().map(|&i| lengths[i]).collect::<Vec<_>>());
+        for (&i, end) in active.iter().zip(&cu[1..]) {
+            let last = whole[i].get(lengths[i] - 1).unwrap();
+            assert!(distance(&y.get(end - 1).unwrap(), &last) < 1e-6, "sample {i}, {} tokens", lengths[i]);
+        }
+        let open: Vec<usize> =
+            (0..active.len()).filter(|&at| lengths[active[at]] < tokens[active[at]]).collect();
+        cache.keep(&open);
+        active = open.iter().map(|&at| active[at]).collect();
+        step = [1; 3];
+        active.iter().for_each(|&i| lengths[i] += 1);
+    }
+}
+
+#[test]
+fn kept_samples_may_change_places() {
+    let mut noise = Noise(18);
+    let (cfg, layer, _) = small_layer(&mut noise);
     let x = noise.tensor(&[11, 24]).to_dtype(DType::F32).unwrap();
     let rope = |positions: &[u32]| Rope::new(positions, cfg.head_dim, cfg.rope_theta, &Device::Cpu).unwrap();
     let whole = layer.forward(&x, &rope(&[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5]), &[0, 5, 11], None).unwrap();
-    // The prompts are the first 4 and 5 tokens; then one more of each sample.
-    let mut cache = KvLayer::default();
     let rows = |rows: &[u32]| x.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap();
+    let mut cache = KvLayer::default();
     let prompt = rows(&[0, 1, 2, 3, 5, 6, 7, 8, 9]);
     layer.forward(&prompt, &rope(&[0, 1, 2, 3, 0, 1, 2, 3, 4]), &[0, 4, 9], Some(&mut cache)).unwrap();
-    let mut only_second = cache.clone();
-    let next = layer.forward(&rows(&[4, 10]), &rope(&[4, 5]), &[0, 1, 2], Some(&mut cache)).unwrap();
-    assert!(distance(&next.get(0).unwrap(), &whole.get(4).unwrap()) < 1e-6);
-    assert!(distance(&next.get(1).unwrap(), &whole.get(10).unwrap()) < 1e-6);
-    only_second.keep(&[1]);
-    let next = layer.forward(&rows(&[10]), &rope(&[5]), &[0, 1], Some(&mut only_second)).unwrap();
+    cache.keep(&[1, 0]);
+    let next = layer.forward(&rows(&[10, 4]), &rope(&[5, 4]), &[0, 1, 2], Some(&mut cache)).unwrap();
     assert!(distance(&next.get(0).unwrap(), &whole.get(10).unwrap()) < 1e-6);
+    assert!(distance(&next.get(1).unwrap(), &whole.get(4).unwrap()) < 1e-6);
 }
 
 #[test]

@@ -15,7 +15,12 @@ use super::*;
 type Kernel = unsafe extern "C" fn(*const u32, *const u32, *const *const c_void, bool);
 
 /// The compiled kernels; loaded until the process ends.
-struct Library(*mut c_void);
+struct Library {
+    handle: *mut c_void,
+    /// Kept as long as the kernels run: the loader knows a library by its inode, and would give the next test, whose file had the
+    /// inode of a removed one, this library and with it the memory that this test's blocks share.
+    _folder: tempfile::TempDir,
+}
 
 impl Library {
     /// None where this machine has no C++ compiler: nothing else here needs one.
@@ -38,13 +43,13 @@ impl Library {
         // SAFETY: the file was compiled just now from our own source; loading it runs no code but C++'s initialisers.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
         assert!(!handle.is_null(), "the compiled kernels cannot be loaded");
-        Some(Library(handle))
+        Some(Library { handle, _folder: folder })
     }
 
     fn kernel(&self, name: &str) -> Kernel {
         let symbol = CString::new(name).unwrap();
         // SAFETY: the handle is of a loaded library, the name ends in NUL.
-        let address = unsafe { libc::dlsym(self.0, symbol.as_ptr()) };
+        let address = unsafe { libc::dlsym(self.handle, symbol.as_ptr()) };
         assert!(!address.is_null(), "there is no kernel `{name}`");
         // SAFETY: every symbol of such a name is exported by the macro KERNEL of host.h, with this signature.
         unsafe { std::mem::transmute::<*mut c_void, Kernel>(address) }

@@ -1,5 +1,7 @@
 //! Fused kernels against their plain twins.
 
+use candle_core::quantized::{GgmlDType, QTensor};
+
 use super::*;
 
 #[test]
@@ -56,6 +58,32 @@ fn linears_match_their_twins() {
                 Some(&frozen.bias().unwrap().to_dtype(DType::F64)?),
             )
         });
+    }
+}
+
+/// A quantised weight gives the bits of the layer with its floats, however many rows there are and however they are divided
+/// into panels; the floats are candle's.
+#[test]
+fn quantised_linears_are_those_of_their_floats() {
+    for (kind, i, o) in [(GgmlDType::Q8_0, 1536, 700), (GgmlDType::Q4K, 2304, 300), (GgmlDType::Q8_0, 64, 7)]
+    {
+        let floats = Noise(1).tensor(&[o, i]).to_dtype(DType::F32).unwrap();
+        let weight = QTensor::quantize(&floats, kind).unwrap();
+        let floats = weight.dequantize(&Device::Cpu).unwrap();
+        let bias = Noise(2).tensor(&[o]).to_dtype(DType::F32).unwrap();
+        let weight = Weight::from(weight);
+        assert_eq!(bits(&weight.to_dtype(DType::F32).unwrap()), bits(&floats));
+        for (n, bias) in [(1, None), (2, Some(&bias)), (33, None), (140, Some(&bias))] {
+            let quantised = Linear::new(weight.clone(), bias.cloned());
+            let plain = Linear::new(floats.clone(), bias.cloned());
+            let x = Var::from_tensor(&Noise(3).tensor(&[n, i]).to_dtype(DType::F32).unwrap()).unwrap();
+            let [got, expected] = [quantised, plain].map(|layer| {
+                let y = layer.forward(&x).unwrap();
+                let gradient = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+                (bits(&y), bits(gradient.get(&x).unwrap()))
+            });
+            assert_eq!(got, expected, "{kind:?}, {n} rows");
+        }
     }
 }
 
