@@ -57,7 +57,8 @@ class Peer:
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=question)
 
     def process(self, text, images):
-        arguments = {"images": images} if images else {}
+        # One list a conversation: LLaVA-OneVision gives a lone picture its tiles, and each of several its whole view alone.
+        arguments = {"images": [images]} if images else {}
         return self.processor(text=[text], return_tensors="pt", **arguments)
 
     def inputs(self, messages, images, question=False):

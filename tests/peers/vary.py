@@ -1,0 +1,247 @@
+"""Checkouts that nobody chose: each family's fixture with other sizes, seeds, images and questions, beside transformers.
+
+  python tests/peers/vary.py [--seed 1] [--rounds 3] [--build release] [FAMILY...]
+
+Widths, heads, depths, windows, tilings and limits of pixels are drawn, weights too; pictures have odd sizes, modes and formats, and
+conversations one to three turns. `extract run` makes a cache of each checkout; token ids must equal transformers', and features must
+agree within 2e-4 of the largest. A failure names the family and the seed, and the same seed makes it again.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from peer import ROOT, Peer, cache_rows, images_of, program
+
+sys.path.insert(0, str(ROOT / "tests/fixtures"))
+FIXTURES = ROOT / "tests/fixtures"
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl_chat", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm",
+            "paligemma", "gemma3", "pixtral", "mistral3"]
+TOLERANCE = 2e-4
+WORDS = "Is there a red circle left of the blue bar? Two, three; naïve café 3.14 — 你好 🎉 yes\nno\tThe  second".split(" ")
+
+
+def drawn_text(config, rng, family):
+    """Another decoder of the same kind, in place."""
+    kv_heads, group = rng.choice([1, 2]), rng.choice([1, 2, 3])
+    heads = kv_heads * group
+    # Three axes share the angles of a head; they take any share of them.
+    width = rng.choice([8, 12, 16, 20])
+    # Free of the heads where their width is stated; Gemma's configuration wants a multiple of their number all the same.
+    hidden = heads * rng.randrange(8, 28, 4) if "head_dim" in config else heads * width
+    config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": hidden,
+               "intermediate_size": rng.randrange(9, 40) * 2, "num_hidden_layers": rng.randrange(1, 5),
+               "rms_norm_eps": rng.choice([1e-6, 1e-5, 1e-4])}
+    if "head_dim" in config:
+        config["head_dim"] = width
+    if family.startswith("qwen"):
+        time = rng.randrange(1, width // 4)
+        high = rng.randrange(1, width // 2 - time)
+        sections = [time, high, width // 2 - time - high]
+        # Interleaved axes go round, so each has at most a third of the places.
+        if family == "qwen3_vl":
+            third = width // 2 // 3
+            sections = [width // 2 - 2 * third, third, third]
+        config["rope_scaling"] = config["rope_scaling"] | {"mrope_section": sections}
+    if "rope_theta" in config:
+        config["rope_theta"] = float(rng.choice([500, 10_000, 1_000_000]))
+    if "query_pre_attn_scalar" in config:
+        config["query_pre_attn_scalar"] = rng.choice([width, width * 2])
+    return hidden
+
+
+def drawn_vision(config, rng, family, hidden):
+    """Another encoder of the same kind, in place; `hidden` is the decoder's width."""
+    heads, width = rng.choice([1, 2, 3]), rng.choice([4, 8, 12])
+    depth = rng.randrange(2, 5)
+    embed = "embed_dim" if "embed_dim" in config else "hidden_size"
+    config[embed] = heads * width
+    config["num_heads" if "num_heads" in config else "num_attention_heads"] = heads
+    config["depth" if "depth" in config else "num_hidden_layers"] = depth
+    if "intermediate_size" in config:
+        config["intermediate_size"] = rng.randrange(5, 25) * 2
+    if family == "qwen2_vl":
+        config["hidden_size"] = hidden
+    for key in ("out_hidden_size", "projection_dim"):
+        if key in config:
+            config[key] = hidden
+    if "fullatt_block_indexes" in config:
+        config["fullatt_block_indexes"] = sorted(rng.sample(range(depth), rng.randrange(1, depth)))
+        config["window_size"] = rng.choice([8, 16, 24])
+    if "deepstack_visual_indexes" in config:
+        config["deepstack_visual_indexes"] = sorted(rng.sample(range(depth), rng.randrange(1, depth)))
+
+
+def drawn_processor(settings, rng, family):
+    if "min_pixels" in settings:
+        settings |= {"min_pixels": rng.choice([64, 256]), "max_pixels": rng.choice([576, 1024, 2304])}
+    if family == "qwen3_vl":
+        settings["size"] = {"shortest_edge": rng.choice([64, 256]), "longest_edge": rng.choice([576, 1024, 2304])}
+    if family == "internvl_chat":
+        settings |= {"crop_to_patches": True, "max_patches": rng.randrange(2, 8)}
+    if family == "internvl":
+        settings |= {"crop_to_patches": rng.random() < 0.7, "min_patches": rng.choice([1, 2]), "max_patches": rng.randrange(2, 8)}
+    if family in ("pixtral", "mistral3"):
+        settings["size"] = {"longest_edge": rng.choice([16, 24, 32, 48])}
+
+
+def make_files(family, folder, rng):
+    """What a checkout has beside its weights, in the sizes of the fixture."""
+    from make_families import internvl
+    from make_small_families import internvl_chat
+
+    if family == "internvl_chat":
+        folder.mkdir()
+        rng.choice([internvl, internvl_chat])(folder)
+    else:
+        shutil.copytree(FIXTURES / family, folder, ignore=shutil.ignore_patterns("*.safetensors*", "ref", "v5", "sharded*"))
+
+
+def in_original_layout(checkout, folder, rng):
+    """The same InternVL as OpenGVLab lays it out, a Llama decoder as InternLM2 or as it is."""
+    import internvl_original as layout
+
+    shutil.copytree(checkout, folder, ignore=shutil.ignore_patterns("*processor_config.json"))
+    config, settings = (json.loads((checkout / name).read_text()) for name in ("config.json", "preprocessor_config.json"))
+    plain = config["text_config"]["model_type"] == "llama" and rng.random() < 0.5
+    weights = layout.original(load_file(checkout / "model.safetensors"), config["text_config"], plain)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = layout.original_config(config, plain) | {"max_dynamic_patch": settings["max_patches"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(layout.preprocessor(config["force_image_size"], settings)))
+    return folder
+
+
+def make_checkout(family, folder, rng):
+    """A checkout of random sizes and weights; only what is said in its files is known of it."""
+    from make_families import randomise
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    make_files(family, folder, rng)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    text = config.get("text_config", config)
+    hidden = drawn_text(text, rng, family)
+    drawn_vision(config["vision_config"], rng, family, hidden)
+    for key in ("hidden_size", "projection_dim"):
+        if key in config and text is not config:
+            config[key] = hidden
+    if not family.startswith(("paligemma", "gemma")):
+        config["tie_word_embeddings"] = rng.random() < 0.5
+        if "tie_word_embeddings" in text:
+            text["tie_word_embeddings"] = config["tie_word_embeddings"]
+    path.write_text(json.dumps(config, indent=1))
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text())
+    drawn_processor(settings, rng, family)
+    path.write_text(json.dumps(settings, indent=1))
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32).eval()
+    randomise(model, rng.randrange(1 << 30))
+    saved = folder / "saved"
+    model.save_pretrained(saved)
+    shutil.move(saved / "model.safetensors", folder / "model.safetensors")
+    shutil.rmtree(saved)
+
+
+def make_image(path, rng):
+    """Noise over a slope: odd sizes, all modes that files have; no side that Pixtral's processor would shrink to nothing and refuse."""
+    noise = np.random.default_rng(rng.randrange(1 << 30))
+    width, height = rng.randrange(9, 130), rng.randrange(9, 130)
+    slope = np.mgrid[0:height, 0:width].sum(0)[..., None] * np.array([1, 2, 3])
+    pixels = ((slope + noise.integers(0, 90, (height, width, 3))) % 256).astype(np.uint8)
+    mode = rng.choice(["RGB", "RGB", "L", "RGBA", "P"])
+    image = Image.fromarray(pixels).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.fromarray(noise.integers(0, 256, (height, width)).astype(np.uint8)))
+    suffix = "jpg" if mode in ("RGB", "L") and rng.random() < 0.5 else "png"
+    image.save(path.with_suffix(f".{suffix}"))
+    return path.with_suffix(f".{suffix}").name
+
+
+def make_rows(family, folder, rng, count=6):
+    """Conversations as LLaVA JSON, with their pictures beside them; PaliGemma takes one question, and has no template for more."""
+    one = family == "paligemma"
+    said = lambda: " ".join(rng.choices(WORDS, k=rng.randrange(1, 9))).strip() or "yes"
+    rows = []
+    for index in range(count):
+        images = [make_image(folder / f"{index}-{i}", rng) for i in range(rng.choice([1, 1, 2] if one else [0, 1, 1, 1, 2]))]
+        turns = []
+        for turn in range(1 if one else rng.choice([1, 1, 2, 3])):
+            question = "".join("<image>\n" for _ in images) + said() if turn == 0 else said()
+            turns += [{"from": "human", "value": question}, {"from": "gpt", "value": said()}]
+        rows.append({"id": str(index), "images": images, "conversations": turns})
+    return rows
+
+
+class Suffixed(Peer):
+    """PaliGemma, whose processor takes a prefix and a suffix, and whose question is seen both ways where there are labels."""
+
+    def inputs(self, messages, images):
+        question, answer = (" ".join(part["text"] for part in message["content"] if part["type"] == "text") for message in messages)
+        return self.processor(text="<image>" * len(images) + question, images=[images], suffix=[answer], return_tensors="pt")
+
+    def features(self, inputs):
+        caught = []
+        hook = self.model.lm_head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0][0]))
+        self.model(**inputs)
+        hook.remove()
+        return caught[0]
+
+
+def check(family, seed, build):
+    """The largest difference of a feature, over the largest feature; raises where tokens differ."""
+    rng = random.Random(f"{family} {seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        make_checkout(family, folder / "peer", rng)
+        teacher = in_original_layout(folder / "peer", folder / "teacher", rng) if family == "internvl_chat" else folder / "peer"
+        rows = make_rows(family, folder, rng)
+        (folder / "data.json").write_text(json.dumps(rows))
+        program("extract", build, "run", "--device", "cpu", "--dtype", "f32", "--teacher", teacher, "--data",
+                folder / "data.json", "--image-root", folder, "--out", folder / "cache", "--features-all-for", len(rows),
+                "--embed-images", "--max-bad", len(rows))
+        peer, worst, tokens = (Suffixed if family == "paligemma" else Peer)(folder / "peer"), 0.0, 0
+        cached = cache_rows(folder / "cache")
+        for row in cached:
+            inputs = peer.inputs(json.loads(row["messages"]), images_of(row))
+            ids = inputs["input_ids"][0].tolist()
+            assert ids == row["input_ids"], f"{family}, seed {seed}: tokens of sample {row['key']}"
+            with torch.no_grad():
+                expected = peer.features(inputs)[row["positions"]]
+            found = torch.tensor(row["features"])
+            worst = max(worst, ((found - expected).abs().max() / expected.abs().max()).item())
+            tokens += len(ids)
+    return worst, len(cached), tokens
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", default=FAMILIES)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--build", default="release")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    failed = False
+    for family in args.families:
+        for seed in range(args.seed, args.seed + args.rounds):
+            error, samples, tokens = check(family, seed, args.build)
+            failed |= not error < TOLERANCE
+            print(f"{family:16} seed {seed:4}  {samples} samples, {tokens:5} tokens: features {'within' if error < TOLERANCE else 'OFF BY'} {error:.1e}",
+                  flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
