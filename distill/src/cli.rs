@@ -96,6 +96,7 @@ where
             return ExitCode::from(code);
         }
     };
+    shared::memory::keep_freed();
     match on_big_stack(move || dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

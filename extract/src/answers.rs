@@ -17,7 +17,7 @@ use candle_core::{DType, Device};
 use rayon::prelude::*;
 use serde::Serialize;
 use shared::dataset::{Dataset, Record};
-use shared::memory::peak_rss_bytes;
+use shared::memory::{self, peak_rss_bytes};
 use shared::models::{self, GenerationDefaults, LoadOptions, Processor};
 
 use crate::cli::AnswersArgs;
@@ -72,6 +72,7 @@ pub struct Summary {
 pub fn answers(args: &AnswersArgs) -> Result<Summary> {
     let config = AnswersConfig::decide(args)?;
     let started = Instant::now();
+    memory::keep_freed();
     stop::on_signals();
     // All that can be wrong, before the weights are read.
     let processor = Processor::load(&config.run.teacher)?;

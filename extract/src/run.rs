@@ -17,6 +17,7 @@ use candle_core::Device;
 use shared::cache::{CacheIdentity, CacheWriter, FeatureDtype, Manifest, WriterOptions};
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::ids::{Digest, Fingerprint};
+use shared::memory;
 use shared::models::{self, ModelConfig, Processor};
 
 use crate::batch::BatchSize;
@@ -55,6 +56,10 @@ pub(crate) struct TeacherFiles {
 /// ended the run. What was written is committed in each case.
 pub fn run(config: &RunConfig) -> Result<Summary> {
     let started = Instant::now();
+    // Under a limit what is freed goes back to the system at once.
+    if config.settings.batch.memory_limit.is_none() {
+        memory::keep_freed();
+    }
     stop::on_signals();
     let stop = Stop::default();
     let files = TeacherFiles::open(config)?;

@@ -24,6 +24,8 @@ const AHEAD_BYTES: usize = 64 << 20;
 
 #[allow(clippy::print_stdout, reason = "the figures are what this program is for")]
 fn main() -> Result<()> {
+    // As the programs do.
+    shared::memory::keep_freed();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [dir, mode, rest @ ..] = args.as_slice() else {
         bail!("usage: bench_cache CACHE open|warm|cold|encode [map|plain]")
