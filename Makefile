@@ -28,8 +28,9 @@ toy: build ## make the embedded toy again: images, questions, tokenizers, teache
 ladder: build ## train the replica's models again, in place of the shipped ones: three teachers, four students (two hours)
 	./datasets/ladder.sh --install
 
-replica: build ## the tables and figures of docs/replica.md, of every grid whose models are there (hours; goes on where it stopped)
+replica: build ## the tables and figures of docs/replica.md, of every grid whose models are there (hours; goes on where it stopped); with DATA= and IMAGES=, on real images too
 	./datasets/replica.sh --docs
+	if [ -n "$(DATA)" ]; then ./datasets/questions.sh --docs "$(DATA)" "$(IMAGES)"; else echo "skipped: real images (no DATA=SRC given)"; fi
 	./datasets/measures.sh --docs
 
 test: export RUSTDOCFLAGS = -D warnings
