@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use candle_core::bail;
 use half::{bf16, f16};
@@ -15,12 +16,14 @@ use super::*;
 type Kernel = unsafe extern "C" fn(*const u32, *const u32, *const *const c_void, bool);
 
 /// The compiled kernels; loaded until the process ends.
-struct Library {
-    handle: *mut c_void,
-    /// Kept as long as the kernels run: the loader knows a library by its inode, and would give the next test, whose file had the
-    /// inode of a removed one, this library and with it the memory that this test's blocks share.
-    _folder: tempfile::TempDir,
-}
+struct Library(*mut c_void);
+
+// SAFETY: the handle is only passed to `dlsym`, which any thread may call.
+unsafe impl Send for Library {}
+
+/// One for all tests, and one call at a time: the threads of a block take turns through variables of the library. Loading a copy
+/// for each test would not do, because a loader makes the variables of templates one in all copies (`STB_GNU_UNIQUE`).
+static KERNELS: LazyLock<Option<Mutex<Library>>> = LazyLock::new(|| Library::compiled().map(Mutex::new));
 
 impl Library {
     /// None where this machine has no C++ compiler: nothing else here needs one.
@@ -43,13 +46,13 @@ impl Library {
         // SAFETY: the file was compiled just now from our own source; loading it runs no code but C++'s initialisers.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
         assert!(!handle.is_null(), "the compiled kernels cannot be loaded");
-        Some(Library { handle, _folder: folder })
+        Some(Library(handle))
     }
 
     fn kernel(&self, name: &str) -> Kernel {
         let symbol = CString::new(name).unwrap();
         // SAFETY: the handle is of a loaded library, the name ends in NUL.
-        let address = unsafe { libc::dlsym(self.handle, symbol.as_ptr()) };
+        let address = unsafe { libc::dlsym(self.0, symbol.as_ptr()) };
         assert!(!address.is_null(), "there is no kernel `{name}`");
         // SAFETY: every symbol of such a name is exported by the macro KERNEL of host.h, with this signature.
         unsafe { std::mem::transmute::<*mut c_void, Kernel>(address) }
@@ -118,7 +121,7 @@ impl Buffer {
 
 /// Runs kernels of one type, in both orders of threads.
 struct Emulator<'a> {
-    library: &'a Library,
+    library: &'a Mutex<Library>,
     dtype: DType,
     /// Where the buffers that it makes begin.
     start: usize,
@@ -139,7 +142,8 @@ impl Emulator<'_> {
             Number::Float(number) => std::ptr::from_ref(number).cast(),
         });
         let arguments: Vec<*const c_void> = pointers.chain(numbers).collect();
-        let kernel = self.library.kernel(&format!("{}_{}", launch.kernel, self.dtype.as_str()));
+        let library = self.library.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernel = library.kernel(&format!("{}_{}", launch.kernel, self.dtype.as_str()));
         // SAFETY: `arguments` are the addresses of the kernel's arguments in order, as plan.rs lists them; buffers have the
         // lengths that it asks for, and nothing else reads the outputs meanwhile.
         unsafe { kernel(launch.grid.as_ptr(), launch.block.as_ptr(), arguments.as_ptr(), backwards) };
@@ -192,10 +196,10 @@ fn assert_rounded(what: &str, got: &Buffer, expected: &Tensor) {
 
 /// Calls `f` for each type and for buffers that begin where 16 bytes can be read at once, and where they cannot.
 fn for_each_type(f: impl Fn(&Emulator, &dyn Fn(&Tensor) -> Buffer)) {
-    let Some(library) = Library::compiled() else { return };
+    let Some(library) = &*KERNELS else { return };
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for start in [0, dtype.size_in_bytes()] {
-            let emulator = Emulator { library: &library, dtype, start };
+            let emulator = Emulator { library, dtype, start };
             f(&emulator, &|tensor| Buffer::of(tensor, dtype, start));
         }
     }
