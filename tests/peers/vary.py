@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from peer import ROOT, Peer, cache_rows, images_of, program
 
-sys.path.insert(0, str(ROOT / "tests/fixtures"))
 FIXTURES = ROOT / "tests/fixtures"
+sys.path.insert(0, str(FIXTURES))
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl_chat", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm",
             "paligemma", "gemma3", "pixtral", "mistral3"]
 TOLERANCE = 2e-4

@@ -65,7 +65,7 @@ impl KvLayer {
         let (k, v) = (k.detach().contiguous()?, v.detach().contiguous()?);
         let [keys, values] = match &self.memory {
             Some(memory) if self.has_room(&new) => memory.clone(),
-            _ => self.moved(&new, [&k, &v])?,
+            _ => self.moved(&new, &k)?,
         };
         for ((kept, from), count) in self.samples.iter_mut().zip(cu_seqlens).zip(&new) {
             if *count > 0 {
@@ -85,7 +85,7 @@ impl KvLayer {
     }
 
     /// Memory with room for these tokens and for [`ROOM`] after them, of the kind of `like`, with all that is kept.
-    fn moved(&mut self, new: &[usize], like: [&Tensor; 2]) -> Result<[Tensor; 2]> {
+    fn moved(&mut self, new: &[usize], like: &Tensor) -> Result<[Tensor; 2]> {
         let mut rows = 0;
         let place = |(kept, new): (&Kept, &usize)| {
             let start = rows;
@@ -94,8 +94,8 @@ impl KvLayer {
             Kept { start, len: kept.len, room }
         };
         let places: Vec<Kept> = self.samples.iter().zip(new).map(place).collect();
-        let (_, heads, width) = like[0].dims3()?;
-        let empty = || Tensor::zeros((rows, heads, width), like[0].dtype(), like[0].device());
+        let (_, heads, width) = like.dims3()?;
+        let empty = || Tensor::zeros((rows, heads, width), like.dtype(), like.device());
         let memory = [empty()?, empty()?];
         if let Some(old) = &self.memory {
             for (from, to) in self.samples.iter().zip(&places).filter(|(from, _)| from.len > 0) {

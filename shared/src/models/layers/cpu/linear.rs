@@ -33,6 +33,11 @@ impl Sizes {
         self.n
     }
 
+    /// Whether reading the weight, and not multiplying, takes most of the time.
+    pub(super) fn has_few_rows(self) -> bool {
+        self.n <= FEW_ROWS
+    }
+
     pub(super) fn inputs(self) -> usize {
         self.i
     }

@@ -16,8 +16,6 @@ use super::{slice, tensor, with_slices};
 const PANEL_BYTES: usize = 1 << 20;
 /// Rows of a weight in a panel at least: a product with fewer is too thin for the registers.
 const LEAST_PANEL: usize = 128;
-/// Rows of x from which on packing them for each panel costs more than writing the floats of the whole weight once.
-const MANY_ROWS: usize = 128;
 
 /// y = x W^T + b for a quantised W, as an operation on x.
 pub(in super::super) struct Quantised {
@@ -78,8 +76,9 @@ impl Quantised {
     }
 
     fn forward(&self, sizes: Sizes, x: &[f32], b: Option<&[f32]>) -> Result<Vec<f32>> {
-        match sizes.rows() < MANY_ROWS {
+        match sizes.has_few_rows() {
             true => self.by_panels(sizes, x, b),
+            // Many rows would be packed again for each panel.
             false => with_slices([&dequantised(&self.weight)?], |[w]| Ok(sizes.forward(x, w, b))),
         }
     }
