@@ -16,7 +16,7 @@ OUT ?= target/demo
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## the programs: target/release/{extract,distill,datasets}
+build: ## the programs: target/release/{extract,distill,toy}
 	$(CARGO) build --workspace --release --bins
 
 demo: build ## the whole method on the embedded toy: extract, distil, evaluate, report (minutes)

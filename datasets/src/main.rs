@@ -44,7 +44,7 @@ enum Command {
     },
     /// Writes a split as a multiple-choice benchmark
     Benchmark {
-        /// The split.
+        /// The split whose questions it asks.
         #[arg(long, default_value = "test")]
         split: String,
         /// Whose published format to write.

@@ -142,7 +142,7 @@ pub struct VisionShape {
     pub mlp_ratio: usize,
     /// Blocks.
     pub num_layers: usize,
-    /// Heads.
+    /// Attention heads of a block.
     pub num_heads: usize,
 }
 

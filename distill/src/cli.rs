@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
+use shared::explained::Explained;
 
 pub mod compare;
 pub mod eval;
@@ -50,7 +51,7 @@ pub enum Command {
     Compare(compare::CompareArgs),
     /// Print a completion script for a shell.
     Completions {
-        /// The shell.
+        /// The shell to complete for.
         shell: clap_complete::Shell,
     },
 }
@@ -81,7 +82,34 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Runs the program on these arguments (the first is its name) and says how it ended.
+/// An error of a command that has printed its summary: with `--json` stdout has its one object already.
+#[derive(Debug)]
+pub struct AfterSummary(pub String);
+
+impl std::fmt::Display for AfterSummary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for AfterSummary {}
+
+impl Command {
+    /// Whether stdout is to carry one JSON object.
+    fn prints_json(&self) -> bool {
+        match self {
+            Self::Run(args) => args.common.json,
+            Self::Eval(args) => args.common.json,
+            Self::Export(args) => args.common.json,
+            Self::Report(args) => args.common.json,
+            Self::Compare(args) => args.common.json,
+            Self::Completions { .. } => false,
+        }
+    }
+}
+
+/// Runs the program on these arguments (the first is its name) and says how it ended. With `--json` stdout gets exactly one
+/// object in either case: the summary, or the error with its hints.
 pub fn main_with<I, T>(args: I) -> ExitCode
 where
     I: IntoIterator<Item = T>,
@@ -97,10 +125,16 @@ where
         }
     };
     shared::memory::keep_freed();
+    let prints_json = cli.command.prints_json();
     match on_big_stack(move || dispatch(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let explained = Explained::of(error.as_ref());
+            shared::say!("{explained}");
+            if prints_json && !error.is::<AfterSummary>() {
+                // Where stdout is closed, stderr has said it.
+                let _ = print_summary(true, &explained, "");
+            }
             let usage = error.chain().any(|cause| cause.is::<UsageError>());
             ExitCode::from(if usage { USAGE } else { FAILED })
         }
@@ -140,10 +174,10 @@ fn on_interrupt(flag: &'static AtomicBool, meaning: &'static str) {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("{meaning}; interrupt again to stop at once");
+        shared::say!("{meaning}; interrupt again to stop at once");
     };
     if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("an interrupt will stop the command at once: {error}");
+        shared::say!("an interrupt will stop the command at once: {error}");
     }
 }
 

@@ -123,7 +123,7 @@ pub struct EvalConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// Steps between checkpoints; one is also written at the end of each stage.
+    /// Steps between checkpoints. A stage's end needs none: what it leaves stays in `stages/`.
     pub every: usize,
     /// The newest checkpoints kept.
     pub keep: usize,
@@ -155,7 +155,7 @@ impl ComputeType {
     }
 }
 
-/// One run.
+/// Everything that decides a run, as `RUN/config.toml` keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
@@ -179,29 +179,29 @@ pub struct RunConfig {
     pub dtype: ComputeType,
     /// Samples and images.
     pub data: DataConfig,
-    /// The Recalibrator.
+    /// Shape, beginning and input of the Recalibrator.
     pub recalibrator: RecalibratorConfig,
-    /// The losses.
+    /// Weights and forms of the losses.
     pub loss: LossConfig,
-    /// Method kd.
+    /// Keys of method `kd`.
     pub kd: KdConfig,
-    /// Method multilevel_ot.
+    /// Keys of method `multilevel_ot`.
     pub multilevel_ot: MultilevelOtConfig,
-    /// Method alm.
+    /// Keys of method `alm`.
     pub alm: AlmConfig,
-    /// Memory.
+    /// What is kept, and in how many bits, for the backward pass and the optimizer.
     pub memory: MemoryConfig,
     /// The average of the weights.
     pub ema: EmaConfig,
     /// Evaluation during training.
     pub eval: EvalConfig,
-    /// Checkpoints.
+    /// How often a checkpoint is written, and how many are kept.
     pub checkpoint: CheckpointConfig,
-    /// Stage 1.
+    /// Stage 1: the Recalibrator alone.
     pub align: StageConfig,
-    /// Stage 2.
+    /// Stage 2: the student's body and the Recalibrator.
     pub distill: StageConfig,
-    /// Stage 3, and method sft.
+    /// Stage 3: the student on its own cross entropy.
     pub finetune: StageConfig,
 }
 
@@ -306,6 +306,9 @@ impl RunConfig {
         if self.data.bucket_steps == 0 {
             return usage("`data.bucket_steps` must be at least 1");
         }
+        if !(0.0..=1.0).contains(&self.data.max_bad) {
+            return usage("`data.max_bad` is a share, from 0 to 1");
+        }
         self.data.validate_mixture(self.cache.as_deref())?;
         if self.data.groups_at_once > 0 && !has_cache {
             return usage("`data.groups_at_once` is about a cache's row groups, and there is no cache");
@@ -313,13 +316,32 @@ impl RunConfig {
         if self.recalibrator.depth == 0 {
             return usage("`recalibrator.depth` must be at least 1");
         }
-        if self.loss.temperature.is_nan() || self.loss.temperature <= 0.0 {
-            return usage("`loss.temperature` must be above 0");
-        }
+        self.loss.validate()?;
+        at_least_zero("recalibrator", &[("init_std", self.recalibrator.init_std)])?;
         if self.checkpoint.keep == 0 || self.checkpoint.every == 0 {
             return usage("`checkpoint.keep` and `checkpoint.every` must be at least 1");
         }
         Ok(())
+    }
+}
+
+/// Refuses the first of some keys of a table that is not above 0, or infinite.
+fn above_zero(table: &str, keys: &[(&str, f64)]) -> Result<()> {
+    refuse_unless(table, keys, |value| value > 0.0, "above 0")
+}
+
+/// Refuses the first of some keys of a table that is below 0, or infinite.
+fn at_least_zero(table: &str, keys: &[(&str, f64)]) -> Result<()> {
+    refuse_unless(table, keys, |value| value >= 0.0, "at least 0")
+}
+
+fn refuse_unless(table: &str, keys: &[(&str, f64)], fits: fn(f64) -> bool, bound: &str) -> Result<()> {
+    match keys.iter().find(|(_, value)| !(value.is_finite() && fits(*value))) {
+        Some((key, value)) => Err(UsageError(format!(
+            "`{table}.{key}` is `{value}`, and must be a number {bound}\nhint: `distill run --help` has its default"
+        ))
+        .into()),
+        None => Ok(()),
     }
 }
 

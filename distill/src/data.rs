@@ -14,3 +14,4 @@ pub mod loader;
 pub mod mixture;
 pub mod sampler;
 pub mod source;
+pub mod spill;

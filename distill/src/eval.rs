@@ -37,9 +37,9 @@ const WINDOW: usize = 256;
 /// What to evaluate, on what, and how.
 #[derive(Clone, Debug)]
 pub struct EvalOptions {
-    /// The checkpoint.
+    /// The checkout of a student or a teacher.
     pub model: PathBuf,
-    /// The datasets.
+    /// Datasets with reference answers.
     pub sources: Vec<String>,
     /// How to read them.
     pub dataset: DatasetOptions,
@@ -126,7 +126,7 @@ pub struct Summary {
     pub submitted: usize,
     /// The same by kind of question, where the rows' ids tell kinds apart.
     pub by_type: BTreeMap<String, Score>,
-    /// Tokens generated.
+    /// Tokens of all answers, those that end them included.
     pub generated_tokens: usize,
     /// Time from the first row to the last answer.
     pub seconds: f64,

@@ -30,7 +30,7 @@ pub enum Moment {
     End,
     /// What a stage left.
     After(StageName),
-    /// A checkpoint.
+    /// The checkpoint of this step.
     Step(usize),
 }
 
@@ -41,7 +41,7 @@ pub struct ExportOptions {
     pub run: PathBuf,
     /// The new checkout.
     pub out: PathBuf,
-    /// Which student.
+    /// The point of the run that the student is taken at.
     pub moment: Moment,
     /// The type to store weights in; that of the run's student when absent.
     pub dtype: Option<DType>,

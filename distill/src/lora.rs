@@ -27,14 +27,10 @@ const FIRST_STREAM: u64 = 1 << 32;
 /// # Errors
 /// When a pattern names no layer of the body, or the device fails.
 pub fn adapt(model: &mut Model, keys: &LoraConfig, seed: u64) -> Result<()> {
+    check(model, keys)?;
     let device = model.device.clone();
-    let mut unmatched: Vec<&String> = keys.linears.iter().collect();
-    let mut names = Vec::new();
     for (stream, (name, linear)) in model.body.linears_mut().into_iter().enumerate() {
-        let is_meant = |pattern: &str| wildcard::matches(&format!("*{pattern}"), &name);
-        let is_adapted = keys.linears.iter().any(|pattern| is_meant(pattern));
-        unmatched.retain(|pattern| !is_meant(pattern));
-        if is_adapted {
+        if keys.linears.iter().any(|pattern| is_meant(pattern, &name)) {
             let [outputs, inputs] = *linear.weight().dims() else { bail!("`{name}` has no matrix") };
             let std = (3.0 * inputs as f64).sqrt().recip();
             let a = fresh(A, &[keys.rank, inputs], std, seed, FIRST_STREAM + stream as u64, &device)?;
@@ -47,9 +43,18 @@ pub fn adapt(model: &mut Model, keys: &LoraConfig, seed: u64) -> Result<()> {
             model.params.insert(format!("{name}{A}"), a, ModelPart::Body);
             model.params.insert(format!("{name}{B}"), b, ModelPart::Body);
         }
-        names.push(name);
     }
-    match unmatched.first() {
+    Ok(())
+}
+
+/// Refuses keys of which a pattern names no layer of this student's body.
+///
+/// # Errors
+/// Naming the pattern, and layers that there are.
+pub fn check(model: &mut Model, keys: &LoraConfig) -> Result<()> {
+    let names: Vec<String> = model.body.linears_mut().into_iter().map(|(name, _)| name).collect();
+    let is_unmatched = |pattern: &&String| !names.iter().any(|name| is_meant(pattern, name));
+    match keys.linears.iter().find(is_unmatched) {
         None => Ok(()),
         Some(pattern) => bail!(
             "`lora.linears` names `{pattern}`, and no linear layer of the student's body is called so\n\
@@ -57,6 +62,10 @@ pub fn adapt(model: &mut Model, keys: &LoraConfig, seed: u64) -> Result<()> {
             first_block(&names).join(", ")
         ),
     }
+}
+
+fn is_meant(pattern: &str, name: &str) -> bool {
+    wildcard::matches(&format!("*{pattern}"), name)
 }
 
 /// The names of the first block's layers, for a hint.

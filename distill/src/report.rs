@@ -21,6 +21,9 @@ use crate::eval::Score;
 use html::{document, escape, share, table};
 use run::{Evaluation, Run};
 
+/// The heading of a report that was given none.
+pub const TITLE: &str = "Distillation report";
+
 /// More kinds of questions than this are folded away.
 const SHOWN_KINDS: usize = 20;
 
@@ -38,7 +41,7 @@ pub struct ReportOptions {
 /// A report, not yet written.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The HTML.
+    /// The whole HTML file.
     pub page: String,
     /// Each evaluation's name and accuracy, in the order of the page's table.
     pub accuracies: Vec<(String, f64)>,

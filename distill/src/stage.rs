@@ -20,14 +20,14 @@ pub enum RecalibratorRole {
     Absent,
     /// Used as it is.
     Frozen,
-    /// Trained.
+    /// Updated at each step.
     Trains,
 }
 
 /// What one stage does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
-    /// Its name.
+    /// As in `--stages`.
     pub name: StageName,
     /// What becomes of the Recalibrator.
     pub recalibrator: RecalibratorRole,

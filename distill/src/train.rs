@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod ema;
 pub mod identity;
+mod lock;
 pub mod metrics;
 pub mod optim;
 pub mod progress;

@@ -52,7 +52,7 @@ pub struct Summary {
     pub at_limit: u64,
     /// Rows that could not be asked.
     pub quarantined: u64,
-    /// Tokens generated.
+    /// Tokens of all responses, kept or not.
     pub generated_tokens: u64,
     /// From start to end, loading included.
     pub seconds: f64,
@@ -158,7 +158,7 @@ fn write(load: Load, mut dataset: Dataset, journal: &mut Journal, summary: &mut 
             };
             let Some(rows) = responder.answer(rows, &stop, &mut summary.generated_tokens)? else { break };
             journal.append(&rows)?;
-            eprintln!("{} rows, {} answers of the teacher", journal.counts.rows, journal.counts.replaced);
+            shared::say!("{} rows, {} answers of the teacher", journal.counts.rows, journal.counts.replaced);
         }
     }
     match stop.reason() {
@@ -183,7 +183,7 @@ fn ask(record: Record, processor: &Processor) -> Result<Asked, String> {
 
 fn set_aside(reason: &dyn fmt::Display, summary: &mut Summary) {
     summary.quarantined += 1;
-    eprintln!("set aside: {reason}");
+    shared::say!("set aside: {reason}");
 }
 
 impl fmt::Display for Summary {

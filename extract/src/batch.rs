@@ -13,7 +13,7 @@ pub const WINDOW_PIXEL_BYTES: usize = 256 << 20;
 /// How large a batch may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchSize {
-    /// Tokens.
+    /// Tokens of all its samples, those of images included.
     pub max_tokens: usize,
     /// Bytes of pixels.
     pub max_pixel_bytes: usize,

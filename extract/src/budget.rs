@@ -144,7 +144,7 @@ impl Budget {
         })
     }
 
-    /// Largest batch.
+    /// How large a batch the budget has room for.
     pub fn batch_size(&self) -> BatchSize {
         BatchSize { max_tokens: self.max_tokens, max_pixel_bytes: self.max_pixel_bytes }
     }

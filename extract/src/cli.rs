@@ -18,6 +18,7 @@ pub use run::RunArgs;
 pub use source::SourceArgs;
 
 use answers::ANSWERS_EXAMPLES;
+use overrides::utf8;
 use run::RUN_EXAMPLES;
 
 /// Runs a teacher VLM once over a dataset and keeps its token-aligned last-layer features.
@@ -48,7 +49,10 @@ pub enum Command {
     Estimate(Box<RunArgs>),
     /// Take what is damaged out of a cache and extract just those samples again.
     #[command(
-        after_help = "Example:\n  extract repair caches/teacher --teacher teachers/qwen2-vl --data train.jsonl --image-root images"
+        // The cache may come after it.
+        mut_arg("data", |arg| arg.num_args(1)),
+        after_help = "Example:\n  extract repair caches/teacher --teacher teachers/qwen2-vl --data train.jsonl \
+                      --image-root images"
     )]
     Repair(Box<RepairArgs>),
     /// Unite caches of one fingerprint in a new one.
@@ -76,10 +80,11 @@ pub enum Command {
 const ESTIMATE_EXAMPLES: &str = "\
 Examples:
   extract estimate --teacher teachers/qwen2-vl --data train.jsonl --image-root images
-  extract estimate ... --out caches/teacher --features-all-for 10000     with the options of the run; free space is that of --out
+  extract estimate ... --out caches/teacher --features-all-for 10000
 
-A sample of the rows is prepared, a few of them go through the teacher, and the real writer writes them to a temporary
-folder under each codec. Hours are for this machine, one process, and leave out loading the teacher.";
+It takes the options of `extract run`; free space is that of --out. A sample of the rows is prepared, a few of them \
+go through the teacher, and the real writer writes them to a temporary folder under each codec. Hours are for this \
+machine, one process, and leave out loading the teacher.";
 
 const SUBSET_EXAMPLES: &str = "\
 Examples:
@@ -89,14 +94,15 @@ Examples:
 const INSPECT_EXAMPLES: &str = "\
 Examples:
   extract inspect caches/teacher
-  extract inspect caches/teacher --sample 0f3c9a     the beginning of a key is enough where it is unambiguous
+  extract inspect caches/teacher --sample 0f3c9a     an unambiguous beginning of a key is enough
   extract inspect caches/teacher --sample 0f3c9a --html sample.html";
 
 const PAIR_EXAMPLES: &str = "\
 Examples:
-  extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'How many red cubes are there?'
-  extract pair --teacher teachers/qwen2-vl --student students/internvl --text 'What is this?' --image photo.jpg
-  extract pair --teacher teachers/qwen2-vl --student students/internvl --image-size 1024x768 --image-size 4000x3000";
+  extract pair --teacher teachers/qwen2-vl --student students/internvl
+  extract pair --teacher ... --student ... --text 'What is this?' --image photo.jpg
+  extract pair --teacher ... --student ... --image-size 1024x768 --image-size 4000x3000
+  extract pair --teacher tokenizers/qwen2 --student tokenizers/phi-3     folders with a tokenizer.json alone";
 
 /// What every command takes.
 #[derive(Clone, Debug, Default, Args)]
@@ -116,7 +122,7 @@ pub struct CommonArgs {
 #[derive(Debug, Default, Args)]
 pub struct RepairArgs {
     /// The cache.
-    #[arg(value_hint = ValueHint::DirPath)]
+    #[arg(value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub cache: Option<PathBuf>,
     /// What the cache was made from; what decides its features is taken from the cache itself.
     #[command(flatten)]
@@ -159,7 +165,7 @@ pub struct SubsetArgs {
 #[derive(Debug, Default, Args)]
 pub struct VerifyArgs {
     /// The cache.
-    #[arg(value_hint = ValueHint::DirPath)]
+    #[arg(value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub cache: Option<PathBuf>,
     /// Common flags.
     #[command(flatten)]
@@ -170,7 +176,7 @@ pub struct VerifyArgs {
 #[derive(Debug, Default, Args)]
 pub struct InspectArgs {
     /// The cache.
-    #[arg(value_hint = ValueHint::DirPath)]
+    #[arg(value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub cache: Option<PathBuf>,
     /// One sample, by its key or the beginning of it.
     #[arg(long, value_name = "KEY")]
@@ -190,10 +196,10 @@ pub struct InspectArgs {
 #[derive(Debug, Default, Args)]
 pub struct PairArgs {
     /// The teacher's checkout, or its name on the hub.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub teacher: Option<PathBuf>,
     /// The student's checkout, or its name on the hub.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub student: Option<PathBuf>,
     /// The question to compare [default: a short sentence].
     #[arg(long)]

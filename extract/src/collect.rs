@@ -22,7 +22,7 @@ pub const QUEUE: usize = 0;
 pub struct Collector<'a> {
     /// What features are stored in.
     pub dtype: FeatureDtype,
-    /// Bad rows to bear.
+    /// Bad rows to tolerate.
     pub max_bad: MaxBad,
     /// Where rows and time are counted.
     pub tally: &'a Tally,

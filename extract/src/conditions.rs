@@ -31,10 +31,11 @@ const FIELDS: [(&str, Field); 9] = [
 type Holds = fn(Ordering) -> bool;
 
 /// The operators; longer ones come first.
-const OPERATORS: [(&str, Holds); 6] = [
+const OPERATORS: [(&str, Holds); 7] = [
     ("<=", |order| order != Ordering::Greater),
     (">=", |order| order != Ordering::Less),
     ("!=", |order| order != Ordering::Equal),
+    ("==", |order| order == Ordering::Equal),
     ("<", |order| order == Ordering::Less),
     (">", |order| order == Ordering::Greater),
     ("=", |order| order == Ordering::Equal),
@@ -49,9 +50,9 @@ pub struct Condition {
 
 #[derive(Clone, Debug)]
 enum Test {
-    /// Of a number.
+    /// How the field's number compares with this one.
     Number(Holds, u64),
-    /// Of a text.
+    /// How the field's text compares with this one.
     Text(Holds, String),
     /// The text occurs in the field.
     Contains(String),
@@ -142,6 +143,8 @@ mod tests {
         let holds = |text: &str| text.parse::<Condition>().unwrap().holds(&meta());
         for text in [
             "num_tokens=30",
+            "num_tokens == 30",
+            "source==train.json",
             "num_tokens <= 30",
             "num_tokens>29",
             "row!=8",

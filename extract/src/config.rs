@@ -15,7 +15,7 @@ use crate::answers::AnswersSettings;
 use crate::cli::{CommonArgs, RunArgs};
 use crate::error::Usage;
 use crate::part::{self, PartChoice};
-use crate::units::{ByteSize, Interval, MaxBad};
+use crate::units::{ByteSize, Interval, MaxBad, MemoryLimit};
 
 /// Which tokens' features a sample keeps. The last question position is among them in each case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -98,7 +98,7 @@ pub struct Settings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TeacherSettings {
-    /// The checkout.
+    /// The teacher's checkout, or its name on the hub.
     pub dir: Option<PathBuf>,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
@@ -118,7 +118,7 @@ impl Default for TeacherSettings {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StudentSettings {
-    /// The checkout.
+    /// The student's checkout, or its name on the hub.
     pub dir: Option<PathBuf>,
 }
 
@@ -136,7 +136,7 @@ pub struct DataSettings {
     pub prepend_image: bool,
     /// Longest sample in tokens; by default what the teacher was made for.
     pub max_length: Option<usize>,
-    /// Bad rows to bear.
+    /// Bad rows to tolerate.
     pub max_bad: MaxBad,
 }
 
@@ -157,7 +157,7 @@ impl Default for DataSettings {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeatureSettings {
-    /// Which tokens.
+    /// Which tokens have their features kept.
     pub keep: Keep,
     /// All tokens for the first so many samples by key order.
     pub all_for: usize,
@@ -172,7 +172,7 @@ pub struct BatchSettings {
     /// Tokens in one forward pass; a longer sample runs alone.
     pub max_tokens: usize,
     /// Memory to keep to: the teacher's blocks are read from the checkpoint as they are needed.
-    pub memory_limit: Option<ByteSize>,
+    pub memory_limit: Option<MemoryLimit>,
 }
 
 impl Default for BatchSettings {
@@ -243,10 +243,12 @@ impl RunConfig {
     /// # Errors
     /// A [`Usage`] error when something indispensable is missing or a setting makes no sense.
     pub fn decide(args: &RunArgs) -> Result<RunConfig> {
-        Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")
+        let config = Self::from_flags(&args.common, args.overrides(), "a cache", "--out CACHE")?;
+        let part = part::decide(config.settings.cache.part, |name| std::env::var(name).ok())?;
+        Ok(RunConfig { part, ..config })
     }
 
-    /// The same for a command that writes something else than a cache: what, and the flag that says where.
+    /// The same for a command that has no parts and writes something else than a cache: what, and the flag that says where.
     pub(crate) fn from_flags(
         common: &CommonArgs,
         flags: toml::Table,
@@ -259,10 +261,10 @@ impl RunConfig {
         let out = required(settings.cache.dir.clone(), what, out, "cache.dir")?;
         let sources = Some(&settings.data.sources).filter(|sources| !sources.is_empty());
         required(sources, "a dataset", "--data SRC", "data.sources")?;
+        positive(settings.cache.shard_size.0 as usize, "cache.shard_size")?;
         positive(settings.batch.max_tokens, "batch.max_tokens")?;
         positive(settings.data.max_length.unwrap_or(1), "data.max_length")?;
-        let part = part::decide(settings.cache.part, |name| std::env::var(name).ok())?;
-        Ok(RunConfig { teacher, out, part, settings })
+        Ok(RunConfig { teacher, out, part: Part::default(), settings })
     }
 }
 
@@ -304,6 +306,20 @@ mod tests {
             (settings.cache.shard_size.to_string(), settings.data.max_bad.to_string()),
             ("256MiB".into(), "1%".into())
         );
+    }
+
+    #[test]
+    fn no_room_need_be_left_but_shards_hold_something() {
+        let with = |shard_size: &str, keep_free: &str| {
+            RunConfig::decide(&RunArgs {
+                shard_size: Some(shard_size.parse().unwrap()),
+                keep_free: Some(keep_free.parse().unwrap()),
+                ..args()
+            })
+        };
+        assert_eq!(with("1KiB", "0").unwrap().settings.cache.keep_free, ByteSize(0));
+        let error = with("0", "0").unwrap_err();
+        assert!(error.is::<Usage>() && error.to_string().contains("`cache.shard_size` is 0"), "{error}");
     }
 
     #[test]

@@ -15,7 +15,9 @@ use shared::cache::{CacheIdentity, CacheReader, CacheWriter, Manifest, Row, Samp
 use crate::cli::{MergeArgs, SubsetArgs};
 use crate::conditions::Condition;
 use crate::config::Settings;
+use crate::embedded;
 use crate::error::{Interrupted, Usage};
+use crate::progress::{Unit, bar};
 use crate::stop::{self, Stop};
 
 /// Rows in memory at a time.
@@ -95,19 +97,24 @@ fn copy(
 ) -> Result<Copied> {
     stop::on_signals();
     refuse_itself(out, sources)?;
+    embedded::require_alike(sources)?;
     let stop = Stop::default();
     let mut writer = CacheWriter::open(out, identity, WriterOptions::default())?;
     let (before, mut seen) = (writer.manifest().totals.samples, 0);
+    if before > 0 {
+        embedded::require_alike(sources.iter().chain([&CacheReader::open(out)?]))?;
+    }
+    let (total, shown) = (sources.iter().map(CacheReader::len).sum::<usize>() as u64, bar(Unit::Samples));
     for source in sources {
         if !source.manifest().complete {
-            eprintln!(
+            shared::say!(
                 "`{}` is unfinished: its {} samples are taken as they are",
                 source.dir().display(),
                 source.len()
             );
         }
+        copy_rows(source, &mut writer, conditions, &stop, |done| shown(seen + done, total))?;
         seen += source.len() as u64;
-        copy_rows(source, &mut writer, conditions, &stop)?;
         if conditions.is_empty() {
             source.quarantined()?.into_iter().for_each(|row| writer.quarantine(row));
         }
@@ -145,6 +152,7 @@ fn copy_rows(
     writer: &mut CacheWriter,
     conditions: &[Condition],
     stop: &Stop,
+    show: impl Fn(u64),
 ) -> Result<()> {
     let numbers: Vec<usize> =
         (0..source.len()).filter(|&i| !writer.committed_keys().contains(&source.key(i))).collect();
@@ -162,6 +170,7 @@ fn copy_rows(
         // Of several sources, the first that has a sample gives it.
         let rows = rows.into_iter().filter(|row| !writer.has(&row.meta.key)).collect();
         writer.append_batch(rows)?;
+        show(some.last().map_or(0, |last| *last as u64 + 1));
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ pub struct Estimate {
 pub struct Size {
     /// Bytes of all shards.
     pub bytes: u64,
-    /// Shards.
+    /// How many shards these are.
     pub files: u64,
 }
 

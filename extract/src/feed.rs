@@ -25,19 +25,19 @@ pub const QUEUE: usize = 2;
 
 /// Everything the reading thread needs.
 pub struct Feed<'a> {
-    /// The rows.
+    /// Where rows come from.
     pub dataset: Dataset,
     /// What to do with each.
     pub plan: Plan,
-    /// The teacher's.
+    /// The teacher's template, tokenizer and image processing.
     pub processor: &'a Processor,
     /// Longest sample, in tokens.
     pub max_length: usize,
     /// Whether image files go into the cache.
     pub embed_images: bool,
-    /// Largest batch.
+    /// How large a batch may become.
     pub batch_size: BatchSize,
-    /// Bad rows to bear.
+    /// Bad rows to tolerate.
     pub max_bad: MaxBad,
     /// Where rows are counted.
     pub tally: &'a Tally,

@@ -76,15 +76,21 @@ impl Teacher {
     /// When the device fails, most likely for lack of memory, and those of `take`.
     pub fn start(&self, pass: Vec<Batch>, mut take: impl FnMut(Started) -> Result<bool>) -> Result<()> {
         let tokens: usize = pass.iter().map(Batch::num_tokens).sum();
-        let advice =
-            || format!("the teacher failed on {tokens} tokens\nhint: lower `--max-tokens-per-batch`");
+        let advice = |error: candle_core::Error| {
+            // What the model advises itself is no matter of memory.
+            let is_advised = error.to_string().contains("\nhint:");
+            let hint = if is_advised { "" } else { "\nhint: lower `--max-tokens-per-batch`" };
+            anyhow::Error::new(error).context(format!("the teacher failed on {tokens} tokens{hint}"))
+        };
         let (packed, samples): (Vec<PackedBatch>, Vec<_>) =
             pass.into_iter().map(|batch| (batch.packed, batch.samples)).unzip();
         let mut begin = Some(self.now()?);
-        let features = self.model.body.features_all(&packed).with_context(advice)?;
+        let features = self.model.body.features_all(&packed).map_err(advice)?;
         let last = features.len().saturating_sub(1);
         for (i, (features, samples)) in features.into_iter().zip(samples).enumerate() {
-            let features = features.to_dtype(compute_dtype(self.dtype))?.contiguous().with_context(advice)?;
+            let dtype = compute_dtype(self.dtype);
+            let features =
+                features.to_dtype(dtype).and_then(|features| features.contiguous()).map_err(advice)?;
             let (begin, asked, is_last) = (begin.take(), self.now()?, i == last);
             if !take(Started { samples, features, dtype: self.dtype, begin, asked, is_last })? {
                 break;
@@ -151,7 +157,7 @@ fn compute_dtype(stored: FeatureDtype) -> DType {
 
 /// Samples whose features a device has been asked for.
 pub struct Started {
-    /// The samples.
+    /// In the order in which the device has them.
     pub samples: Vec<Prepared>,
     /// The rows that they keep, in the order of their positions.
     features: Tensor,

@@ -24,7 +24,7 @@ const POSITIONS: usize = 128;
 /// How far the quantised teacher is from the float one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GgufError {
-    /// Samples compared.
+    /// How many samples both teachers ran over.
     pub(crate) samples: usize,
     /// Norm of the difference of all features over the norm of the float teacher's.
     pub(crate) relative_l2: f64,

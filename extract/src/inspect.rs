@@ -24,16 +24,16 @@ const SHOWN_CHANNELS: usize = 3;
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Inspected {
-    /// A cache.
+    /// Without `--sample`.
     Cache(Box<CacheFacts>),
-    /// One sample.
+    /// With it.
     Sample(Box<SampleFacts>),
 }
 
 /// A cache at a glance.
 #[derive(Debug, Serialize)]
 pub struct CacheFacts {
-    /// As stored.
+    /// What `manifest.json` says.
     pub manifest: Manifest,
     /// Name, type and shape of the head's tensors.
     pub head: Vec<String>,
@@ -44,7 +44,7 @@ pub struct CacheFacts {
 /// One sample at a glance.
 #[derive(Debug, Serialize)]
 pub struct SampleFacts {
-    /// Identity.
+    /// The sample's key, in hexadecimal digits.
     pub key: String,
     /// The row's own id.
     pub row_id: Option<String>,
@@ -52,13 +52,13 @@ pub struct SampleFacts {
     pub source: String,
     /// The row there.
     pub row: u64,
-    /// T.
+    /// Tokens of the prompt, those of images included.
     pub num_tokens: usize,
     /// Tokens with features.
     pub num_positions: usize,
     /// One line an image.
     pub images: Vec<String>,
-    /// The turns.
+    /// One a turn, in order.
     pub turns: Vec<TurnFacts>,
     /// Numbers about the features.
     pub features: FeatureFacts,
@@ -70,7 +70,7 @@ pub struct SampleFacts {
 /// One turn at a glance.
 #[derive(Debug, Serialize)]
 pub struct TurnFacts {
-    /// Who speaks.
+    /// `system`, `user` or `assistant`.
     pub role: String,
     /// First token and the one after the last.
     pub tokens: (u32, u32),

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use serde::Serialize;
+use shared::explained::Explained;
 
 pub mod answers;
 pub mod batch;
@@ -20,6 +21,7 @@ pub mod collect;
 pub mod conditions;
 pub mod config;
 pub mod copy;
+pub mod embedded;
 pub mod error;
 pub mod estimate;
 pub mod feed;
@@ -47,18 +49,22 @@ pub mod verify;
 
 use cli::{Cli, Command, CommonArgs};
 use config::RunConfig;
-use error::{Usage, explain};
+use error::Usage;
 
 /// Exit code of a command that cannot be right.
 const USAGE: u8 = 2;
 
 /// The program: `args` begin with its own name. Exit code 0 done, 1 failed, 2 wrong usage.
 pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to be done if even the terminal is gone. `--help` comes this way too, with exit code 0.
             let _ = error.print();
+            if error.use_stderr() && args.iter().any(|arg| arg == "--json") {
+                print_line(json(&untyped(&error)));
+            }
             return ExitCode::from(error.exit_code() as u8);
         }
     };
@@ -78,7 +84,9 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
         Command::Inspect(args) => report(&args.common, inspect::inspect(&args)),
         Command::Pair(args) => report(&args.common, pair::pair(&args)),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "extract", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "extract", &mut script);
+            print(&script);
             ExitCode::SUCCESS
         }
     }
@@ -87,19 +95,40 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
 /// Prints a result or an error. With `--json`, standard output gets exactly one object in either case.
 fn report<T: Serialize + Display>(common: &CommonArgs, outcome: Result<T>) -> ExitCode {
     let (text, code) = match outcome {
-        Ok(value) if common.json => (serde_json::to_string(&value).unwrap_or_default(), 0),
+        Ok(value) if common.json => (json(&value), 0),
         Ok(value) => (value.to_string(), 0),
         Err(error) => {
-            let explained = explain(&error);
-            eprintln!("{explained}");
+            let explained = Explained::of(error.as_ref());
+            shared::say!("{explained}");
             let code = if error.is::<Usage>() { USAGE } else { 1 };
-            let object = serde_json::json!({ "error": explained.message, "hints": explained.hints });
-            (if common.json { object.to_string() } else { String::new() }, code)
+            (if common.json { json(&explained) } else { String::new() }, code)
         }
     };
-    // A closed pipe is the reader's choice, not an error of the run.
     if !text.is_empty() {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        print_line(text);
     }
     ExitCode::from(code)
+}
+
+/// What the parser of the command line says, as every other error is said: its advice is the help.
+fn untyped(error: &clap::Error) -> Explained {
+    let text = error.render().to_string();
+    // The usage and the pointer to the help come after an empty line.
+    let message = text.split("\n\n").next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
+    Explained { message, hints: vec!["`--help` lists the flags and what each takes".to_owned()] }
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn print_line(text: String) {
+    print(format!("{text}\n").as_bytes());
+}
+
+/// A closed pipe is the reader's choice, not an error of the run.
+fn print(bytes: &[u8]) {
+    let mut output = std::io::stdout();
+    let _ = output.write_all(bytes).and_then(|()| output.flush());
 }

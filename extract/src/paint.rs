@@ -5,7 +5,7 @@ use shared::cache::{CachedTurn, SampleMeta};
 /// What a token is to a student.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// No features.
+    /// One without features, which a student does not read.
     Bare,
     /// A question token with features.
     Kept,

@@ -1,5 +1,6 @@
 //! `extract pair`: what a teacher and a student make of the same prompt and of images of given sizes, side by side, and
-//! which methods of `distill` could use the pair. Only their processors are loaded, no weights.
+//! which methods of `distill` could use the pair. Only their processors are loaded, no weights; of a folder without a
+//! `config.json`, only the tokenizer, which has no prompt and takes no images.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use serde::Serialize;
 use shared::dataset::{Message, Part, Role};
 use shared::image::{self, RgbImage};
 use shared::models::{Processor, checkout};
+use shared::text::TextTokenizer;
 
 use crate::cli::{Overrides, PairArgs, path};
 use crate::config::{Settings, required};
@@ -29,10 +31,10 @@ const DEFAULT_SIZES: [ImageSize; 5] = [
     ImageSize { width: 1920, height: 1080 },
 ];
 
-/// Both sides.
+/// A teacher and a student side by side.
 #[derive(Debug, Serialize)]
 pub struct Pair {
-    /// The question.
+    /// The question that both are asked.
     pub text: String,
     /// One model's view of it.
     pub teacher: Side,
@@ -47,12 +49,12 @@ pub struct Pair {
 /// How one model sees the question.
 #[derive(Debug, Serialize)]
 pub struct Side {
-    /// The checkout.
+    /// The model's checkout.
     pub model: PathBuf,
     /// Token ids there are.
     pub vocab_size: usize,
-    /// Tokens of the whole prompt: template, images and text.
-    pub prompt_tokens: usize,
+    /// Tokens of the whole prompt: template, images and text; none of a tokenizer alone.
+    pub prompt_tokens: Option<usize>,
     /// Of these, for each image.
     pub image_tokens: Vec<usize>,
     /// The bare text, cut at token boundaries.
@@ -73,7 +75,7 @@ pub struct SizeTokens {
     pub size: ImageSize,
     /// Its tokens; none where the model does not take it.
     pub tokens: Option<usize>,
-    /// Why not.
+    /// Why the model does not take it, where it does not.
     pub reason: Option<String>,
 }
 
@@ -92,7 +94,10 @@ pub fn pair(args: &PairArgs) -> Result<Pair> {
     let sizes = if args.image_size.is_empty() { &DEFAULT_SIZES[..] } else { &args.image_size };
     let mut images = Vec::new();
     for file in &args.image {
-        let advice = || format!("cannot read the image `{}`", file.display());
+        let advice = || {
+            let hint = "`--image` takes an image file; `--image-size WxH` counts tokens without one";
+            format!("cannot read the image `{}`\nhint: {hint}", file.display())
+        };
         images.push(image::decode(&std::fs::read(file).with_context(advice)?).with_context(advice)?);
     }
     let teacher = side(&teacher, &text, &images, sizes)?;
@@ -104,20 +109,38 @@ pub fn pair(args: &PairArgs) -> Result<Pair> {
 
 fn side(model: &Path, text: &str, images: &[RgbImage], sizes: &[ImageSize]) -> Result<Side> {
     let model = &checkout(model)?;
+    if !model.join("config.json").exists() && model.join("tokenizer.json").exists() {
+        return tokenizer_side(model, &TextTokenizer::load(model)?, text, sizes);
+    }
     let processor = Processor::load(model)?;
     let prompt = processor.encode_question(&question(images.len(), text), images)?.prompt;
-    let tokens = processor.tokenizer().encode_with(text, false)?;
+    Ok(Side {
+        prompt_tokens: Some(prompt.input_ids.len()),
+        image_tokens: prompt.images.iter().map(|image| image.tokens.len()).collect(),
+        sizes: sizes.iter().map(|size| size_tokens(&processor, *size)).collect(),
+        ..tokenizer_side(model, processor.tokenizer(), text, &[])?
+    })
+}
+
+/// What the tokenizer alone says.
+fn tokenizer_side(model: &Path, tokenizer: &TextTokenizer, text: &str, sizes: &[ImageSize]) -> Result<Side> {
+    let tokens = tokenizer.encode_with(text, false)?;
     let piece =
         |&(start, end): &(u32, u32)| text.chars().skip(start as usize).take((end - start) as usize).collect();
+    let not_taken = |&size: &ImageSize| SizeTokens {
+        size,
+        tokens: None,
+        reason: Some("a tokenizer alone takes no images".to_owned()),
+    };
     Ok(Side {
         model: model.to_owned(),
-        vocab_size: processor.tokenizer().vocab_size(),
-        prompt_tokens: prompt.input_ids.len(),
-        image_tokens: prompt.images.iter().map(|image| image.tokens.len()).collect(),
+        vocab_size: tokenizer.vocab_size(),
+        prompt_tokens: None,
+        image_tokens: Vec::new(),
         pieces: tokens.offsets.iter().map(piece).collect(),
         ids: tokens.ids,
-        sizes: sizes.iter().map(|size| size_tokens(&processor, *size)).collect(),
-        tokenizer: processor.identity().remove("tokenizer").unwrap_or_default(),
+        sizes: sizes.iter().map(not_taken).collect(),
+        tokenizer: tokenizer.digest().to_string(),
     })
 }
 
@@ -152,11 +175,14 @@ impl fmt::Display for Pair {
         ];
         let mut row = |name: String, teacher: String, student: String| rows.push((name, teacher, student));
         row("vocabulary".into(), teacher.vocab_size.to_string(), student.vocab_size.to_string());
-        row("prompt".into(), tokens(Some(teacher.prompt_tokens)), tokens(Some(student.prompt_tokens)));
+        let prompt = |side: &Side| side.prompt_tokens.map_or("a tokenizer alone".into(), |n| tokens(Some(n)));
+        row("prompt".into(), prompt(teacher), prompt(student));
         for (number, (ours, theirs)) in teacher.image_tokens.iter().zip(&student.image_tokens).enumerate() {
             row(format!("image {number}"), tokens(Some(*ours)), tokens(Some(*theirs)));
         }
-        for (ours, theirs) in teacher.sizes.iter().zip(&student.sizes) {
+        // Two tokenizers have nothing to say about images.
+        let takes_images = teacher.prompt_tokens.or(student.prompt_tokens).is_some();
+        for (ours, theirs) in teacher.sizes.iter().zip(&student.sizes).filter(|_| takes_images) {
             row(format!("image {}", ours.size), tokens(ours.tokens), tokens(theirs.tokens));
         }
         row("text".into(), tokens(Some(teacher.ids.len())), tokens(Some(student.ids.len())));

@@ -2,9 +2,12 @@
 //!
 //! | scheduler | index | count |
 //! |---|---|---|
-//! | Slurm job array | `SLURM_ARRAY_TASK_ID` - `SLURM_ARRAY_TASK_MIN` | `SLURM_ARRAY_TASK_COUNT` |
+//! | Slurm job array | (`SLURM_ARRAY_TASK_ID` - `SLURM_ARRAY_TASK_MIN`) / `SLURM_ARRAY_TASK_STEP` | `SLURM_ARRAY_TASK_COUNT` |
 //! | torchrun, MPI wrappers | `RANK` | `WORLD_SIZE` |
-//! | Kubernetes indexed job | `JOB_COMPLETION_INDEX` | not told: `--part auto/N` |
+//! | Kubernetes indexed job | `JOB_COMPLETION_INDEX` | `WORLD_SIZE`, which a job may set; else `--part auto/N` |
+//!
+//! A Slurm array of a list, such as `--array=1,4,9`, does not tell which of its tasks one is: it is refused, all of its tasks
+//! alike. A variable that is empty counts as none.
 
 use std::fmt;
 use std::str::FromStr;
@@ -59,12 +62,11 @@ impl fmt::Display for PartChoice {
     }
 }
 
-/// An index variable, the variable that says where it starts, and the one that says how many there are.
-const SCHEDULERS: [(&str, Option<&str>, Option<&str>); 3] = [
-    ("SLURM_ARRAY_TASK_ID", Some("SLURM_ARRAY_TASK_MIN"), Some("SLURM_ARRAY_TASK_COUNT")),
-    ("RANK", None, Some("WORLD_SIZE")),
-    ("JOB_COMPLETION_INDEX", None, None),
-];
+/// An index variable, and the one that says how many there are.
+const SCHEDULERS: [(&str, &str); 3] =
+    [(SLURM, "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE"), ("JOB_COMPLETION_INDEX", "WORLD_SIZE")];
+
+const SLURM: &str = "SLURM_ARRAY_TASK_ID";
 
 /// Decides the part: what was chosen, else what a scheduler says, else all of it.
 ///
@@ -75,24 +77,22 @@ pub fn decide(choice: Option<PartChoice>, variable: impl Fn(&str) -> Option<Stri
         return Ok(Part { index, count });
     }
     let number = |name: &str| -> Result<Option<usize>> {
-        let Some(text) = variable(name) else { return Ok(None) };
+        let Some(text) = variable(name).filter(|text| !text.is_empty()) else { return Ok(None) };
         let wrong = || Usage(format!("`{name}` is `{text}`, not a number\nhint: give `--part I/N`"));
         Ok(Some(text.parse().map_err(|_| wrong())?))
     };
-    for (name, first, count_name) in SCHEDULERS {
-        let Some(index) = number(name)? else { continue };
-        let first = first.map(&number).transpose()?.flatten().unwrap_or(0);
-        let told = count_name.map(&number).transpose()?.flatten();
-        let Some(count) = choice.map(|choice| choice.count).or(told) else {
+    for (name, count_name) in SCHEDULERS {
+        let Some(told_index) = number(name)? else { continue };
+        let Some(count) = choice.map(|choice| choice.count).or(number(count_name)?) else {
             let hint = "give the number of processes as `--part auto/N`, or `--part 0/1` for all of it";
             return Err(
                 Usage(format!("`{name}` is set, but not how many parts there are\nhint: {hint}")).into()
             );
         };
-        let index = index.checked_sub(first).filter(|index| *index < count);
-        let Some(index) = index else {
+        let index = if name == SLURM { array_index(told_index, count, &number)? } else { Some(told_index) };
+        let Some(index) = index.filter(|index| *index < count) else {
             return Err(Usage(format!(
-                "`{name}` does not name one of {count} parts\nhint: give `--part I/N`"
+                "`{name}` is {told_index}, which does not name one of {count} parts\nhint: give `--part I/N`"
             ))
             .into());
         };
@@ -104,6 +104,30 @@ pub fn decide(choice: Option<PartChoice>, variable: impl Fn(&str) -> Option<Stri
             Err(Usage("`--part auto/N` needs a scheduler's index\nhint: give `--part I/N`".into()).into())
         }
     }
+}
+
+/// Which task of a Slurm array of `count` tasks has this id; none if no task of the array has it.
+fn array_index(
+    id: usize,
+    count: usize,
+    number: &impl Fn(&str) -> Result<Option<usize>>,
+) -> Result<Option<usize>> {
+    let first = number("SLURM_ARRAY_TASK_MIN")?.unwrap_or(0);
+    let step = number("SLURM_ARRAY_TASK_STEP")?.unwrap_or(1).max(1);
+    let wrong = |what: String| {
+        let hint = "write the array as a range of all parts, such as `--array=0-7`, or give `--part I/N`";
+        Err(Usage(format!("{what}, so that `{SLURM}` = {id} does not tell a part\nhint: {hint}")).into())
+    };
+    // A task that is started again by itself has an array of one.
+    let told = number("SLURM_ARRAY_TASK_COUNT")?.unwrap_or(count);
+    if told != count {
+        return wrong(format!("the Slurm array has {told} tasks, not {count}"));
+    }
+    let last = number("SLURM_ARRAY_TASK_MAX")?;
+    if last.is_some_and(|last| last.saturating_sub(first) / step + 1 != count) {
+        return wrong("the Slurm array is no range".into());
+    }
+    Ok(id.checked_sub(first).filter(|after| after % step == 0).map(|after| after / step))
 }
 
 #[cfg(test)]
@@ -129,6 +153,36 @@ mod tests {
         assert_eq!(decided("", &slurm).unwrap(), (2, 4));
         assert_eq!(decided("", &[("RANK", "1"), ("WORLD_SIZE", "2")]).unwrap(), (1, 2));
         assert_eq!(decided("auto/5", &[("JOB_COMPLETION_INDEX", "4")]).unwrap(), (4, 5));
+        assert_eq!(decided("", &[("JOB_COMPLETION_INDEX", "1"), ("WORLD_SIZE", "2")]).unwrap(), (1, 2));
+        assert_eq!(decided("", &[("RANK", ""), ("WORLD_SIZE", "")]).unwrap(), (0, 1));
+    }
+
+    /// What Slurm sets for `sbatch --array=5-11:2` and for `--array=1,4,9`, by its manual's section on job arrays.
+    #[test]
+    fn each_task_of_an_array_is_one_part() {
+        let task = |id: &str, [min, max, step, count]: [&str; 4]| {
+            decided(
+                "",
+                &[
+                    ("SLURM_ARRAY_TASK_ID", id),
+                    ("SLURM_ARRAY_TASK_MIN", min),
+                    ("SLURM_ARRAY_TASK_MAX", max),
+                    ("SLURM_ARRAY_TASK_STEP", step),
+                    ("SLURM_ARRAY_TASK_COUNT", count),
+                ],
+            )
+        };
+        let stepped = ["5", "7", "9", "11"].map(|id| task(id, ["5", "11", "2", "4"]).unwrap());
+        assert_eq!(stepped, [(0, 4), (1, 4), (2, 4), (3, 4)]);
+        assert!(task("6", ["5", "11", "2", "4"]).is_err(), "no task of that array");
+        for id in ["1", "4", "9"] {
+            let error = task(id, ["1", "9", "1", "3"]).unwrap_err();
+            assert!(error.is::<Usage>() && error.to_string().contains("is no range"), "{error}");
+        }
+        let alone =
+            [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_MIN", "3"), ("SLURM_ARRAY_TASK_COUNT", "1")];
+        let error = decided("auto/8", &alone).unwrap_err();
+        assert!(error.to_string().contains("has 1 tasks, not 8"), "{error}");
     }
 
     #[test]

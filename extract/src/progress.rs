@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: a bar on a terminal, a line now and then elsewhere. Always on standard error.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ fn show_bar(tally: &Tally, done: Receiver<()>) {
 fn show_lines(tally: &Tally, done: Receiver<()>) {
     let mut wait = FIRST_LINE;
     while done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        eprintln!("{}", line(&tally.counts(), tally.expected_rows()));
+        shared::say!("{}", line(&tally.counts(), tally.expected_rows()));
         wait = LINE_INTERVAL;
     }
 }
@@ -67,24 +68,53 @@ fn time_left(counts: &Counts, expected_rows: u64) -> Option<Duration> {
     (counts.written > 0).then(|| Duration::try_from_secs_f64(seconds).ok()).flatten()
 }
 
-/// A bar of bytes, for commands that only read: call the result with bytes done and in all.
-pub fn bytes_bar() -> impl Fn(u64, u64) + Sync {
+/// What a [`bar`] counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Unit {
+    /// Bytes of a cache's files.
+    Bytes,
+    /// Samples of caches.
+    Samples,
+}
+
+/// A bar for commands that run no teacher, or a line now and then: call the result with what is done and what there is in all.
+pub fn bar(unit: Unit) -> impl Fn(u64, u64) + Sync {
     let bar = ProgressBar::new(0);
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:32} {bytes}/{total_bytes}, {bytes_per_sec}, about {eta} left")
-    {
+    let template = match unit {
+        Unit::Bytes => "{bar:32} {bytes}/{total_bytes}, {bytes_per_sec}, about {eta} left",
+        Unit::Samples => "{bar:32} {human_pos}/{human_len} samples, {per_sec}, about {eta} left",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    let started = Instant::now();
+    let (is_terminal, started) = (std::io::stderr().is_terminal(), Instant::now());
+    let next_line = AtomicU64::new(FIRST_LINE.as_secs());
     move |done, total| {
         // A short job needs no bar; without a terminal indicatif draws nothing.
-        if started.elapsed() > BAR_INTERVAL {
+        let seconds = started.elapsed();
+        if seconds > BAR_INTERVAL {
             bar.set_length(total);
             bar.set_position(done);
         }
         if done == total {
             bar.finish_and_clear();
+        } else if !is_terminal && is_due(&next_line, seconds.as_secs()) {
+            shared::say!("{}", line_of(unit, done, total));
         }
+    }
+}
+
+/// Whether a line is due; of several threads that ask at once, one is told so.
+fn is_due(next: &AtomicU64, now: u64) -> bool {
+    let due = next.load(Ordering::Relaxed);
+    let after = now + LINE_INTERVAL.as_secs();
+    now >= due && next.compare_exchange(due, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+}
+
+fn line_of(unit: Unit, done: u64, total: u64) -> String {
+    match unit {
+        Unit::Bytes => format!("{} of {}", HumanBytes(done), HumanBytes(total)),
+        Unit::Samples => format!("{done} of {total} samples"),
     }
 }
 
@@ -97,6 +127,15 @@ mod tests {
         let counts = Counts { committed: 500, written: 100, teacher_seconds: 50.0, ..Counts::default() };
         assert_eq!(time_left(&counts, 800), Some(Duration::from_secs(100)), "200 rows at half a second");
         assert_eq!(time_left(&Counts::default(), 800), None);
+    }
+
+    #[test]
+    fn a_line_is_due_now_and_then() {
+        let next = AtomicU64::new(5);
+        let due: Vec<u64> = (0..70).filter(|second| is_due(&next, *second)).collect();
+        assert_eq!(due, [5, 35, 65], "after the first interval, then after each of the longer ones");
+        assert_eq!(line_of(Unit::Samples, 3, 8), "3 of 8 samples");
+        assert_eq!(line_of(Unit::Bytes, 1 << 20, 3 << 20), "1.00 MiB of 3.00 MiB");
     }
 
     #[test]

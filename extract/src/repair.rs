@@ -1,4 +1,6 @@
 //! `extract repair`: what is damaged goes, what is sound stays, and the teacher runs again on the rest.
+//!
+//! Until the rest is there the cache is not complete, so that a repair which was ended or had too little data goes on.
 
 use std::fmt;
 
@@ -27,6 +29,13 @@ pub struct Repaired {
 impl fmt::Display for Repaired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(run) = &self.run else { return write!(f, "nothing is damaged") };
+        if self.damaged.is_empty() {
+            return write!(
+                f,
+                "nothing is damaged; the cache was unfinished, {} samples were extracted",
+                run.written
+            );
+        }
         self.damaged.iter().try_for_each(|file| writeln!(f, "damaged: `{file}`"))?;
         write!(
             f,
@@ -52,8 +61,17 @@ pub fn repair(args: RepairArgs) -> Result<Repaired> {
         let files = TeacherFiles::open(&config)?;
         salvage(&dir, &run::identity(&config, &files)?, run::writer_options(&config))?
     };
-    let is_sound = found.files.is_empty();
-    let run = if is_sound { None } else { Some(run::run(&config)?) };
+    let manifest = Manifest::load(&dir)?;
+    let run = match (manifest.complete, found.files.is_empty()) {
+        (true, true) => None,
+        (_, is_sound) => {
+            // How much an earlier repair still owed is not known.
+            if is_sound {
+                require_all(&manifest, &config)?;
+            }
+            Some(run::run_owing(&config, found.lost)?)
+        }
+    };
     let again = run.as_ref().map_or(0, |run| run.written);
     if again < found.lost {
         bail!(
@@ -62,4 +80,18 @@ pub fn repair(args: RepairArgs) -> Result<Repaired> {
         );
     }
     Ok(Repaired { damaged: found.files, lost: found.lost, saved: found.saved, run })
+}
+
+/// Refuses data without a file that the unfinished cache was made from.
+fn require_all(manifest: &Manifest, config: &RunConfig) -> Result<()> {
+    let given = run::digests(&run::open_dataset(config)?)?;
+    let is_given = |digest: &String| given.values().any(|other| other == digest);
+    if let Some((file, _)) = manifest.dataset.iter().find(|(_, digest)| !is_given(digest)) {
+        bail!(
+            "`{}` is unfinished, and `{file}`, which it was made from, is not in the data\nhint: give `--data` \
+             everything that the cache was made from; `extract run` continues with other data",
+            config.out.display()
+        );
+    }
+    Ok(())
 }

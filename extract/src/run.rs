@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use shared::cache::{CacheIdentity, CacheWriter, FeatureDtype, Manifest, WriterOptions};
+use shared::cache::{CacheIdentity, CacheReader, CacheWriter, FeatureDtype, Manifest, WriterOptions};
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::ids::{Digest, Fingerprint};
 use shared::memory;
@@ -23,6 +23,7 @@ use shared::models::{self, ModelConfig, Processor};
 use crate::batch::BatchSize;
 use crate::collect::{self, Collector};
 use crate::config::{DtypeChoice, RunConfig};
+use crate::embedded;
 use crate::error::Interrupted;
 use crate::feed::{self, Feed};
 use crate::forward::{Started, Teacher, TeacherWeights};
@@ -55,6 +56,14 @@ pub(crate) struct TeacherFiles {
 /// When something of the teacher, the dataset or the cache cannot be used, when the error budget is spent, or when a signal
 /// ended the run. What was written is committed in each case.
 pub fn run(config: &RunConfig) -> Result<Summary> {
+    run_owing(config, 0)
+}
+
+/// The same on a cache that lost samples: without so many new ones it is not complete.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_owing(config: &RunConfig, owed: u64) -> Result<Summary> {
     let started = Instant::now();
     // Under a limit what is freed goes back to the system at once.
     if config.settings.batch.memory_limit.is_none() {
@@ -65,21 +74,28 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     let files = TeacherFiles::open(config)?;
     let streamed = Streamed::open(config, &files)?;
     let dataset = open_dataset(config)?;
-    let writer = open_cache(config, &files, &dataset)?;
+    // What was lost came from what the manifest names already.
+    let made_from = if owed == 0 { digests(&dataset)? } else { BTreeMap::new() };
+    let writer = open_cache(config, &files, made_from)?;
     let resumed_from = writer.manifest().totals.samples;
     if resumed_from > 0 {
-        eprintln!("continuing: `{}` has {resumed_from} samples", config.out.display());
+        shared::say!("continuing: `{}` has {resumed_from} samples", config.out.display());
     }
+    let wanted = config.settings.cache.embed_images;
+    let embed_images = match resumed_from {
+        0 => wanted,
+        _ => embedded::settle(&CacheReader::open(&config.out)?, wanted)?,
+    };
     let features = config.settings.features;
     let all_up_to = last_of_first_keys(open_dataset(config)?, features.all_for, &stop)?;
     let plan = Plan::new(writer.committed_keys(), features.keep, all_up_to, config.part);
     if config.part.count > 1 {
-        eprintln!("part {} of {}, counted from 0", config.part.index, config.part.count);
+        shared::say!("part {} of {}, counted from 0", config.part.index, config.part.count);
     }
     let tally = Tally::default();
     let streamed = streamed.map(|streamed| streamed.settled(config, &files)).transpose()?;
     let watch = streamed.as_ref().map(|streamed| streamed.watch());
-    let run = Run { config, files: &files, tally: &tally, stop: &stop, streamed };
+    let run = Run { config, files: &files, tally: &tally, stop: &stop, streamed, embed_images, owed };
     let manifest = run.all(dataset, plan, writer)?;
     let counts = tally.counts();
     let mut summary = Summary::new(&manifest, &counts, resumed_from, started.elapsed().as_secs_f64());
@@ -165,18 +181,26 @@ pub(crate) fn writer_options(config: &RunConfig) -> WriterOptions {
     WriterOptions { shard_bytes, row_group_bytes, part: config.part, keep_free: cache.keep_free.0 }
 }
 
-fn open_cache(config: &RunConfig, files: &TeacherFiles, dataset: &Dataset) -> Result<CacheWriter> {
+/// The dataset's files and their digests.
+pub(crate) fn digests(dataset: &Dataset) -> Result<BTreeMap<String, String>> {
     let digest = |path: &Path| -> Result<(String, String)> {
         let digest = Digest::of_file(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         Ok((path.display().to_string(), digest.to_string()))
     };
-    let dataset = dataset.paths().map(digest).collect::<Result<_>>()?;
+    dataset.paths().map(digest).collect()
+}
+
+fn open_cache(
+    config: &RunConfig,
+    files: &TeacherFiles,
+    dataset: BTreeMap<String, String>,
+) -> Result<CacheWriter> {
     let mut identity = CacheIdentity { dataset, ..identity(config, files)? };
     // A cache that exists says what was measured when it was made.
     if let Some(path) = config.settings.teacher.gguf.as_ref().filter(|_| Manifest::load(&config.out).is_err())
     {
         let error = GgufError::measure(config, files)?;
-        eprintln!("{}: {error}", path.display());
+        shared::say!("{}: {error}", path.display());
         identity.about.extend(error.about(path));
     }
     let writer = CacheWriter::open(&config.out, identity, writer_options(config))?;
@@ -199,8 +223,9 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Declares the cache complete if the run got to the end; a cache that was complete and has nothing new is left untouched.
-fn close(writer: CacheWriter, tally: &Tally, stop: &Stop) -> Result<Manifest> {
+/// Declares the cache complete if the run got to the end and gave what is owed; a cache that was complete and has nothing new
+/// is left untouched.
+fn close(mut writer: CacheWriter, tally: &Tally, stop: &Stop, owed: u64) -> Result<Manifest> {
     let counts = tally.counts();
     if stop.is_raised() || (writer.manifest().complete && counts.written == 0) {
         return Ok(writer.manifest().clone());
@@ -211,6 +236,10 @@ fn close(writer: CacheWriter, tally: &Tally, stop: &Stop) -> Result<Manifest> {
             counts.read,
             counts.settled()
         );
+    }
+    if counts.written < owed {
+        writer.commit()?;
+        return Ok(writer.manifest().clone());
     }
     Ok(writer.finish()?)
 }
@@ -223,12 +252,16 @@ struct Run<'a> {
     stop: &'a Stop,
     /// The teacher, where it keeps to a memory limit.
     streamed: Option<Streamed>,
+    /// Whether image files go into the cache.
+    embed_images: bool,
+    /// New samples without which the cache is not complete.
+    owed: u64,
 }
 
 impl Run<'_> {
     /// Starts the threads, works until there is nothing left or a reason to stop, and gives the cache's state back.
     fn all(self, dataset: Dataset, plan: Plan, writer: CacheWriter) -> Result<Manifest> {
-        let Run { config, files, tally, stop, .. } = self;
+        let Run { config, files, tally, stop, embed_images, owed, .. } = self;
         let settings = &config.settings;
         let (batches, to_run) = sync_channel(feed::QUEUE);
         let (deliveries, to_write) = sync_channel(sink::QUEUE);
@@ -238,7 +271,7 @@ impl Run<'_> {
             plan,
             processor: &files.processor,
             max_length: files.max_length(config),
-            embed_images: settings.cache.embed_images,
+            embed_images,
             batch_size: self.batch_size(),
             max_bad: settings.data.max_bad,
             tally,
@@ -269,7 +302,7 @@ impl Run<'_> {
             if max_bad.is_spent(counts.quarantined, counts.read, true) {
                 stop.raise(StopReason::BudgetSpent);
             }
-            close(writer, tally, stop)
+            close(writer, tally, stop, owed)
         })
     }
 

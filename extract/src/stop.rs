@@ -12,7 +12,7 @@ pub fn on_signals() {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("stopping: writing what is done; once more to stop at once");
+        shared::say!("stopping: writing what is done; once more to stop at once");
     };
     // A second call in one process (tests do that) finds the handler of the first, which does the same.
     let _ = ctrlc::set_handler(handler);
@@ -23,7 +23,7 @@ pub fn on_signals() {
 pub enum StopReason {
     /// A signal.
     Interrupted,
-    /// More bad rows than the run bears.
+    /// More bad rows than the run tolerates.
     BudgetSpent,
     /// A thread failed; its error says why.
     Failed,

@@ -44,7 +44,7 @@ impl Streamed {
     /// When the limit cannot hold that too.
     pub(crate) fn settled(self, config: &RunConfig, files: &TeacherFiles) -> Result<Streamed> {
         let budget = plan(config, files, &self.footprint, self.limit_bytes)?;
-        eprintln!(
+        shared::say!(
             "the teacher's weights are {}: blocks are read as they are needed, up to {} at a time, for batches of up to {} tokens",
             HumanBytes(self.footprint.total_bytes as u64),
             HumanBytes(self.footprint.streaming_bytes() as u64),

@@ -57,7 +57,7 @@ pub struct Summary {
 /// A run whose teacher's blocks were read as they were needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Streaming {
-    /// The limit.
+    /// What `--memory-limit` allows the process.
     pub limit_bytes: u64,
     /// The most memory of this process that no file backs.
     pub peak_anonymous_bytes: Option<u64>,

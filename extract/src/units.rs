@@ -11,9 +11,10 @@ use shared::image::MAX_PIXELS;
 
 /// A number or a string of a TOML file; both are read as the text a flag would have had.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number, or a number with its unit in quotes")]
 enum Scalar {
-    Integer(u64),
+    Integer(i64),
+    Float(f64),
     Text(String),
 }
 
@@ -21,6 +22,7 @@ impl fmt::Display for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Scalar::Integer(number) => number.fmt(f),
+            Scalar::Float(number) => number.fmt(f),
             Scalar::Text(text) => text.fmt(f),
         }
     }
@@ -43,18 +45,21 @@ macro_rules! serde_as_text {
     };
 }
 
-/// A number of bytes: `1048576`, `512KiB`, `256MiB`, `1GiB`, or by thousands `500MB`, `2GB`.
+/// A number of bytes: `1048576`, `512KiB`, `256MiB`, `1.5GiB`, or by thousands `500MB`, `2GB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Scalar")]
 pub struct ByteSize(pub u64);
 
-const BYTE_UNITS: [(&str, u64); 6] = [
+const BYTE_UNITS: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
     ("KiB", 1 << 10),
+    ("TB", 1_000_000_000_000),
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
     ("kB", 1_000),
+    ("B", 1),
 ];
 
 impl FromStr for ByteSize {
@@ -65,22 +70,56 @@ impl FromStr for ByteSize {
             || format!("`{text}` is not a size: write bytes, or a number with KiB, MiB, GiB, MB or GB");
         let unit = BYTE_UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)));
         let (digits, scale) = unit.unwrap_or((text, 1));
-        let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
-        number.checked_mul(scale).filter(|bytes| *bytes > 0).map(ByteSize).ok_or_else(wrong)
+        scaled(digits.trim(), scale).map(ByteSize).ok_or_else(wrong)
     }
+}
+
+/// A whole number of a unit, or a decimal fraction of one that is larger than 1.
+fn scaled(digits: &str, scale: u64) -> Option<u64> {
+    if let Ok(number) = digits.parse::<u64>() {
+        return number.checked_mul(scale);
+    }
+    let is_decimal = scale > 1 && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number: f64 = digits.parse().ok().filter(|_| is_decimal)?;
+    let scaled = (number * scale as f64).round();
+    (scaled < u64::MAX as f64).then_some(scaled as u64)
 }
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = BYTE_UNITS.iter().find(|(_, scale)| self.0 > 0 && self.0.is_multiple_of(*scale));
-        match unit {
-            Some((unit, scale)) => write!(f, "{}{unit}", self.0 / scale),
-            None => write!(f, "{}", self.0),
-        }
+        let unit = BYTE_UNITS.iter().find(|(_, scale)| self.0.is_multiple_of(*scale));
+        unit.map_or(Ok(()), |(unit, scale)| write!(f, "{}{unit}", self.0 / scale))
     }
 }
 
 serde_as_text!(ByteSize);
+
+/// Memory that a run may take: `8GiB`, or `8` and `0.5`, which are in GiB as well. No teacher runs in less than a mebibyte
+/// and no machine has that many gibibytes, so that from 1048576 on a number alone is in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct MemoryLimit(pub u64);
+
+impl FromStr for MemoryLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is not an amount of memory: write GiB, or a number with MiB, GiB, MB or GB");
+        let is_bytes = text.trim().parse::<u64>().is_ok_and(|number| number >= 1 << 20);
+        let gibibytes = scaled(text.trim(), 1 << 30).filter(|_| !is_bytes);
+        let bytes = gibibytes.or_else(|| text.parse().ok().map(|ByteSize(bytes)| bytes));
+        bytes.filter(|bytes| *bytes > 0).map(MemoryLimit).ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ByteSize(self.0).fmt(f)
+    }
+}
+
+serde_as_text!(MemoryLimit);
 
 /// A time between two events: `30s`, `10min`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -142,7 +181,7 @@ impl fmt::Display for ImageSize {
 
 serde_as_text!(ImageSize);
 
-/// How many bad rows a run bears: a share of the rows read (`1%`), or a number of rows (`20`).
+/// How many bad rows a run tolerates: a share of the rows read (`1%`), or a number of rows (`20`).
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "Scalar")]
 pub enum MaxBad {
@@ -218,11 +257,49 @@ mod tests {
         for text in ["", "640", "640x", "0x5", "640 x 480", "99999x99999"] {
             assert!(text.parse::<ImageSize>().is_err(), "{text}");
         }
-        for text in ["", "MiB", "-1", "1.5GiB", "0"] {
+        assert_eq!(("1.5GiB".parse(), "0.25kB".parse()), (Ok(ByteSize(3 << 29)), Ok(ByteSize(250))));
+        assert_eq!(ByteSize(0).to_string().parse(), Ok(ByteSize(0)));
+        for text in ["", "MiB", "-1", "1.5", "1.5B", "-1.5GiB", "1e3GiB", "infGiB", ".GiB", "17000000TiB"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         for text in ["", "%", "-1%", "101%", "1.5", "few", "NaN%"] {
             assert!(text.parse::<MaxBad>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_without_a_unit_is_in_gibibytes() {
+        for (text, bytes) in [
+            ("8", 8 << 30),
+            ("0.5", 1 << 29),
+            ("300MiB", 300 << 20),
+            ("1048575", ((1 << 20) - 1) << 30),
+            ("1048576", 1 << 20),
+            ("268435456", 1 << 28),
+        ] {
+            let limit: MemoryLimit = text.parse().unwrap();
+            assert_eq!((limit, limit.to_string().parse()), (MemoryLimit(bytes), Ok(limit)), "{text}");
+        }
+        assert_eq!(MemoryLimit(512).to_string().parse(), Ok(MemoryLimit(512)), "not 512 GiB");
+        for text in ["", "0", "-1", "GiB", "much"] {
+            assert!(text.parse::<MemoryLimit>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_have_any_number_and_hears_what_is_wrong_with_it() {
+        #[derive(Debug, Deserialize)]
+        struct Settings {
+            memory: MemoryLimit,
+        }
+        let read = |text: &str| toml::from_str::<Settings>(text).map(|settings| settings.memory);
+        assert_eq!(
+            (read("memory = 0.5"), read("memory = 2")),
+            (Ok(MemoryLimit(1 << 29)), Ok(MemoryLimit(2 << 30)))
+        );
+        for (text, says) in [("-3", "`-3` is not an amount of memory"), ("true", "expected a number")] {
+            let error = read(&format!("memory = {text}")).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 

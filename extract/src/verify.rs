@@ -5,11 +5,11 @@ use std::fmt;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use shared::cache;
+use shared::explained::Explained;
 
 use crate::cli::{Overrides, VerifyArgs, path};
 use crate::config::{Settings, required};
-use crate::error::explain;
-use crate::progress;
+use crate::progress::{self, Unit};
 
 /// What was checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,14 +39,16 @@ pub fn verify(args: &VerifyArgs) -> Result<Verified> {
     flags.put("cache", "dir", args.cache.as_deref().map(path));
     let settings = Settings::load(&args.common, flags.0)?;
     let dir = required(settings.cache.dir, "the cache", "CACHE", "cache.dir")?;
-    let report = cache::verify(&dir, progress::bytes_bar())?;
+    let report = cache::verify(&dir, progress::bar(Unit::Bytes))?;
     let num_problems = report.problems.len();
     for problem in report.problems {
-        eprintln!("{}", explain(&problem.into()).message);
+        shared::say!("{}", Explained::of(&problem).message);
     }
     if num_problems > 0 {
         bail!(
-            "`{}` has {num_problems} problem(s)\nhint: restore the files named above from a copy, or extract again into a new directory",
+            "`{}` has {num_problems} problem(s)\nhint: `extract repair {} --teacher DIR --data SRC` extracts what is damaged again, or restore the files \
+             named above from a copy",
+            dir.display(),
             dir.display()
         );
     }

@@ -11,12 +11,14 @@
 pub mod agreement;
 pub mod cache;
 pub mod dataset;
+pub mod explained;
 pub mod html;
 pub mod ids;
 pub mod image;
 pub mod memory;
 #[cfg(feature = "models")]
 pub mod models;
+mod say;
 pub mod settings;
 pub mod text;
 mod vectorised;

@@ -184,6 +184,19 @@ fn a_torn_file_goes_on_to_the_same_bytes_and_a_foreign_one_is_refused() {
 }
 
 #[test]
+fn a_second_writer_is_refused() {
+    let place = place();
+    let other = fs::File::create(place.path("out.jsonl.part")).unwrap();
+    other.lock().unwrap();
+    let refused = place.answers("out.jsonl", &["--max-new-tokens", "2"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("is being written by another process\nhint: "), "{}", refused.stderr);
+    drop(other);
+    assert_eq!(place.answers("out.jsonl", &["--max-new-tokens", "2"]).code, Some(0));
+    assert_eq!(place.rows("out.jsonl").len(), 6);
+}
+
+#[test]
 fn generation_that_is_not_implemented_is_refused_before_any_work() {
     let mut place = place();
     let beams = |_| json!({"num_beams": 4}).to_string().into_bytes();

@@ -125,6 +125,73 @@ fn mmmu_places_its_images_in_question_and_options() {
 }
 
 #[test]
+fn options_may_be_a_column_of_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, predictions) = evaluate("mmmu_lists.parquet", dir.path());
+    let question = format!("What is the cost?\nA. $6\nB. it's $7\nC. both\n{ANSWER}");
+    let expected = [json!("validation_Accounting_1"), Value::Null, json!(question), json!("B")];
+    assert_eq!((asked(&predictions), &summary["questions"]), (vec![expected], &json!(1)));
+}
+
+#[test]
+fn a_table_has_blank_lines_and_rows_that_nothing_could_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let published = std::fs::read_to_string(fixture("benchmarks/mmbench.tsv")).unwrap();
+    let image = published.split('\t').find(|field| field.starts_with("iVBOR")).unwrap();
+    let row = |index: u8, options: [&str; 4], answer: &str| {
+        format!("{index}\tWhich?\t{}\t{answer}\t{image}\n", options.join("\t"))
+    };
+    let rows = [
+        "index\tquestion\tA\tB\tC\tD\tanswer\timage\n".to_owned(),
+        row(1, ["x", "y", "", ""], "A"),
+        // pandas reads on behind it.
+        "\n".to_owned(),
+        row(2, ["x", "", "z", ""], "C"),
+        row(3, ["x", "y", "", ""], "D"),
+        row(4, ["", "", "", ""], "A"),
+        row(5, ["x", "y", "z", ""], "C"),
+    ];
+    let file = dir.path().join("table.tsv");
+    std::fs::write(&file, rows.concat()).unwrap();
+    let (summary, predictions) = evaluate(file.to_str().unwrap(), &dir.path().join("out"));
+    let ids: Vec<&Value> = predictions.iter().map(|row| &row["id"]).collect();
+    assert_eq!((ids, &summary["quarantined"]), (vec![&json!("1"), &json!("5")], &json!(3)));
+}
+
+#[test]
+fn answers_come_as_texts_numbers_and_lists() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = fixture("benchmarks/v1_0.png");
+    let vqa = |answer: Value| {
+        let mut row = json!({ "image": image, "question": "Which?" });
+        row.as_object_mut().unwrap().extend(answer.as_object().unwrap().clone());
+        row
+    };
+    let read = |name: &str, rows: Value| {
+        let file = dir.path().join(name).with_extension("json");
+        std::fs::write(&file, rows.to_string()).unwrap();
+        let (summary, predictions) = evaluate(file.to_str().unwrap(), &dir.path().join(name));
+        let references = predictions.iter().map(|row| row["reference"].clone()).collect::<Vec<_>>();
+        (references, ["questions", "submitted", "quarantined"].map(|key| summary[key].as_u64().unwrap()))
+    };
+    let rows = json!([
+        vqa(json!({ "answer": ["red", "blue"] })),
+        vqa(json!({ "answers": "green" })),
+        vqa(json!({ "answer": 3 })),
+        vqa(json!({ "answers": null, "answer": "grey" })),
+        // Hidden, in two ways.
+        vqa(json!({ "answers": [] })),
+        vqa(json!({ "answer": "" })),
+        // Neither a text nor a number.
+        vqa(json!({ "answer": true })),
+    ]);
+    let expected = ["red", "green", "3", "grey", "", ""].map(Value::from).to_vec();
+    assert_eq!(read("vqa", rows), (expected, [4, 2, 1]));
+    let rows = json!([{ "imgname": image, "query": "How many?", "label": ["14", "fourteen"] }]);
+    assert_eq!(read("chartqa", rows), (vec![json!("14")], [1, 0, 0]));
+}
+
+#[test]
 fn mmmu_pro_has_ten_options_or_its_question_in_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let (_, predictions) = evaluate("mmmu_pro.parquet", &dir.path().join("standard"));

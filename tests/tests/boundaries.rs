@@ -11,7 +11,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each module of `shared` may use, itself aside. `cache` sees `ids` and a macro alone: the format outlives the models.
-const MODULE_WALLS: [(&str, &[&str]); 12] = [
+const MODULE_WALLS: [(&str, &[&str]); 13] = [
+    ("explained", &[]),
     ("html", &[]),
     ("agreement", &[]),
     ("memory", &[]),

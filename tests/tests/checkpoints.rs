@@ -214,6 +214,13 @@ fn variants_that_are_not_implemented_are_named() {
             "`attn_logit_softcapping`",
         ),
         ("gemma3", "/mm_tokens_per_image", serde_json::json!(5), "`mm_tokens_per_image` 5"),
+        ("gemma3", "/text_config/hidden_activation", serde_json::json!("gelu"), "activation `gelu`"),
+        (
+            "gemma3",
+            "/text_config/layer_types",
+            serde_json::json!(["full_attention", "full_attention", "chunked_attention"]),
+            "`chunked_attention`",
+        ),
         ("paligemma", "/text_config/model_type", serde_json::json!("gemma2"), "`gemma2`"),
         ("llava", "/vision_config/model_type", serde_json::json!("dinov2"), "`dinov2`"),
         ("llava", "/vision_feature_layer", serde_json::json!([-2, -3]), "one layer is"),
@@ -237,6 +244,27 @@ fn variants_that_are_not_implemented_are_named() {
         let message = refusal(copy.path());
         assert!(message.contains(expected), "{name}: {message}");
     }
+}
+
+#[test]
+fn fields_that_transformers_does_not_read_mean_nothing() {
+    // transformers 5.23: Gemma3TextConfig takes `sliding_window_pattern`, 6 where it is absent, and overwrites the other.
+    let copy = copy_of("gemma3");
+    let canonical = |edit: fn(&mut serde_json::Value)| {
+        edit_config(copy.path(), |json| edit(&mut json["text_config"]));
+        config_of(copy.path()).unwrap().config.canonical()
+    };
+    let absent = canonical(|text| drop(text.as_object_mut().unwrap().remove("sliding_window_pattern")));
+    assert_eq!(canonical(|text| text["_sliding_window_pattern"] = 2.into()), absent);
+    // GemmaMLP reads `hidden_act`, Gemma3MLP `hidden_activation`.
+    assert_eq!(canonical(|text| text["hidden_act"] = "gelu".into()), absent);
+}
+
+#[test]
+fn samples_end_where_a_window_does() {
+    let copy = copy_of("mistral_text");
+    edit_config(copy.path(), |json| json["sliding_window"] = 8.into());
+    assert_eq!(config_of(copy.path()).unwrap().config.max_positions(), 8);
 }
 
 #[test]
@@ -289,5 +317,46 @@ fn an_export_is_the_checkpoint_with_the_new_weights() {
         assert!(!text.contains("bfloat16"), "{text}");
         let refused = export_checkout(&fixture(name), &trained, &replaced, None).unwrap_err().to_string();
         assert!(refused.contains("already exists"), "{refused}");
+    }
+}
+
+#[test]
+fn an_export_does_not_tie_a_head_that_differs() {
+    // transformers 5.23 loads such a checkpoint with a warning that asks for `tie_word_embeddings=False`. Gemma's configuration
+    // says nothing, which means true.
+    for name in ["models/qwen2_vl", "gemma3"] {
+        let copy = copy_of(name);
+        edit_weights(copy.path(), |tensors| {
+            let embedding = tensors.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).unwrap();
+            let other = (embedding.1 * 2.0).unwrap();
+            tensors.insert("lm_head.weight".into(), other);
+        });
+        let out = copy.path().join("out");
+        export_checkout(copy.path(), &out, &BTreeMap::new(), None).unwrap();
+        let config = config_of(&out).unwrap();
+        assert_eq!(config.json["tie_word_embeddings"], false, "{name}");
+        assert!(!config.config.decoder().tie_word_embeddings && !frozen(&out).head.tied, "{name}");
+    }
+}
+
+#[test]
+fn an_export_keeps_what_no_model_needs() {
+    let cases = [
+        ("llava", "vision_tower.vision_model.embeddings.position_ids", DType::I64),
+        ("gemma3", "vision_tower.vision_model.head.probe", DType::F32),
+        ("paligemma", "vision_tower.vision_model.head.mlp.fc2.bias", DType::F32),
+    ];
+    for (name, weight, dtype) in cases {
+        let copy = copy_of(name);
+        let numbers = Tensor::arange(0i64, 17, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        edit_weights(copy.path(), |tensors| drop(tensors.insert(weight.into(), numbers.clone())));
+        let out = copy.path().join("out");
+        export_checkout(copy.path(), &out, &BTreeMap::new(), Some(DType::BF16)).unwrap();
+        assert!(load(&out, &options(DType::F32)).is_ok(), "{name}");
+        let kept = &weights_of(&out)[weight];
+        // Numbers that are no weights are not rounded to the type that was asked for.
+        assert_eq!(kept.dtype(), if dtype == DType::I64 { DType::I64 } else { DType::BF16 }, "{name}");
+        let numbers = numbers.to_dtype(DType::F32).unwrap();
+        assert_eq!(worst_error(kept, &numbers).unwrap(), 0.0, "{name}");
     }
 }

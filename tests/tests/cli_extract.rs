@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use e2e::programs::{Finished, run};
+use e2e::programs::{Finished, program, run};
 use e2e::rows::{altered_checkpoint, bmp, fixture, made_up};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -79,7 +79,7 @@ fn wrong_usage_is_code_two() {
         &["there is no dataset format `tfrecord`", "llava"],
     );
     assert_fails(&place.run_with("--max-bad", "many"), 2, &["`many` is not an error budget"]);
-    assert_fails(&place.run_with("--shard-size", "0"), 2, &["`0` is not a size"]);
+    assert_fails(&place.run_with("--shard-size", "0"), 2, &["`cache.shard_size` is 0", "hint: "]);
     assert_fails(&place.run_with("--max-tokens-per-batch", "0"), 2, &["`batch.max_tokens` is 0", "hint: "]);
     assert_fails(&place.run_with("--set", "batch.max_tokens"), 2, &["does not name a setting", "hint: "]);
     assert_fails(&place.run_with("--set", "batch.size=3"), 2, &["unknown field `size`", "hint: "]);
@@ -234,6 +234,87 @@ fn json_is_one_object_for_success_and_failure() {
     assert!(
         error["error"].as_str().unwrap().contains("not a feature cache") && error["hints"][0].is_string()
     );
+    // What is wrong with the line itself, too.
+    let error = object(&["merge", "--json", &cache], 2);
+    assert!(
+        error["error"].as_str().unwrap().contains("<CACHE>...") && error["hints"][0].is_string(),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_with_a_tokenizer_alone_can_be_paired() {
+    let place = Place::new();
+    let whole = fixture("qwen2_vl");
+    fs::create_dir(place.path("tokenizer")).unwrap();
+    fs::copy(whole.join("tokenizer.json"), place.path("tokenizer/tokenizer.json")).unwrap();
+    let (alone, whole) = (text(place.path("tokenizer")), text(whole));
+    let finished = run("extract", ["pair", "--teacher", &alone, "--student", &whole, "--json"]).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    let pair: Value = serde_json::from_str(&finished.stdout).unwrap();
+    for field in ["vocab_size", "pieces", "ids"] {
+        assert_eq!(pair["teacher"][field], pair["student"][field], "the checkout has the same tokenizer");
+    }
+    assert!(pair["teacher"]["prompt_tokens"].is_null() && pair["student"]["prompt_tokens"].is_number());
+    assert!(
+        pair["teacher"]["sizes"][0]["tokens"].is_null() && pair["student"]["sizes"][0]["tokens"].is_number()
+    );
+}
+
+#[test]
+fn several_sources_may_follow_one_flag() {
+    let place = Place::new();
+    let rows = fs::read_to_string(place.path("rows.jsonl")).unwrap();
+    let (first, others) = rows.split_once('\n').unwrap();
+    fs::write(place.path("first.jsonl"), first).unwrap();
+    fs::write(place.path("others.jsonl"), others).unwrap();
+    let [teacher, first, others, out] = [
+        text(fixture("qwen2_vl")),
+        text(place.path("first.jsonl")),
+        text(place.path("others.jsonl")),
+        text(place.path("cache")),
+    ];
+    let args = ["run", "--data", &first, &others, "--teacher", &teacher, "--out", &out, "--json"];
+    let finished = run("extract", args).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(serde_json::from_str::<Value>(&finished.stdout).unwrap()["written"], 3);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_text_is_refused_or_read_and_never_changed() {
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::ffi::OsStrExt;
+
+    let place = Place::new();
+    let name = OsStr::from_bytes(b"caf\xe9.jsonl");
+    let (teacher, folder) = (text(fixture("qwen2_vl")), place.path("folder"));
+    let started = |data: &Path, out: OsString| {
+        let args = ["run", "--teacher", &teacher, "--device", "cpu", "--data"].map(OsString::from);
+        let root = ["--image-root".into(), place.dir.path().into()];
+        let args = args.into_iter().chain([data.into(), "--out".into(), out]).chain(root);
+        run("extract", args).unwrap()
+    };
+    let refused = started(&place.path("rows.jsonl"), place.path("").join(name).into_os_string());
+    assert_fails(&refused, 2, &["invalid UTF-8"]);
+    assert_eq!(fs::read_dir(place.path("")).unwrap().filter(is_folder).count(), 0);
+    // Beside another file of its folder it would not be missed.
+    fs::create_dir(&folder).unwrap();
+    let rows = fs::read_to_string(place.path("rows.jsonl")).unwrap();
+    let (first, others) = rows.split_once('\n').unwrap();
+    fs::write(folder.join("first.jsonl"), first).unwrap();
+    fs::write(folder.join(name), others).unwrap();
+    let finished = started(&folder, place.path("cache").into());
+    assert!(
+        finished.code == Some(0) && finished.stdout.starts_with("read 3 rows: 3 written"),
+        "{finished:?}"
+    );
+}
+
+/// Whether a folder's entry is a folder.
+#[cfg(target_os = "linux")]
+fn is_folder(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    entry.as_ref().unwrap().path().is_dir()
 }
 
 trait ConcatTexts {
@@ -244,6 +325,27 @@ impl ConcatTexts for Vec<Value> {
     fn concat_texts(&self) -> String {
         self.iter().filter_map(Value::as_str).collect()
     }
+}
+
+#[test]
+fn a_run_goes_on_when_nobody_hears_it() {
+    let place = Place::new();
+    let (teacher, data, out) =
+        (text(fixture("qwen2_vl")), text(place.path("rows.jsonl")), text(place.path("cache")));
+    let unheard = |data: &str| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let args = ["run", "--teacher", &teacher, "--data", data, "--out", &out, "--part", "0/1"];
+        program("extract").unwrap().args(args).stderr(writer).output().unwrap()
+    };
+    assert_eq!(unheard(&data).status.code(), Some(0));
+    // The second run says that it continues, the third what is wrong.
+    assert_eq!(unheard(&data).status.code(), Some(0));
+    assert_eq!(unheard(&text(place.path("nowhere"))).status.code(), Some(1));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let script = program("extract").unwrap().args(["completions", "bash"]).stdout(writer).output().unwrap();
+    assert_eq!(script.status.code(), Some(0));
 }
 
 #[test]

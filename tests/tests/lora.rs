@@ -85,6 +85,17 @@ fn moments(out: &Path, step: usize) -> BTreeMap<String, f64> {
 }
 
 #[test]
+fn layers_that_a_later_stage_does_not_find_are_refused_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let keys = ["--set", "finetune.train=[]", "--set", "finetune.lora.linears=['nope']"];
+    let finished = distill(&out, &keys).unwrap();
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("`nope`") && finished.stderr.contains("hint:"), "{}", finished.stderr);
+    assert!(!out.join("metrics.jsonl").exists(), "no step was made");
+}
+
+#[test]
 fn matrices_learn_in_turn_and_the_body_is_frozen() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use e2e::distilled::{NUM_SAMPLES, distilled, extract, inputs, is_same, metrics, weights};
+use e2e::programs::run;
 use e2e::rows::fixture;
 use shared::models::{Processor, config_of};
 
@@ -90,6 +91,19 @@ fn each_stage_moves_what_the_table_says_and_nothing_else() {
     assert_eq!(steps_with(&rows, "control_zeroed"), controlled);
     assert_eq!(steps_with(&rows, "eval_ce_student"), [6, 8, 9, 11, 12]);
     assert!(out.join("events.out.tfevents.0.distill").exists());
+    let report = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(report.contains("Is the student used?"), "a run leaves its report");
+
+    // The card of an export says whether the student was used, in the numbers of stage distill's last step.
+    let [from, to] = [&out, &dir.path().join("exported")].map(|path| path.display().to_string());
+    let exported = run("distill", ["export", &from, "--out", &to]).unwrap();
+    assert_eq!(exported.code, Some(0), "{}", exported.stderr);
+    let card = std::fs::read_to_string(Path::new(&to).join("README.md")).unwrap();
+    let number = |field: &str| rows[8][field].as_f64().unwrap();
+    let own = number("eval_ce_teacher") + number("eval_kl");
+    let [shuffled, zeroed] = ["control_shuffled", "control_zeroed"].map(number);
+    let line = format!("| distill | 9 | {own:.3} | {shuffled:.3} | {zeroed:.3} |");
+    assert!(card.contains(&line) && card.contains("| teacher | `qwen2_vl` |"), "{line}:\n{card}");
 
     // The same command again does nothing.
     let again = distilled(&out, &[]).unwrap();

@@ -18,15 +18,42 @@ fn the_python_snippet_is_the_tested_one() {
     assert!(read("README.md").contains(snippet.trim_end()), "README.md and tests/peers/read_cache.py differ");
 }
 
+const PAGES: [&str; 8] = [
+    "README.md",
+    "docs/benchmarks.md",
+    "docs/format.md",
+    "docs/inputs.md",
+    "docs/method.md",
+    "docs/replica.md",
+    "datasets/replica/README.md",
+    "datasets/toy/README.md",
+];
+
+/// What a heading is linked by, as GitHub makes it: lower case, hyphens for spaces, no other punctuation.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+}
+
 #[test]
 fn links_lead_somewhere() {
-    for page in ["README.md", "docs/format.md", "docs/method.md", "docs/benchmarks.md"] {
+    for page in PAGES {
         let text = read(page);
-        let folder = root().join(page).parent().unwrap().to_path_buf();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http")) {
-            let path = folder.join(link.split('#').next().unwrap());
-            assert!(path.exists(), "{page} links to `{link}`, which is not there");
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => root().join(page),
+                file => root().join(page).parent().unwrap().join(file),
+            };
+            assert!(target.exists(), "{page} links to `{link}`, which is not there");
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let found =
+                    headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|a| a == heading);
+                assert!(found, "{page} links to `{link}`, a heading that is not there");
+            }
         }
     }
 }

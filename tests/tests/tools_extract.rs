@@ -201,6 +201,68 @@ fn repair_extracts_what_is_damaged_and_nothing_else() {
 }
 
 #[test]
+fn a_repair_that_had_too_little_data_is_not_forgotten() {
+    let job = Job::new(12);
+    let expected = job.expected();
+    let cache = job.cache("undisturbed");
+    let all = job.dir.path().join("rows.jsonl");
+    let half = job.dir.path().join("half.jsonl");
+    let rows = fs::read_to_string(&all).unwrap();
+    fs::write(&half, rows.lines().take(6).map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    let repair = |data: &Path| {
+        words(&["repair", "--device", "cpu", "--teacher"], &[&job.teacher])
+            .into_iter()
+            .chain(words(&["--data"], &[data, &cache]))
+            .collect::<Vec<_>>()
+    };
+    for shard in Manifest::load(&cache).unwrap().shards {
+        fs::remove_file(cache.join(shard.entry.file)).unwrap();
+    }
+    fails(&repair(&half), &["12 samples were lost and 6 extracted again"]);
+    assert!(!Manifest::load(&cache).unwrap().complete, "what is lost is owed");
+    fails(&repair(&half), &["is unfinished", "rows.jsonl"]);
+    assert_eq!(object(&repair(&all))["run"]["written"], 6);
+    assert!(Manifest::load(&cache).unwrap().complete && contents(&cache).unwrap() == expected);
+}
+
+/// `distill` looks at one sample to know whether it needs the data.
+#[test]
+fn images_are_embedded_in_all_samples_or_in_none() {
+    let job = Job::new(12);
+    let embeds = |cache: &str| {
+        let reader = CacheReader::open(job.cache(cache)).unwrap();
+        let mut embeds = (0..reader.len()).map(|i| !reader.image_files(i).unwrap().is_empty());
+        let first = embeds.next().unwrap();
+        (first, embeds.all(|other| other == first))
+    };
+    let rows = fs::read_to_string(job.dir.path().join("rows.jsonl")).unwrap();
+    let begin = |cache: &str, flags: &[&str]| {
+        fs::write(job.dir.path().join("rows.jsonl"), rows.lines().next().unwrap()).unwrap();
+        assert_eq!(job.run(cache, flags).code, Some(0));
+        fs::write(job.dir.path().join("rows.jsonl"), &rows).unwrap();
+    };
+    begin("with", &["--embed-images"]);
+    assert_eq!(job.run("with", &[]).code, Some(0));
+    assert_eq!((embeds("with"), job.committed("with")), ((true, true), 12));
+
+    begin("without", &[]);
+    let refused = job.run("without", &["--embed-images"]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("was made without `--embed-images`\nhint: "), "{}", refused.stderr);
+    assert_eq!(job.run("without", &[]).code, Some(0));
+    let [both, with, without] = ["both", "with", "without"].map(|cache| job.cache(cache));
+    fails(&words(&["merge"], &[&both, &with, &without]), &["embeds its images and"]);
+
+    // What is extracted again is as the rest, without a flag.
+    let lost = Manifest::load(&with).unwrap().shards[0].entry.file.clone();
+    fs::remove_file(with.join(lost)).unwrap();
+    let mut repair = words(&["repair", "--teacher"], &[&job.teacher]);
+    repair.extend(words(&["--data"], &[&job.dir.path().join("rows.jsonl"), &with]));
+    object(&repair);
+    assert_eq!((embeds("with"), job.committed("with")), ((true, true), 12));
+}
+
+#[test]
 fn caches_unite_and_divide() {
     let job = Job::new(30);
     let expected = job.expected();

@@ -146,9 +146,9 @@ impl Figure {
 /// A colour and a figure: what objects are called by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kind {
-    /// The colour.
+    /// Its pure colour, before an object's tint.
     pub colour: Colour,
-    /// The figure; in the toy, a shape.
+    /// What is drawn; in the toy, a shape.
     pub figure: Figure,
 }
 
@@ -193,7 +193,7 @@ pub struct Object {
     pub column: u8,
     /// Colour and figure.
     pub kind: Kind,
-    /// Size.
+    /// How much of its cell it fills.
     pub size: Size,
     /// How much the colour differs from its pure form, per channel.
     pub tint: [i32; 3],

@@ -5,7 +5,7 @@ use image::{Rgb, RgbImage};
 use super::glyphs::{self, DOTS, Glyph, dot_pixels, is_inked};
 use super::{CELL_PIXELS, Colour, Figure, Object, PICTURE_PIXELS, Scene, Shape, Size};
 
-/// The ground.
+/// The colour of a cell behind its object, in RGB.
 pub const GROUND: [u8; 3] = [24, 24, 30];
 /// The ticks on a cell's edges.
 pub const TICK: [u8; 3] = [230, 230, 230];

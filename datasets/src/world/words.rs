@@ -64,7 +64,7 @@ impl Spelled {
         WORDS.iter().position(|word| *word == letters).map(|index| Self { index, line })
     }
 
-    /// The word.
+    /// Its letters, in lower case.
     pub fn word(&self) -> &'static str {
         WORDS[self.index]
     }

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use toml::{Table, Value};
 
-use super::{CommonArgs, on_interrupt, print_summary};
+use super::{AfterSummary, CommonArgs, on_interrupt, print_summary};
 use crate::compare::{self, Event, GridConfig, INTERRUPTED};
 use crate::config;
 
@@ -38,9 +38,10 @@ A grid, in TOML:
   [eval]
   data = [\"test.json\"]
 
-[run] and [[variants]] take the keys of `distill run`; a variant may name its `teachers` and `students`, and one whose
-method has no teacher runs once. Grids with the same `cells = DIR` share what they have in common. Every cell is a normal run in OUT/cells, for `distill report` and
-`distill export`. The same command again continues. Writes compare.json, compare.md and compare.html.")]
+[run] and [[variants]] take the keys of `distill run`. A variant may name its `teachers` and `students`; one whose \
+method has no teacher runs once. Every cell is a normal run in OUT/cells, for `distill report` and `distill \
+export`; grids with the same `cells = DIR` share those that they have in common. The same command again continues. \
+Writes compare.json, compare.md and compare.html.")]
 pub struct CompareArgs {
     /// The grid's folder.
     #[arg(long, value_name = "DIR")]
@@ -70,12 +71,15 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     print_summary(args.common.json, &comparison, &(compare::text_table(&comparison) + &place))?;
     match comparison.failures.len() {
         0 => Ok(()),
-        count => bail!("{count} cells failed\nhint: the same command tries them again, and keeps the others"),
+        count => Err(AfterSummary(format!(
+            "{count} cells failed\nhint: the same command tries them again, and keeps the others"
+        ))
+        .into()),
     }
 }
 
 fn show(bar: &ProgressBar, event: &Event) {
-    let line = |text: String| bar.suspend(|| eprintln!("{text}"));
+    let line = |text: String| bar.suspend(|| shared::say!("{text}"));
     match event {
         Event::Found(done, all) => {
             bar.set_length(*all as u64);

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use toml::Table;
 
-use super::{UsageError, print_summary};
+use super::{CommonArgs, UsageError, print_summary};
+use crate::config;
 use crate::report::{self, ReportOptions};
 
 /// Arguments of `distill report`, as typed.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize)]
 #[command(after_help = "Examples:
   distill report RUN --out report.html
   distill report RUN_A RUN_B --eval teacher=eval-teacher --eval before=eval-student --out report.html
@@ -19,19 +21,38 @@ Evaluations that `distill eval` left in a run's folder are found; --eval adds ot
 pub struct ReportArgs {
     /// Folders of `distill run`.
     #[arg(value_name = "RUN")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<PathBuf>,
     /// A further evaluation and its name in the table. May be repeated.
     #[arg(long = "eval", value_name = "NAME=DIR")]
+    #[serde(rename = "eval", skip_serializing_if = "Vec::is_empty")]
     pub evaluations: Vec<String>,
-    /// The heading.
-    #[arg(long, default_value = "Distillation report")]
-    pub title: String,
+    /// The heading of the page.
+    #[arg(long)]
+    pub title: Option<String>,
     /// The file to write; report.html in the run when there is one run.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Print exactly one JSON object on stdout; all else goes to stderr.
-    #[arg(long)]
-    pub json: bool,
+    /// Configuration and output.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub common: CommonArgs,
+}
+
+/// The keys of `distill report`, called as its options.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportKeys {
+    runs: Vec<PathBuf>,
+    eval: Vec<String>,
+    title: String,
+    out: Option<PathBuf>,
+}
+
+impl Default for ReportKeys {
+    fn default() -> Self {
+        Self { runs: Vec::new(), eval: Vec::new(), title: report::TITLE.into(), out: None }
+    }
 }
 
 #[derive(Serialize)]
@@ -52,7 +73,8 @@ struct Accuracy {
 /// # Errors
 /// When a folder is not what it is given as, or the file cannot be written.
 pub fn run(args: &ReportArgs) -> Result<()> {
-    if args.runs.is_empty() && args.evaluations.is_empty() {
+    let keys: ReportKeys = config::resolve(&ReportKeys::default(), &args.common, Table::try_from(args)?)?;
+    if keys.runs.is_empty() && keys.eval.is_empty() {
         return Err(UsageError(
             "nothing to report\nhint: name folders of `distill run`, or --eval NAME=DIR".into(),
         )
@@ -62,22 +84,19 @@ pub fn run(args: &ReportArgs) -> Result<()> {
         Some((name, dir)) => Ok((name.to_owned(), PathBuf::from(dir))),
         None => Err(UsageError(format!("`--eval {text}` has no name\nhint: --eval teacher={text}"))),
     };
-    let options = ReportOptions {
-        title: args.title.clone(),
-        runs: args.runs.clone(),
-        evaluations: args.evaluations.iter().map(named).collect::<Result<_, _>>()?,
-    };
-    let out = match (&args.out, args.runs.as_slice()) {
-        (Some(out), _) => out.clone(),
+    let out = match (keys.out, keys.runs.as_slice()) {
+        (Some(out), _) => out,
         (None, [run]) => run.join("report.html"),
         (None, _) => PathBuf::from("report.html"),
     };
+    let evaluations = keys.eval.iter().map(named).collect::<Result<_, _>>()?;
+    let options = ReportOptions { title: keys.title, runs: keys.runs, evaluations };
     let report = report::render(&options)?;
     report::write(&report.page, &out)?;
     let accuracies =
         report.accuracies.into_iter().map(|(name, accuracy)| Accuracy { name, accuracy }).collect();
     let written = Written { report: out, bytes: report.page.len(), accuracies };
-    print_summary(args.json, &written, &text(&written))
+    print_summary(args.common.json, &written, &text(&written))
 }
 
 /// The accuracies as a table, and where the page is.

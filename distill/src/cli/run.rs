@@ -13,9 +13,7 @@ use crate::train;
 use crate::train::run::Summary;
 use crate::train::stage_loop::INTERRUPTED;
 
-/// Arguments of `distill run`, as typed.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
+const EXAMPLES: &str = "Examples:
   distill run --cache CACHE --student DIR --out RUN --data train.jsonl --image-root images
   distill run --cache CACHE --student DIR --out RUN --stages align,distill --set distill.lr=5e-5
   distill run --method sft --cache CACHE --student DIR --out RUN
@@ -23,9 +21,22 @@ use crate::train::stage_loop::INTERRUPTED;
   distill run --stages finetune --data train.jsonl --image-root images --student DIR --out RUN
 
 The same command again continues where it stopped, and does nothing when the run is done.
-Every key and its default is in RUN/config.toml; --set KEY=VALUE overrides one.
-Methods other than genrecal and sft put their loss in the Recalibrator's place in stage distill, then finetune: with
-equal keys they update the student as often, on the same samples in the same order.")]
+--help lists every key with its default, RUN/config.toml those of a run; --set KEY=VALUE overrides one.
+Methods other than genrecal and sft put their loss in the Recalibrator's place in stage distill, then finetune: \
+with equal keys they update the student as often, on the same samples in the same order.";
+
+/// The examples, and what a configuration can say.
+fn long_help() -> String {
+    // Tables of plain values are always TOML.
+    let defaults = toml::to_string(&RunConfig::default()).unwrap_or_default();
+    format!(
+        "{EXAMPLES}\n\nEvery key with its default, as --config FILE has it; `steps` and `lora` of a stage have none:\n\n{defaults}"
+    )
+}
+
+/// Arguments of `distill run`, as typed.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = long_help())]
 pub struct RunArgs {
     /// The teacher's feature cache, made by `extract run`. Not needed for stage finetune alone.
     #[arg(long, value_name = "CACHE")]

@@ -20,13 +20,13 @@ pub struct NamedTeacher {
     pub cache: PathBuf,
 }
 
-/// A student.
+/// A student of the grid, as it is before training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedStudent {
     /// Its name in the tables and folders.
     pub name: String,
-    /// Its checkout.
+    /// The checkout it begins from.
     pub path: PathBuf,
 }
 
@@ -50,7 +50,7 @@ pub struct Variant {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
-    /// The questions.
+    /// Datasets with reference answers, as `distill eval --data` takes them.
     pub data: Vec<String>,
     /// The folder that image paths are relative to.
     pub image_root: Option<PathBuf>,
@@ -64,7 +64,7 @@ pub struct Asked {
     pub limit: Option<usize>,
 }
 
-/// A grid.
+/// Everything that decides a grid, as its TOML file says it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GridConfig {
@@ -81,9 +81,9 @@ pub struct GridConfig {
     pub jobs: usize,
     /// The variant that the others' gains are counted from; the first when absent.
     pub baseline: Option<String>,
-    /// The teachers.
+    /// Teachers by name, each the cache of its features.
     pub teachers: Vec<NamedTeacher>,
-    /// The students.
+    /// Students by name, as they are before training.
     pub students: Vec<NamedStudent>,
     /// The methods, or one method with other keys.
     pub variants: Vec<Variant>,

@@ -18,7 +18,7 @@ use crate::report::run::{Evaluation, Run};
 /// A cell that did not come to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which.
+    /// Teacher, student, variant and seed in one name.
     pub cell: String,
     /// What it said.
     pub reason: String,
@@ -41,7 +41,7 @@ pub struct Gain {
 pub struct Row {
     /// Absent for a student as it came, and for a method without a teacher.
     pub teacher: Option<String>,
-    /// The student.
+    /// The student's name in the grid.
     pub student: String,
     /// Absent for a student as it came.
     pub variant: Option<String>,

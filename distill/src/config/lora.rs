@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::PartName;
+use super::{PartName, above_zero};
 use crate::cli::UsageError;
 
 /// LoRA (arXiv 2106.09685) on linear layers of the student's body, whose own weights stay frozen. What a stage leaves, and
@@ -40,9 +40,7 @@ impl LoraConfig {
                 "`{name}.lora.rank` must be at least 1\nhint: without the table `{name}.lora` there is no LoRA"
             ));
         }
-        if self.alpha.is_nan() || self.alpha <= 0.0 {
-            return wrong(format!("`{name}.lora.alpha` must be above 0"));
-        }
+        above_zero(&format!("{name}.lora"), &[("alpha", self.alpha)])?;
         if self.linears.is_empty() {
             return wrong(format!(
                 "`{name}.lora.linears` names no layer\nhint: such as [\"q_proj\", \"v_proj\"], or [\"*_proj\"] for all"

@@ -1,6 +1,9 @@
 //! The keys of the losses.
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
+
+use super::{above_zero, at_least_zero};
 
 /// The weights of the losses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +70,19 @@ impl Default for LossConfig {
 }
 
 impl LossConfig {
+    /// Refuses weights that would turn a loss round, and what is no number.
+    pub(super) fn validate(&self) -> Result<()> {
+        let weights = [
+            ("ce_teacher", self.ce_teacher),
+            ("kl", self.kl),
+            ("ce_student", self.ce_student),
+            ("method", self.method),
+            ("regularisation", self.regularisation),
+        ];
+        at_least_zero("loss", &weights)?;
+        above_zero("loss", &[("temperature", self.temperature)])
+    }
+
     /// Weights of cross entropy, divergence and squared error in the regularisation pass.
     #[must_use]
     pub fn regularisation_weights(&self) -> [f64; 3] {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::{RunConfig, StageName};
+use super::{RunConfig, StageName, above_zero, at_least_zero};
 use crate::cli::UsageError;
 
 /// What a student learns from.
@@ -72,7 +72,7 @@ pub enum Divergence {
     Jsd,
 }
 
-/// Method kd.
+/// Keys of method `kd`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KdConfig {
@@ -82,7 +82,7 @@ pub struct KdConfig {
     pub top_k: usize,
 }
 
-/// Method multilevel_ot.
+/// Keys of method `multilevel_ot`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MultilevelOtConfig {
@@ -94,11 +94,11 @@ pub struct MultilevelOtConfig {
     pub sinkhorn: f64,
     /// Entropic regularisation of the transport.
     pub regularisation: f64,
-    /// Sinkhorn's iterations.
+    /// How often Sinkhorn's algorithm scales rows and columns.
     pub iterations: usize,
 }
 
-/// Method alm.
+/// Keys of method `alm`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlmConfig {
@@ -139,11 +139,8 @@ impl RunConfig {
         if ot.top_k == 0 || ot.iterations == 0 {
             return usage("`multilevel_ot.top_k` and `multilevel_ot.iterations` must be at least 1".into());
         }
-        let positive =
-            [("multilevel_ot.regularisation", ot.regularisation), ("alm.temperature", self.alm.temperature)];
-        match positive.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
-            Some((key, _)) => usage(format!("`{key}` must be above 0")),
-            None => Ok(()),
-        }
+        at_least_zero("multilevel_ot", &[("logarithm", ot.logarithm), ("sinkhorn", ot.sinkhorn)])?;
+        above_zero("multilevel_ot", &[("regularisation", ot.regularisation)])?;
+        above_zero("alm", &[("temperature", self.alm.temperature)])
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{LoraConfig, PartName, StageName};
+use super::{LoraConfig, PartName, StageName, above_zero, at_least_zero};
 use crate::cli::UsageError;
 
 /// One stage's length, batches and optimiser. The paper gives the learning rates; the rest are our choices.
@@ -57,9 +57,9 @@ pub struct StageConfig {
 pub enum KeepFeatures {
     /// Where the stage sees samples more than once.
     Auto,
-    /// Always.
+    /// Also where each sample is seen once.
     Always,
-    /// Never.
+    /// Every pass runs the student again.
     Never,
 }
 
@@ -158,10 +158,14 @@ impl StageConfig {
         if self.batch_size == 0 || self.microbatch_tokens == 0 {
             return wrong(format!("`{name}.batch_size` and `{name}.microbatch_tokens` must be at least 1"));
         }
-        let positive = [("lr", self.lr), ("epsilon", self.epsilon), ("epochs", self.epochs)];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| value.is_nan() || *value <= 0.0) {
-            return wrong(format!("`{name}.{key}` must be above 0"));
+        if self.steps == Some(0) {
+            return wrong(format!("`{name}.steps` must be at least 1\nhint: `--stages` leaves a stage out"));
         }
+        above_zero(name, &[("lr", self.lr), ("epsilon", self.epsilon), ("epochs", self.epochs)])?;
+        at_least_zero(
+            name,
+            &[("lr_end", self.lr_end), ("weight_decay", self.weight_decay), ("clip", self.clip)],
+        )?;
         let shares = [("warmup", self.warmup), ("beta1", self.beta1), ("beta2", self.beta2)];
         if let Some((key, _)) = shares.iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
             return wrong(format!("`{name}.{key}` must be at least 0 and below 1"));

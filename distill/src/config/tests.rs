@@ -80,10 +80,42 @@ fn impossible_combinations_are_refused_with_a_hint() {
     assert!(with_lora(lora(0, 1.0, &["*"])).0.unwrap_err().contains("`finetune.lora.rank`"));
     assert!(with_lora(lora(1, 0.0, &["*"])).0.unwrap_err().contains("`finetune.lora.alpha`"));
     assert!(with_lora(lora(1, 1.0, &[])).0.unwrap_err().contains("`finetune.lora.linears`"));
-    assert!(with_cache(|c| c.distill.clip = -1.0).is_ok());
+    assert!(with_cache(|c| c.align.steps = Some(0)).unwrap_err().contains("hint: `--stages`"));
     assert!(with_cache(|c| c.finetune.beta2 = 1.0).unwrap_err().contains("finetune.beta2"));
     assert!(with_cache(|c| c.stages = Some(vec![StageName::Distill, StageName::Align])).is_err());
     assert!(with_cache(|c| c.method = Method::Sft).is_ok());
+}
+
+#[test]
+fn what_is_no_number_or_of_the_wrong_sign_is_refused_by_name() {
+    let refused = |set: &str| {
+        let typed = toml::from_str("student = \"s\"\nout = \"o\"\ncache = \"c\"").unwrap();
+        let config: RunConfig = resolve(&RunConfig::default(), &common(&[set]), typed).unwrap();
+        config.validate().map_err(|error| error.to_string())
+    };
+    // The last update at a rate that is no number would leave weights that are none.
+    let wrong = [
+        "align.lr_end=nan",
+        "align.lr=inf",
+        "distill.epochs=inf",
+        "finetune.weight_decay=nan",
+        "distill.clip=-1.0",
+        "loss.kl=nan",
+        "loss.ce_teacher=-1.0",
+        "loss.temperature=inf",
+        "recalibrator.init_std=nan",
+        "multilevel_ot.sinkhorn=-0.5",
+        "alm.temperature=inf",
+        "data.max_bad=nan",
+        "data.max_bad=1.5",
+    ];
+    for set in wrong {
+        let (key, _) = set.split_once('=').unwrap();
+        assert!(refused(set).unwrap_err().contains(&format!("`{key}`")), "{set}");
+    }
+    for set in ["align.clip=0.0", "align.lr_end=0.0", "loss.kl=0.0", "data.max_bad=1.0"] {
+        assert_eq!(refused(set), Ok(()), "{set}");
+    }
 }
 
 #[test]

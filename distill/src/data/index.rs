@@ -1,21 +1,26 @@
 //! One streaming pass over the datasets: sample key to messages and images.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
 use shared::dataset::{DatasetOptions, ImageSource, Message, Record, canonical_json, open};
 use shared::ids::{Digest, SampleKey};
 
+use super::spill::Spill;
 use crate::config::DataConfig;
 
 /// Rows hashed at a time, so that images are read in parallel.
 const CHUNK: usize = 256;
+/// Or fewer, once their images hold this much memory.
+const CHUNK_BYTES: usize = 32 << 20;
 
 /// A sample's messages and images, and where they were found.
 #[derive(Clone, Debug)]
 pub struct Conversation {
-    /// The turns.
+    /// Questions and answers in turn.
     pub messages: Vec<Message>,
     /// The images, in the order the messages use them.
     pub images: Vec<ImageSource>,
@@ -44,47 +49,64 @@ pub struct Index {
 }
 
 impl Index {
-    /// Reads all sources once. Images are read to identify the samples, and not kept.
+    /// Reads all sources once. Images are read to identify the samples, and not kept in memory: those that come inside rows
+    /// move to a file in `out`, the run's folder.
     ///
     /// # Errors
-    /// When a source cannot be read, or more rows are unusable than `data.max_bad` allows.
-    pub fn build(config: &DataConfig, progress: &dyn Fn(usize)) -> Result<Self> {
+    /// When a source cannot be read, more rows are unusable than `data.max_bad` allows, or the disk is full.
+    pub fn build(config: &DataConfig, out: &Path, progress: &dyn Fn(usize)) -> Result<Self> {
         let options = DatasetOptions {
             image_root: config.image_root.clone(),
             prepend_image: config.prepend_image,
             ..DatasetOptions::default()
         };
         let mut index = Self::default();
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut spill = Spill::new(out);
+        let (mut chunk, mut chunk_bytes) = (Vec::with_capacity(CHUNK), 0);
         for row in open(&config.sources, &options)? {
             index.num_rows += 1;
             match row? {
-                Ok(record) => chunk.push(record),
+                Ok(record) => {
+                    chunk_bytes += image_bytes(&record);
+                    chunk.push(record);
+                }
                 Err(bad) => index
                     .skipped
                     .push(Skipped { place: format!("{} row {}", bad.source, bad.row), reason: bad.reason }),
             }
-            if chunk.len() == CHUNK {
-                index.add(std::mem::take(&mut chunk));
+            if chunk.len() == CHUNK || chunk_bytes > CHUNK_BYTES {
+                index.add(std::mem::take(&mut chunk), &mut spill)?;
+                chunk_bytes = 0;
                 progress(index.num_rows);
             }
         }
-        index.add(chunk);
+        index.add(chunk, &mut spill)?;
+        spill.finish()?;
         check_budget(&index.skipped, index.skipped.len(), index.num_rows, config.max_bad)?;
         Ok(index)
     }
 
-    fn add(&mut self, records: Vec<Record>) {
+    fn add(&mut self, records: Vec<Record>, spill: &mut Spill) -> Result<()> {
         let identified: Vec<_> = records.into_par_iter().map(identify).collect();
         for item in identified {
             match item {
-                Ok((key, conversation)) => {
-                    self.samples.entry(key).or_insert(conversation);
+                Ok((key, mut conversation)) => {
+                    if let Entry::Vacant(place) = self.samples.entry(key) {
+                        spill.take(&mut conversation.images)?;
+                        place.insert(conversation);
+                    }
                 }
                 Err(skipped) => self.skipped.push(skipped),
             }
         }
+        Ok(())
     }
+}
+
+/// What a row's images hold in memory.
+fn image_bytes(record: &Record) -> usize {
+    let held = |image: &ImageSource| if let ImageSource::Bytes(bytes) = image { bytes.len() } else { 0 };
+    record.images.iter().map(held).sum()
 }
 
 fn identify(record: Record) -> Result<(SampleKey, Conversation), Skipped> {

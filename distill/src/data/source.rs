@@ -33,7 +33,7 @@ pub enum TeacherNeed {
 /// One sample, ready for a batch.
 #[derive(Debug)]
 pub struct Sample {
-    /// Its identity.
+    /// By what it is, wherever it lies.
     pub key: SampleKey,
     /// As the student takes it.
     pub student: Encoded,
@@ -124,7 +124,7 @@ impl Source {
     ) -> Result<Self> {
         let mut index = match config.data.sources.is_empty() {
             true => Index::default(),
-            false => Index::build(&config.data, progress)?,
+            false => Index::build(&config.data, &config.out, progress)?,
         };
         let mut entries = match &caches {
             Some(caches) => cached_entries(caches, &mut index)?,

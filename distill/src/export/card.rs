@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Moment;
 use crate::config::{Method, RunConfig, StageName};
+use crate::report::run::Run;
 
 /// The card's text.
 pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
@@ -42,8 +43,48 @@ pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
         }
     }
     card.push_str("\nThe architecture, tokenizer and processor are those of the student before training.\n");
-    card
+    card + &controls(run, moment)
 }
+
+/// The leakage controls: the last that each stage has up to the moment; nothing where no stage has any.
+fn controls(run: &Path, moment: Moment) -> String {
+    let Ok(run) = Run::open(run) else { return String::new() };
+    let stages = run.stages();
+    let end = match moment {
+        Moment::End => f64::INFINITY,
+        Moment::After(stage) => {
+            stages.iter().find(|it| it.0 == stage.as_str()).map_or(f64::INFINITY, |it| it.2)
+        }
+        Moment::Step(step) => step as f64,
+    };
+    let mut rows = String::new();
+    for (stage, ..) in &stages {
+        let controlled = run.points.iter().rev().find(|point| {
+            point.stage == *stage && point.step <= end && point.values.contains_key("control_zeroed")
+        });
+        let Some(point) = controlled else { continue };
+        let value = |name: &str| point.values.get(name).copied();
+        let own = value("eval_ce_teacher").zip(value("eval_kl")).map(|(ce, kl)| ce + kl);
+        let cells = [own, value("control_shuffled"), value("control_zeroed")];
+        let cells = cells.map(|cell| cell.map_or_else(|| "–".to_owned(), |it| format!("{it:.3}")));
+        let _ = writeln!(rows, "| {stage} | {} | {} |", point.step, cells.join(" | "));
+    }
+    match rows.is_empty() {
+        true => rows,
+        false => format!("{CONTROLS}{rows}"),
+    }
+}
+
+const CONTROLS: &str = "
+## Was the student used?
+
+The teacher's features of an answer alone tell much of its next token, so a Recalibrator can learn and ignore the student. On
+held-out samples: cross entropy + KL through the teacher's head, in nats a token, with the student's features of the
+question, with those of another sample, and with zeros. How much worse the last two are is how much the student is used.
+
+| stage | step | its own | another's | zeros |
+|---|---|---|---|---|
+";
 
 fn sentence(config: &RunConfig, moment: Moment) -> String {
     let how: String = match (config.method, !config.caches().is_empty()) {
@@ -68,6 +109,7 @@ fn provenance(cache: &Path) -> Vec<(&'static str, String)> {
     let Ok(manifest) = serde_json::from_slice::<Value>(&manifest) else { return Vec::new() };
     let field = |pointer: &str| manifest.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let known = [
+        ("teacher", field("/about/teacher")),
         ("cache fingerprint", field("/fingerprint_digest")),
         ("teacher's weights", field("/fingerprint/fields/weights")),
     ];

@@ -64,7 +64,7 @@ pub struct Views<'a> {
     pub answers: &'a [AnswerPair],
 }
 
-/// A method.
+/// What a method makes of a microbatch, and which pairs it can serve.
 pub trait Distillation: Send {
     /// Units of a microbatch that the sums are divided by: the student's answer tokens, unless the method says otherwise.
     fn num_units(&self, answers: &[AnswerPair]) -> usize {

@@ -50,7 +50,7 @@ pub struct SampleStarts {
 /// Consecutive rows of one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Whose.
+    /// Whose features they are.
     pub source: Source,
     /// Which rows of that source's packed features.
     pub rows: Range<usize>,

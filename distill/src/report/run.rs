@@ -18,7 +18,7 @@ pub(crate) struct Point {
     pub(crate) values: BTreeMap<String, f64>,
 }
 
-/// One run.
+/// What a report shows of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     /// The folder's name, with as many of the folders above it as tell the runs of a report apart.
@@ -98,8 +98,12 @@ impl Evaluation {
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!("no evaluation in `{}`\nhint: make one with `distill eval --out`", dir.display())
         })?;
-        let summary =
-            serde_json::from_str(&text).with_context(|| format!("`{}` is not a summary", path.display()))?;
+        let summary = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "`{}` is not a summary of `distill eval`\nhint: make the evaluation again",
+                path.display()
+            )
+        })?;
         let path = dir.join("predictions.jsonl");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let lines = text.lines().enumerate().map(|(index, line)| {
@@ -154,7 +158,11 @@ fn read_points(path: &Path) -> Result<Vec<Point>> {
             Some(point) => points.push(point),
             // A run that is being written, or was killed, may end in half a line.
             None if index + 1 == num_lines => {}
-            None => bail!("`{}` line {} is not a step's metrics", path.display(), index + 1),
+            None => bail!(
+                "`{}` line {} is not a step's metrics\nhint: take the line out, and the report has the others",
+                path.display(),
+                index + 1
+            ),
         }
     }
     Ok(points)

@@ -24,6 +24,8 @@ pub const FORMAT_VERSION: u32 = 2;
 const STATE: &str = "state.json";
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+/// Names of folders that are not whole end with this.
+const PARTIAL: &str = ".partial";
 /// The averages of the weights, where the run keeps them.
 pub const AVERAGES: &str = "ema.safetensors";
 
@@ -97,24 +99,37 @@ impl Checkpoints {
         }
     }
 
-    /// Steps that have a checkpoint, oldest first.
-    fn steps(&self) -> Result<Vec<usize>> {
+    fn names(&self) -> Result<Vec<String>> {
         if !self.dir.exists() {
             return Ok(Vec::new());
         }
         let entries =
             fs::read_dir(&self.dir).with_context(|| format!("cannot read {}", self.dir.display()))?;
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+    }
+
+    /// Folders that [`publish`] did not come to rename.
+    fn partial(&self) -> Result<Vec<PathBuf>> {
+        let mut names = self.names()?;
+        names.retain(|name| name.starts_with(".step-") && name.ends_with(PARTIAL));
+        Ok(names.into_iter().map(|name| self.dir.join(name)).collect())
+    }
+
+    /// Steps that have a checkpoint, oldest first.
+    fn steps(&self) -> Result<Vec<usize>> {
+        let names = self.names()?.into_iter();
         let mut steps: Vec<usize> =
             names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
         steps.sort_unstable();
         Ok(steps)
     }
 
+    /// Removes the oldest checkpoints, and what a process that was killed left of one that never appeared.
     fn prune(&self) -> Result<()> {
         let steps = self.steps()?;
-        for step in &steps[..steps.len().saturating_sub(self.keep)] {
-            let dir = self.dir.join(format!("step-{step}"));
+        let old = &steps[..steps.len().saturating_sub(self.keep)];
+        let old = old.iter().map(|step| self.dir.join(format!("step-{step}")));
+        for dir in old.chain(self.partial()?) {
             fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         Ok(())
@@ -253,7 +268,7 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<()
 pub fn publish(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let parent = dir.parent().context("a folder without a parent")?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let partial = parent.join(format!(".{name}.partial"));
+    let partial = parent.join(format!(".{name}{PARTIAL}"));
     let cannot = || format!("cannot write {}", dir.display());
     fs::create_dir_all(parent).with_context(cannot)?;
     if partial.exists() {

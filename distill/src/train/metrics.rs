@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::tensorboard::EventWriter;
@@ -38,16 +38,16 @@ pub struct Terms {
     pub method_terms: BTreeMap<String, f64>,
 }
 
-/// One step.
+/// One line of `metrics.jsonl`: one step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The stage.
+    /// The stage that the step belongs to.
     pub stage: StageName,
     /// Steps done in the whole run, this one included.
     pub step: usize,
     /// What was minimised: the weighted sum of the terms.
     pub loss: f64,
-    /// Its terms.
+    /// What it was summed from, before the weights.
     #[serde(flatten)]
     pub terms: Terms,
     /// The held-out samples, when this step evaluated them.
@@ -71,7 +71,7 @@ pub struct Row {
 pub struct EvalRow {
     /// Cross entropy through the teacher's head.
     pub eval_ce_teacher: Option<f64>,
-    /// Divergence.
+    /// Divergence from the teacher's prediction, through its head.
     pub eval_kl: Option<f64>,
     /// The student's own cross entropy.
     pub eval_ce_student: Option<f64>,
@@ -113,16 +113,23 @@ impl MetricsWriter {
     /// Opens the files of a run, cut to what a checkpoint vouches for.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// When a file cannot be written, or rows are missing.
     pub fn open(dir: &Path, offsets: Offsets) -> Result<Self> {
         let path = dir.join(FILE_NAME);
-        let open = || -> std::io::Result<File> {
-            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-            file.set_len(offsets.metrics_bytes)?;
-            file.seek(SeekFrom::Start(offsets.metrics_bytes))?;
-            Ok(file)
-        };
-        let file = open().with_context(|| format!("cannot write {}", path.display()))?;
+        let cannot = || format!("cannot write {}", path.display());
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let mut file = file.with_context(cannot)?;
+        let num_bytes = file.metadata().with_context(cannot)?.len();
+        if num_bytes < offsets.metrics_bytes {
+            bail!(
+                "`{}` has {num_bytes} bytes, and had {} when the run stopped\n\
+                 hint: put the file back, or start anew in another --out",
+                path.display(),
+                offsets.metrics_bytes
+            );
+        }
+        let cut = file.set_len(offsets.metrics_bytes);
+        cut.and_then(|()| file.seek(SeekFrom::Start(offsets.metrics_bytes))).with_context(cannot)?;
         let events = EventWriter::open(dir, offsets.events_bytes)?;
         Ok(Self { file, num_bytes: offsets.metrics_bytes, events })
     }

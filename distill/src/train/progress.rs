@@ -55,13 +55,13 @@ impl Progress {
             let per_step =
                 self.started.elapsed().as_secs_f64() / (stage_step - self.first_step).max(1) as f64;
             let eta = per_step * (num_steps - stage_step) as f64;
-            eprintln!("{} {stage_step}/{num_steps} · {text} · eta {eta:.0} s", row.stage.as_str());
+            shared::say!("{} {stage_step}/{num_steps} · {text} · eta {eta:.0} s", row.stage.as_str());
         }
     }
 
     /// A line above the bar.
     pub fn note(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| shared::say!("{text}"));
     }
 }
 

@@ -5,8 +5,10 @@
 //! RUN/checkpoints/step-N/         the newest, while a stage runs
 //! RUN/stages/<name>/              what a stage left: recalibrator.safetensors, student/ (float32)
 //! RUN/student_features/           of the frozen student, where stage align sees samples more than once
+//! RUN/images.bin                  images of the data's own rows, until the run is done
 //! RUN/student/                    the result, in the student's own type
-//! RUN/summary.json                written last: the run is done
+//! RUN/summary.json                the run is done
+//! RUN/report.html                 its curves and controls, as `distill report` shows them
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use shared::models::{self, Model, Processor};
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
 use super::ema::Ema;
 use super::identity::{claim, identity};
+use super::lock::RunLock;
 use super::metrics::{Offsets, Row, peak_rss_bytes};
 use super::optim::AdamW;
 use super::progress::LINE_EVERY;
@@ -30,11 +33,13 @@ use super::stage_loop::{Ended, StageLoop, append_skipped};
 use super::step::{MethodSide, RecomputedSides, Trainer};
 use super::student_features::StudentFeatures;
 use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
-use crate::config::{RunConfig, StageName};
+use crate::config::{LoraConfig, RunConfig, StageName};
 use crate::data::mixture::Caches;
 use crate::data::source::Source;
+use crate::data::spill::Spill;
 use crate::lora;
 use crate::methods;
+use crate::report::{self, ReportOptions};
 use crate::stage::{RecalibratorRole, Stage};
 use crate::student;
 
@@ -46,7 +51,7 @@ const RECALIBRATOR: &str = "recalibrator.safetensors";
 pub struct Summary {
     /// The run's folder.
     pub run: PathBuf,
-    /// The stages.
+    /// The stages that the run consists of, in order.
     pub stages: Vec<StageName>,
     /// Samples that train.
     pub samples: usize,
@@ -88,13 +93,14 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot write {}", out.display()))?;
     claim(out, &base_identity)?;
     if let Some(summary) = read_summary(out)? {
-        eprintln!("{} is done", out.display());
+        shared::say!("{} is done", out.display());
         return Ok(summary);
     }
+    let _lock = RunLock::take(out)?;
     publish_file(&out.join("config.toml"), toml::to_string(config)?.as_bytes())?;
     let source = Source::open(config, processor, caches.clone(), &reading())?;
     for skipped in &source.skipped {
-        eprintln!("left out: {}: {}", skipped.place, skipped.reason);
+        shared::say!("left out: {}: {}", skipped.place, skipped.reason);
     }
     let mut run = Run {
         config,
@@ -117,7 +123,7 @@ fn reading() -> impl Fn(usize) {
     move |rows| {
         if last.get().elapsed() >= LINE_EVERY {
             last.set(Instant::now());
-            eprintln!("read {rows} rows of the data");
+            shared::say!("read {rows} rows of the data");
         }
     }
 }
@@ -181,12 +187,24 @@ impl Run<'_> {
             let checkpoint = checkpoint.as_ref().filter(|checkpoint| checkpoint.state.stage == planned.name);
             if let Some(checkpoint) = checkpoint {
                 resumed_from = Some(checkpoint.state.step);
-                eprintln!("continuing after step {}", checkpoint.state.step);
+                shared::say!("continuing after step {}", checkpoint.state.step);
                 self.offsets = checkpoint.state.offsets;
+            } else if planned.first_step == 0 {
+                self.check_adapters()?;
             }
             self.one_stage(planned, checkpoint, &checkpoints)?;
         }
         Ok(resumed_from)
+    }
+
+    /// Refuses a later stage's adapters that have no layer to stand beside, before the first step: training changes no names.
+    fn check_adapters(&self) -> Result<()> {
+        let later = self.plan.iter().skip(1).map(|planned| self.config.stage(planned.name));
+        let adapters: Vec<&LoraConfig> = later.filter_map(|keys| keys.lora.as_ref()).collect();
+        let Some(first) = self.plan.first().filter(|_| !adapters.is_empty()) else { return Ok(()) };
+        let (stage, dtype) = (Stage::new(self.config, first.name), self.config.dtype.on(&self.device));
+        let mut model = student::open(&self.base, &stage, &self.device, dtype)?;
+        adapters.into_iter().try_for_each(|keys| lora::check(&mut model, keys))
     }
 
     /// Whether an earlier call finished this stage; then its results are the next one's start.
@@ -309,7 +327,7 @@ impl Run<'_> {
             bail!("stage {} trains nothing", planned.name.as_str());
         }
         let num_trained: usize = params.iter().map(|param| param.var.elem_count()).sum();
-        eprintln!(
+        shared::say!(
             "stage {} trains {num_trained} weights, {} of them the student's",
             planned.name.as_str(),
             model.params.num_elements()
@@ -391,6 +409,13 @@ impl Run<'_> {
             student,
         };
         publish_file(&out.join(SUMMARY), &serde_json::to_vec_pretty(&summary)?)?;
+        let images = Spill::path(out);
+        if images.exists() {
+            std::fs::remove_file(&images).with_context(|| format!("cannot remove {}", images.display()))?;
+        }
+        let shown =
+            ReportOptions { title: report::TITLE.into(), runs: vec![out.clone()], evaluations: Vec::new() };
+        report::write(&report::render(&shown)?.page, &out.join("report.html"))?;
         Ok(summary)
     }
 }

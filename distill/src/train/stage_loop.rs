@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use shared::ids::Fingerprint;
 
 use super::checkpoint::{Checkpoint, Checkpoints, FORMAT_VERSION, State};
@@ -27,7 +27,7 @@ pub struct StageLoop<'a> {
     pub config: &'a RunConfig,
     /// The run's identity, kept in every checkpoint.
     pub identity: &'a Fingerprint,
-    /// The samples.
+    /// Where the samples come from.
     pub source: &'a Arc<Source>,
     /// The model and its optimizer.
     pub trainer: Trainer,
@@ -69,14 +69,12 @@ impl StageLoop<'_> {
         }
         let mut metrics = MetricsWriter::open(out, offsets)?;
         let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
-        let held_out = self.held_out(need)?;
+        let held_out = self.held_out(need, checkpoint.is_none(), &progress)?;
         while done < self.num_steps {
             let start = Instant::now();
             let batch = loader.next_batch()?;
             num_skipped += self.note_skipped(out, &progress, &batch.skipped, num_skipped, done)?;
-            if batch.samples.is_empty() {
-                bail!("none of the samples of step {} can be used", done + 1);
-            }
+            // Where none of them can be used and that many may be bad, the step changes nothing and counts.
             let report = self.trainer.step(done, &batch.samples)?;
             let stall = loader.take_stall().as_secs_f64();
             let seconds = start.elapsed().as_secs_f64();
@@ -128,10 +126,22 @@ impl StageLoop<'_> {
         })
     }
 
-    fn held_out(&self, need: TeacherNeed) -> Result<Vec<Arc<Sample>>> {
+    /// The held-out samples. One that cannot be used is left out of the evaluation and listed, when the stage begins; the
+    /// budget is for training.
+    fn held_out(
+        &self,
+        need: TeacherNeed,
+        is_beginning: bool,
+        progress: &Progress,
+    ) -> Result<Vec<Arc<Sample>>> {
         let indices: Vec<usize> = self.source.held_out().collect();
         let batch = read(self.source, &indices, need.min(TeacherNeed::Answers));
-        // An unusable held-out sample is left out of the evaluation; the budget is for training.
+        if is_beginning && !batch.skipped.is_empty() {
+            append_skipped(&self.config.out, &batch.skipped)?;
+            for sample in &batch.skipped {
+                progress.note(&format!("left out of the evaluation: {}: {}", sample.place, sample.reason));
+            }
+        }
         Ok(batch.samples)
     }
 

@@ -25,7 +25,7 @@ use crate::stage::Stage;
 pub struct Trainer {
     /// What the stage does.
     pub stage: Stage,
-    /// Its keys.
+    /// Its part of the configuration.
     pub keys: StageConfig,
     /// The losses' weights.
     pub loss: LossConfig,
@@ -61,7 +61,7 @@ pub struct RecomputedSides {
 
 /// A method without a Recalibrator.
 pub struct MethodSide {
-    /// Its loss.
+    /// What makes its loss of both models' features.
     pub method: Box<dyn Distillation>,
     /// The teacher's head (V, D), frozen.
     pub head: Tensor,
@@ -72,13 +72,13 @@ pub struct MethodSide {
 pub struct StepReport {
     /// What was minimised.
     pub loss: f64,
-    /// Its terms.
+    /// What it was summed from, before the weights.
     pub terms: Terms,
     /// The rate used.
     pub lr: f64,
     /// The gradient's norm before it was cut.
     pub grad_norm: f64,
-    /// Student tokens.
+    /// Tokens of the step's samples, as the student counts them.
     pub num_tokens: usize,
 }
 

@@ -23,7 +23,7 @@ pub enum QuestionFeatures {
     AsIs,
     /// Another sample's of the microbatch.
     Shuffled,
-    /// Zeros.
+    /// Zeros in their place.
     Zeroed,
 }
 

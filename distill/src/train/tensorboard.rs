@@ -21,19 +21,21 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Opens the file, cut to the `num_bytes` that a checkpoint vouches for; 0 begins it anew.
+    /// Opens the file, cut to the `num_bytes` that a checkpoint vouches for. With 0, and where the file is shorter because
+    /// somebody removed it, it begins anew: TensorBoard shows what follows.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn open(dir: &Path, num_bytes: u64) -> Result<Self> {
         let path = dir.join(FILE_NAME);
-        let open = || -> std::io::Result<File> {
+        let open = || -> std::io::Result<(File, u64)> {
             let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
+            let num_bytes = if file.metadata()?.len() < num_bytes { 0 } else { num_bytes };
             file.set_len(num_bytes)?;
             file.seek(SeekFrom::Start(num_bytes))?;
-            Ok(file)
+            Ok((file, num_bytes))
         };
-        let file = open().with_context(|| format!("cannot write {}", path.display()))?;
+        let (file, num_bytes) = open().with_context(|| format!("cannot write {}", path.display()))?;
         let mut writer = Self { file, num_bytes };
         if num_bytes == 0 {
             let mut event = event_head(0);

@@ -96,7 +96,7 @@ impl RegularisationSums {
 pub struct MethodSums {
     /// The weighted sum of the terms.
     pub loss: f64,
-    /// Each term.
+    /// Each term's sum, by name.
     pub terms: BTreeMap<&'static str, f64>,
 }
 

@@ -21,7 +21,7 @@ pub enum Sample {
     Auto,
     /// It takes the likeliest tokens.
     Never,
-    /// It samples.
+    /// It draws tokens, as the later tries do.
     Always,
 }
 
@@ -67,7 +67,7 @@ impl Default for AnswersSettings {
 pub struct AnswersConfig {
     /// Teacher, dataset and batches as a run has them; `out` is the file to write.
     pub run: RunConfig,
-    /// The rest.
+    /// How often to ask, how to draw, and when a response agrees.
     pub answers: AnswersSettings,
 }
 
@@ -95,12 +95,16 @@ impl AnswersConfig {
             top_k: answers.top_k.unwrap_or(defaults.sampling.top_k),
             top_p: answers.top_p.unwrap_or(defaults.sampling.top_p),
         };
-        sampling.check().map_err(|reason| Usage(format!("{reason}\nhint: see `[answers]` in `--help`")))?;
         let first_samples = match answers.sample {
             Sample::Auto => defaults.do_sample,
             Sample::Never => false,
             Sample::Always => true,
         };
+        // A checkpoint that never samples may say a temperature of 0, which counts where it is drawn with.
+        if first_samples || answers.tries > 1 || answers.temperature.or(answers.top_p).is_some() {
+            let usage = |reason| Usage(format!("{reason}\nhint: see `[answers]` in `--help`"));
+            sampling.check().map_err(usage)?;
+        }
         Ok(Choice { sampling, first_samples, repetition_penalty: defaults.repetition_penalty })
     }
 }

@@ -1,8 +1,9 @@
 //! The output on its way: rows are appended to `FILE.jsonl.part`, which is renamed when the last one is there. A killed run
-//! leaves whole lines and at most one torn one; the same command drops that and goes on.
+//! leaves whole lines and at most one torn one; the same command drops that and goes on. Whoever writes the file holds its
+//! lock.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -72,9 +73,10 @@ impl Journal {
         if let Some(folder) = out.parent() {
             cannot_write(fs::create_dir_all(folder), folder)?;
         }
-        let whole = if journal.part.exists() { journal.read(&journal.part.clone())? } else { 0 };
         let file =
             cannot_write(OpenOptions::new().create(true).append(true).open(&journal.part), &journal.part)?;
+        lock(&file, out)?;
+        let whole = journal.read(&journal.part.clone())?;
         cannot_write(file.set_len(whole), &journal.part)?;
         journal.file = Some(file);
         Ok(journal)
@@ -92,7 +94,12 @@ impl Journal {
 
     /// Reads what is there; how many bytes are whole lines.
     fn read(&mut self, path: &Path) -> Result<u64> {
-        let advice = || format!("cannot read `{}`", path.display());
+        let advice = || {
+            format!(
+                "cannot read `{}`\nhint: `--out` names a file, new or written by this command",
+                path.display()
+            )
+        };
         let mut reader = BufReader::new(File::open(path).with_context(advice)?);
         let (mut whole, mut line) = (0, Vec::new());
         loop {
@@ -150,7 +157,24 @@ impl Journal {
     /// # Errors
     /// When it cannot be renamed.
     pub(super) fn finish(&mut self) -> Result<()> {
+        cannot_write(fs::rename(&self.part, &self.out), &self.out)?;
         self.file = None;
-        cannot_write(fs::rename(&self.part, &self.out), &self.out)
+        Ok(())
     }
+}
+
+/// Takes the lock of the file on its way to `out`, or refuses at once.
+fn lock(file: &File, out: &Path) -> Result<()> {
+    let taken = match file.try_lock() {
+        Ok(()) => out.exists(),
+        Err(TryLockError::WouldBlock) => true,
+        Err(TryLockError::Error(error)) => return cannot_write(Err(error), out),
+    };
+    if taken {
+        bail!(
+            "`{}` is being written by another process\nhint: wait for it, then run the same command",
+            out.display()
+        );
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueHint};
 use shared::agreement::Metric;
 use toml::Table;
 
-use super::overrides::{integer, path};
+use super::overrides::{integer, path, utf8};
 use super::{CommonArgs, SourceArgs};
 use crate::answers::Sample;
 
@@ -16,13 +16,15 @@ Examples:
   extract run --teacher teachers/qwen2-vl --data answers.jsonl --image-root images --out caches/teacher
   extract answers ... --tries 8 --temperature 0.7 --metric relaxed
 
-The first try generates as the checkpoint's generation_config.json says, the others sample. A response that agrees with the
-reference answer takes its place; otherwise the original stays, and `provenance` in the row says so, as it does of a
-response that was cut off at --max-new-tokens. The same command again continues, or does nothing when done.
+The first try generates as the checkpoint's generation_config.json says, the others sample. A response that agrees \
+with the reference answer takes its place; otherwise the original stays. `provenance` in the row says which, and \
+when a response was cut off at --max-new-tokens. The same command again continues, or does nothing when done.
 
-Metrics: auto reads a response for an option letter, a number, yes or no, or the reference's words; relaxed bears 5 % in
-numbers; exact, choice, contains and conclusion are those of `distill eval`. Keys: [answers] metric, tries, max_new_tokens, sample,
-temperature, top_k, top_p, seed, and those of [teacher], [data] and [batch]; cache.dir is the file.";
+Metrics: auto looks in a response for an option letter, a number, yes or no, or the reference's words; relaxed \
+allows 5 % in numbers; exact, choice, contains and conclusion are those of `distill eval`.
+
+Configuration file: the keys are [answers] metric, tries, max_new_tokens, sample, temperature, top_k, top_p, seed, \
+and those of [teacher], [data] and [batch] in `extract run`; cache.dir is the file to write.";
 
 /// Flags of `extract answers`.
 #[derive(Clone, Debug, Default, Args)]
@@ -31,9 +33,9 @@ pub struct AnswersArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     /// The dataset to write or to continue.
-    #[arg(long, value_name = "FILE.jsonl", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE.jsonl", value_parser = utf8(), value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
-    /// Ask a question so often at most, until the response agrees [default: 4].
+    /// Ask a question at most N times, until a response agrees [default: 4].
     #[arg(long, value_name = "N")]
     pub tries: Option<usize>,
     /// When a response agrees: auto, exact, relaxed, choice, contains or conclusion [default: auto].

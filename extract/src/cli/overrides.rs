@@ -1,7 +1,8 @@
 //! What was typed, as the tables of a configuration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use toml::{Table, Value};
 
 /// The tables of a TOML document, filled with what was typed.
@@ -17,6 +18,11 @@ impl Overrides {
             table.insert(key.to_owned(), value.into());
         }
     }
+}
+
+/// Takes a path that is text: another one would be named by something else in TOML.
+pub(super) fn utf8() -> impl TypedValueParser<Value = PathBuf> {
+    NonEmptyStringValueParser::new().map(PathBuf::from)
 }
 
 /// Paths travel through TOML as text.

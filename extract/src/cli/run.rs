@@ -6,31 +6,35 @@ use clap::{Args, ValueHint};
 use shared::cache::{Codec, Manifest};
 use toml::Table;
 
-use super::overrides::{integer, path};
+use super::overrides::{integer, path, utf8};
 use super::{CommonArgs, SourceArgs};
 use crate::config::{DtypeChoice, Keep};
 use crate::part::PartChoice;
-use crate::units::{ByteSize, Interval};
+use crate::units::{ByteSize, Interval, MemoryLimit};
 
 pub(super) const RUN_EXAMPLES: &str = "\
 Examples:
   extract run --teacher teachers/qwen2-vl --data train.jsonl --image-root images --out caches/teacher
   extract run --config run.toml --set batch.max_tokens=2048 --json > summary.json
-  extract run ... --part 0/8                   the first of eight processes that fill one cache; start all eight
-  extract run ... --features-all-for 10000     keep question features too for stage 1's subset
+  extract run ... --part 0/8                   the first of eight processes on one cache
+  extract run ... --features-all-for 10000     keep question features too, for stage 1's subset
   extract run ... --memory-limit 8GiB          a teacher of 30 GB of weights, in 8 GiB of memory
-  extract run ... --gguf qwen2-vl-q4_k.gguf    with quantised matrices; what that changes is measured first and kept in the manifest
+  extract run ... --gguf qwen2-vl-q4_k.gguf    a teacher with quantised matrices
 
-Configuration file: the sections and keys are [teacher] dir, gguf, device, dtype; [data] sources, image_root, format,
-prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens, memory_limit; [cache] dir, shard_size,
-commit_every, embed_images, part, keep_free. A flag wins over --set, --set over the file.
+Configuration file: the sections and keys are [teacher] dir, gguf, device, dtype; [data] sources, image_root, \
+format, prepend_image, max_length, max_bad; [features] keep, all_for, codec; [batch] max_tokens, memory_limit; \
+[cache] dir, shard_size, commit_every, embed_images, part, keep_free. A flag wins over --set, --set over the file.
 
-Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always computes in
-f32 and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's own type on a GPU.
+Precision: --dtype is what is stored and, on a GPU, what the teacher computes in. On a CPU the teacher always \
+computes in f32, and features are rounded to the nearest stored value. `auto` is f32 on a CPU and the checkpoint's \
+own type on a GPU.
 
-Memory: with --memory-limit the weights of one block at a time are in memory, read from the checkpoint while the block before
-it computes, and used for as many batches as the limit has room for. Features are the same bit for bit. The limit is for
-memory of the process itself, on a CPU as on a GPU; mapped files, which the system can drop at any time, come on top.";
+Quantised matrices: what --gguf changes in the features is measured first, and kept in the manifest.
+
+Memory: with --memory-limit the weights of one block at a time are in memory, read from the checkpoint while the \
+block before it computes, and used for as many batches as the limit has room for. Features are the same bit for \
+bit. The limit is for memory of the process itself, on a CPU as on a GPU; mapped files, which the system can drop \
+at any time, come on top.";
 
 /// Flags of `extract run`.
 #[derive(Clone, Debug, Default, Args)]
@@ -39,7 +43,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub source: SourceArgs,
     /// The cache to write or to continue.
-    #[arg(long, value_name = "CACHE", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "CACHE", value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub out: Option<PathBuf>,
     /// Which tokens' features to keep [default: answer]. The last question position is always kept.
     #[arg(long, value_enum)]
@@ -48,9 +52,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub features_all_for: Option<usize>,
     /// Keep to this much memory, however large the teacher is: its blocks are read from the checkpoint as they are needed
-    /// [default: all of the teacher is in memory].
-    #[arg(long, value_name = "SIZE")]
-    pub memory_limit: Option<ByteSize>,
+    /// [default: all of the teacher is in memory]. A number alone is in GiB.
+    #[arg(long, value_name = "GiB|SIZE")]
+    pub memory_limit: Option<MemoryLimit>,
     /// How features are stored: lossless, int8 (rounded, about half the size) or none (uncompressed) [default: lossless].
     #[arg(long, value_name = "CODEC")]
     pub codec: Option<Codec>,
@@ -66,14 +70,14 @@ pub struct RunArgs {
     /// Commit at least this often, even when a shard is not full [default: 10min].
     #[arg(long, value_name = "TIME")]
     pub commit_every: Option<Interval>,
-    /// Keep the image files in the cache, so that `distill` needs no `--data`.
+    /// Keep the image files in the cache, so that `distill` needs no `--data` [default: as the cache has it, else not].
     #[arg(long)]
     pub embed_images: bool,
     /// Take every N-th sample only, as process I of N (from 0) on the same cache [default: what a Slurm array or
     /// RANK and WORLD_SIZE say, else all]. `auto/N` takes I from the environment.
     #[arg(long, value_name = "I/N")]
     pub part: Option<PartChoice>,
-    /// Stop, with everything committed, before the disk has less room than this [default: 1GiB].
+    /// Stop, with everything committed, before the disk has less room than this; 0 for no limit [default: 1GiB].
     #[arg(long, value_name = "SIZE")]
     pub keep_free: Option<ByteSize>,
     /// Common flags.
@@ -90,7 +94,7 @@ impl RunArgs {
         flags.put("features", "keep", self.features.map(|keep| keep.to_string()));
         flags.put("features", "all_for", self.features_all_for.map(integer));
         flags.put("features", "codec", self.codec.map(|codec| codec.to_string()));
-        flags.put("batch", "memory_limit", self.memory_limit.map(|size| size.to_string()));
+        flags.put("batch", "memory_limit", self.memory_limit.map(|limit| limit.to_string()));
         flags.put("cache", "dir", self.out.as_deref().map(path));
         flags.put("cache", "shard_size", self.shard_size.map(|size| size.to_string()));
         flags.put("cache", "commit_every", self.commit_every.map(|every| every.to_string()));

@@ -6,24 +6,24 @@ use clap::{Args, ValueHint};
 use shared::dataset::Format;
 use toml::Value;
 
-use super::overrides::{Overrides, integer, path};
+use super::overrides::{Overrides, integer, path, utf8};
 use crate::units::MaxBad;
 
 /// Flags that name a teacher and a dataset.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceArgs {
     /// The teacher: a checkout laid out as on the Hugging Face hub, or the name of one there: `org/name@revision`, the revision optional.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub teacher: Option<PathBuf>,
     /// A GGUF file of the teacher's language model (Q8_0, Q4_K, ...): its quantised matrices take the place of the
     /// checkout's and stay quantised in memory.
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_parser = utf8(), value_hint = ValueHint::FilePath)]
     pub gguf: Option<PathBuf>,
-    /// The dataset: a file, a folder or a glob; may be given several times.
-    #[arg(long, value_name = "SRC", value_hint = ValueHint::AnyPath)]
+    /// The dataset: files, folders or globs; may be given several times.
+    #[arg(long, value_name = "SRC", num_args = 1.., value_hint = ValueHint::AnyPath)]
     pub data: Vec<String>,
     /// Where relative image paths of the dataset start.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIR", value_parser = utf8(), value_hint = ValueHint::DirPath)]
     pub image_root: Option<PathBuf>,
     /// auto, cpu or cuda:N [default: auto].
     #[arg(long)]
@@ -31,7 +31,7 @@ pub struct SourceArgs {
     /// Tokens in one forward pass; changes speed and memory, never the result [default: 4096].
     #[arg(long, value_name = "TOKENS")]
     pub max_tokens_per_batch: Option<usize>,
-    /// Bad rows to bear, as a share of the rows read or as a number, before the command fails [default: 1%].
+    /// Bad rows to tolerate, as a share of the rows read or as a number; beyond them the command fails [default: 1%].
     #[arg(long, value_name = "1%|ROWS")]
     pub max_bad: Option<MaxBad>,
     /// Read the dataset as this format instead of telling it by its content.

@@ -13,7 +13,8 @@ pub fn letter(place: usize) -> char {
 ///
 /// First come letters: one that opens the answer (`B`, `(b)`, `B. a cat`), one after the words `answer is`, or the only
 /// one in brackets. Then texts: the only option that stands in the answer as whole words, the longest where one contains
-/// another. Anything else chooses nothing, and is wrong: no option is drawn at random.
+/// another. Then the only letter that stands alone (`the right option is C`). Anything else chooses nothing, and is wrong: no
+/// option is drawn at random.
 #[must_use]
 pub fn choose(answer: &str, options: &[String]) -> Option<usize> {
     let place = |found: char| (0..options.len()).find(|&place| letter(place) == found);
@@ -21,15 +22,16 @@ pub fn choose(answer: &str, options: &[String]) -> Option<usize> {
         let start = answer.to_ascii_lowercase().rfind(words)? + words.len();
         option_letter(answer.get(start..)?.trim_start_matches([':', ' ']), false)
     };
-    let opening = option_letter(answer, false).filter(|_| !opens_with_article(answer));
+    let opening = option_letter(answer, false).filter(|_| !opens_with_word(answer));
     let letters = [opening, after("answer is"), after("answer:"), only_bracketed(answer)];
-    letters.into_iter().flatten().find_map(place).or_else(|| only_text(answer, options))
+    let lettered = letters.into_iter().flatten().find_map(place);
+    lettered.or_else(|| only_text(answer, options)).or_else(|| only_alone(answer).and_then(place))
 }
 
-/// `A cat` is no choice of A.
-fn opens_with_article(answer: &str) -> bool {
+/// `A cat` is no choice of A, and `I think` none of I.
+fn opens_with_word(answer: &str) -> bool {
     let mut words = answer.split_whitespace();
-    words.next() == Some("A") && words.next().is_some()
+    matches!(words.next(), Some("A" | "I")) && words.next().is_some()
 }
 
 /// The letter in brackets, when there is exactly one such letter.
@@ -39,6 +41,20 @@ fn only_bracketed(answer: &str) -> Option<char> {
         letters.windows(3).filter(|it| it[0] == '(' && it[2] == ')' && it[1].is_ascii_uppercase());
     let first = found.next()?[1];
     found.all(|it| it[1] == first).then_some(first)
+}
+
+/// The capital letter that is a word of its own, when there is exactly one such letter. A and I are words of sentences.
+fn only_alone(answer: &str) -> Option<char> {
+    let words: Vec<&str> =
+        answer.split(|it: char| !it.is_alphanumeric()).filter(|it| !it.is_empty()).collect();
+    let is_sentence = words.len() > 3;
+    let mut found = words.iter().filter_map(|word| match word.as_bytes() {
+        [b'A' | b'I'] if is_sentence => None,
+        [letter @ b'A'..=b'Z'] => Some(char::from(*letter)),
+        _ => None,
+    });
+    let first = found.next()?;
+    found.all(|it| it == first).then_some(first)
 }
 
 fn only_text(answer: &str, options: &[String]) -> Option<usize> {
@@ -73,6 +89,11 @@ mod tests {
             ("It is red or blue", None),
             ("(A) and (B)", Some(0)),
             ("either (A) or (B)", None),
+            ("Option A", Some(0)),
+            ("The right option is C", Some(2)),
+            (r"\boxed{B}", Some(1)),
+            ("neither B nor C", None),
+            ("Look at A and see", None),
             ("E", None),
             ("green", None),
             ("", None),
@@ -80,5 +101,14 @@ mod tests {
         for (answer, expected) in cases {
             assert_eq!(choose(answer, &options), expected, "of {answer:?}");
         }
+    }
+
+    #[test]
+    fn ten_options_have_an_i_that_is_no_pronoun() {
+        let options: Vec<String> = (0..10).map(|place| format!("option number {place}")).collect();
+        assert_eq!(choose("I think the answer is B.", &options), Some(1));
+        assert_eq!(choose("I would say that it is large", &options), None);
+        assert_eq!(choose("I", &options), Some(8));
+        assert_eq!(choose("I. option number 8", &options), Some(8));
     }
 }

@@ -16,7 +16,7 @@ use super::says::says;
 /// | yes or no | a response that opens with it |
 /// | anything else | an equal response, or one that has its words without a negation before them |
 ///
-/// Of the other metrics, `relaxed` bears 5 % in the second line, and the rest ask as [`Metric::accepts`] does.
+/// Of the other metrics, `relaxed` allows 5 % in the second line, and the rest ask as [`Metric::accepts`] does.
 pub fn agrees(response: &str, question: &str, reference: &str, metric: Metric) -> bool {
     let stated = stated(response);
     match metric {

@@ -1,8 +1,8 @@
 //! Opening a cache for writing: a new one is created, a known one continued, anything else refused.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::commit::{Part, Staged, commit, entry_of, list, refuse_unlisted, roll_forward};
+use super::commit::{ASIDE, NEXT, Part, Staged, commit, entry_of, list, refuse_unlisted, roll_forward};
 use super::error::{CacheError, Result};
 use super::head::write_head;
 use super::identity::CacheIdentity;
@@ -10,22 +10,29 @@ use super::manifest::{FeatureFormat, Manifest};
 use super::{DATA, FORMAT_VERSION, HEAD, MANIFEST};
 use crate::ids::Fingerprint;
 
-/// A directory with anything but a cache in it is left alone.
+/// A directory with anything but a cache in it is left alone: also with shards, whose manifest is lost.
 pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    let ours = |name: &str| {
-        name.starts_with('.') || name == DATA || name.starts_with(HEAD) || name.ends_with(".tmp")
+    let mut found = list(dir)?;
+    if dir.join(DATA).is_dir() {
+        found.extend(list(&dir.join(DATA))?);
+    }
+    // What hides itself, and what a process leaves that is killed while it creates a cache.
+    let unfinished =
+        [format!("{HEAD}{ASIDE}"), format!("{HEAD}{NEXT}"), format!("{MANIFEST}{ASIDE}"), DATA.into()];
+    let ours = |path: &Path| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+            || unfinished.iter().any(|name| path == Path::new(name))
     };
-    let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let foreign = list(dir)?.iter().filter_map(name).find(|name| !ours(name));
+    let foreign = found.iter().filter_map(|path| path.strip_prefix(dir).ok()).find(|path| !ours(path));
     match foreign {
         // Looked for after the list is made: another part may be creating the cache at this moment.
         Some(name) if !dir.join(MANIFEST).exists() => Err(CacheError::NotACache {
             path: dir.into(),
-            reason: format!("it has no `{MANIFEST}` but holds `{name}`"),
-            hint: "give `--out` a new or empty directory",
+            reason: format!("it has no `{MANIFEST}` but holds `{}`", name.display()),
+            hint: "give `--out` a new or empty directory, or put the manifest back if this is a cache that lost it",
         }),
         _ => Ok(()),
     }

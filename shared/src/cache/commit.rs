@@ -13,19 +13,20 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File, Metadata, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{CacheError, IoContext, Result};
-use super::manifest::{FileEntry, Manifest};
+use super::manifest::{FileEntry, Manifest, ShardEntry};
 use super::{CARD, DATA, HEAD, MANIFEST, QUARANTINED};
 use crate::ids::{Digest, SampleKey};
 
 /// Marks a committed file whose last rename is still due.
-const NEXT: &str = ".next";
+pub(super) const NEXT: &str = ".next";
 /// Marks a file under construction; hidden, so that no glob of `*.parquet` takes it.
-const ASIDE: &str = ".tmp";
+pub(super) const ASIDE: &str = ".tmp";
 
 /// Which of several processes this one is: part `index` of `count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,26 +69,36 @@ impl fmt::Display for Part {
 
 /// Held while a process writes: alone, or beside the other parts of the same cache.
 pub(super) struct WriterLock {
-    _cache: File,
+    cache: File,
     _part: Option<File>,
 }
 
 impl WriterLock {
     /// Takes the lock or refuses at once. A single writer excludes all, a part only its own twin.
     pub(super) fn take(dir: &Path, part: Part) -> Result<Self> {
-        let path = dir.join(".lock");
+        let path = dir.join(LOCK);
         let cache = lock_file(&path)?;
         if part.count <= 1 {
             refuse(cache.try_lock(), &path)?;
-            return Ok(Self { _cache: cache, _part: None });
+            return Ok(Self { cache, _part: None });
         }
         refuse(cache.try_lock_shared(), &path)?;
         let path = dir.join(format!(".lock-{}-of-{}", part.index, part.count));
         let own = lock_file(&path)?;
         refuse(own.try_lock(), &path)?;
-        Ok(Self { _cache: cache, _part: Some(own) })
+        Ok(Self { cache, _part: Some(own) })
+    }
+
+    /// Whether the lock in `dir` is still this one: a directory that was removed and made again has another.
+    pub(super) fn is_of(&self, dir: &Path) -> bool {
+        let place = |file: &Metadata| (file.dev(), file.ino());
+        let theirs = fs::metadata(dir.join(LOCK)).map(|file| place(&file));
+        matches!((self.cache.metadata(), theirs), (Ok(ours), Ok(theirs)) if place(&ours) == theirs)
     }
 }
+
+/// Held by whoever writes; see [`WriterLock`].
+const LOCK: &str = ".lock";
 
 /// Waits for the right to read, change and replace the manifest; held for moments.
 pub(super) fn lock_manifest(dir: &Path) -> Result<File> {
@@ -167,13 +178,22 @@ pub(super) fn locate(dir: &Path, entry: &FileEntry) -> PathBuf {
     if path.exists() {
         return path;
     }
-    let Some(stem) = entry.file.strip_prefix("data/").and_then(|name| name.get(..SHARD_STEM)) else {
-        return path;
-    };
-    let renamed = list(&dir.join(DATA))
-        .ok()
-        .and_then(|files| files.into_iter().find(|file| file_name(file).starts_with(stem)));
+    let Some(expected) = shard_stem(&file_name(&path)).map(str::to_owned) else { return path };
+    let is_it = |file: &PathBuf| shard_stem(&file_name(file)) == Some(expected.as_str());
+    let renamed = list(&dir.join(DATA)).ok().and_then(|files| files.into_iter().find(is_it));
     renamed.unwrap_or(path)
+}
+
+/// Opens a committed file where it lies. It may get another name at this moment, where a run finishes.
+pub(super) fn open_located<T>(dir: &Path, entry: &FileEntry, open: impl Fn(&Path) -> Result<T>) -> Result<T> {
+    loop {
+        let path = locate(dir, entry);
+        match open(&path) {
+            Err(CacheError::Io { source, .. })
+                if source.kind() == ErrorKind::NotFound && locate(dir, entry) != path => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 fn is_next(path: &Path) -> bool {
@@ -184,8 +204,12 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The bytes of `train-00000`, which tell one shard from the others.
-const SHARD_STEM: usize = 11;
+/// `train-00000` of every name that a shard may have, which tells it from the others.
+fn shard_stem(name: &str) -> Option<&str> {
+    let name = name.strip_suffix(NEXT).unwrap_or(name).strip_suffix(".parquet")?;
+    let (stem, _) = name.split_once("-of-").unwrap_or((name, ""));
+    stem.starts_with("train-").then_some(stem)
+}
 
 /// The name of a shard while its cache is unfinished, and once the total is known.
 pub(super) fn shard_name(number: usize, total: Option<usize>) -> String {
@@ -211,10 +235,11 @@ pub(super) fn entry_of(path: &Path, file: &str) -> Result<FileEntry> {
     Ok(FileEntry { file: file.into(), bytes, digest: digest_of(path)? })
 }
 
-/// BLAKE3 of a file, without holding it in memory.
+/// BLAKE3 of a file, without holding it in memory. Read, not mapped: where the disk is damaged, a map ends the process.
 pub(super) fn digest_of(path: &Path) -> Result<Digest> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap(path).at("read", path)?;
+    let file = File::open(path).at("open", path)?;
+    hasher.update_reader(file).at("read", path)?;
     Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
@@ -235,9 +260,12 @@ pub(super) fn unlisted(dir: &Path, manifest: &Manifest) -> Result<Vec<PathBuf>> 
     if !data.exists() {
         return Ok(Vec::new());
     }
-    let listed: HashSet<PathBuf> = manifest.shards.iter().map(|shard| locate(dir, &shard.entry)).collect();
-    let foreign =
-        |path: &PathBuf| path.extension().is_some_and(|end| end == "parquet") && !listed.contains(path);
+    // Where a shard lies and where it is to lie: a run that finishes may rename it before the files are listed.
+    let places = |shard: &ShardEntry| [locate(dir, &shard.entry), dir.join(&shard.entry.file)];
+    let listed: HashSet<PathBuf> = manifest.shards.iter().flat_map(places).collect();
+    let foreign = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == "parquet") && !listed.contains(path) && path.exists()
+    };
     Ok(list(&data)?.into_iter().filter(foreign).collect())
 }
 

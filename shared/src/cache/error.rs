@@ -62,6 +62,12 @@ pub enum CacheError {
         /// The lock file.
         path: PathBuf,
     },
+    /// Somebody removed or exchanged the cache while it was being written.
+    #[error("`{}` no longer holds the cache that this run writes: it was removed or exchanged meanwhile; what holds its place now is left as it is\nhint: run the same command again once nobody else changes the directory", path.display())]
+    Replaced {
+        /// The cache directory.
+        path: PathBuf,
+    },
     /// A sample was appended that the cache already has.
     #[error(
         "sample `{key}` is already in the cache\nhint: skip the writer's committed keys; give all processes the same part count"

@@ -1,11 +1,12 @@
 //! `head.safetensors`: the teacher's head as it was, so that logits can be rebuilt from features.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 
 use bytes::Bytes;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::error::{CacheError, IoContext, Result};
 use super::sample::FeatureDtype;
@@ -24,27 +25,36 @@ pub struct HeadTensor<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Writes the head, without holding it a second time in memory.
+/// Writes the head, without holding it a second time in memory, and syncs it.
+///
+/// The crate's own way to a file goes through another one of a random name, which nobody but its owner may read and a killed
+/// process leaves behind.
 pub(super) fn write_head(path: &Path, head: &[HeadTensor]) -> Result<()> {
+    let mut head: Vec<(Dtype, &HeadTensor)> =
+        head.iter().map(|tensor| (stored_type(tensor.dtype), tensor)).collect();
+    // As every writer of the format orders them: by alignment, then by name.
+    head.sort_by(|(a, first), (b, second)| b.cmp(a).then(first.name.cmp(&second.name)));
+    let mut end = 0;
+    let place = |&(dtype, tensor): &(Dtype, &HeadTensor)| {
+        let start = end;
+        end += tensor.bytes.len();
+        let info = TensorInfo { dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
+        (tensor.name.clone(), info)
+    };
+    let places = head.iter().map(place).collect();
+    let about = [("format".to_string(), "pt".to_string())].into();
     let encode = |reason: String| CacheError::Encode { path: path.into(), reason };
-    let mut views = Vec::with_capacity(head.len());
-    for tensor in head {
-        let dtype = match tensor.dtype {
-            FeatureDtype::F32 => Dtype::F32,
-            FeatureDtype::F16 => Dtype::F16,
-            FeatureDtype::Bf16 => Dtype::BF16,
-        };
-        let view = TensorView::new(dtype, tensor.shape.clone(), tensor.bytes);
-        views.push((tensor.name.clone(), view.map_err(|error| encode(error.to_string()))?));
-    }
-    let metadata = [("format".to_string(), "pt".to_string())].into();
-    serialize_to_file(views, Some(metadata), path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => {
-            CacheError::Io { action: "write", path: path.into(), source }
-        }
-        other => encode(other.to_string()),
-    })?;
-    File::open(path).and_then(|file| file.sync_all()).at("sync", path)
+    let header = Metadata::new(Some(about), places).map_err(|error| encode(error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| encode(error.to_string()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let write = || -> io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        head.iter().try_for_each(|(_, tensor)| file.write_all(tensor.bytes))?;
+        file.sync_all()
+    };
+    write().at("write", path)
 }
 
 /// The teacher's head, mapped, or in memory where files are read plainly.
@@ -96,6 +106,14 @@ impl HeadFile {
 
     fn parse(&self) -> std::result::Result<SafeTensors<'_>, safetensors::SafeTensorError> {
         SafeTensors::deserialize(&self.bytes)
+    }
+}
+
+fn stored_type(dtype: FeatureDtype) -> Dtype {
+    match dtype {
+        FeatureDtype::F32 => Dtype::F32,
+        FeatureDtype::F16 => Dtype::F16,
+        FeatureDtype::Bf16 => Dtype::BF16,
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Totals {
 }
 
 /// One file of the cache, as it must be found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Path relative to the cache directory, with `/`.
     pub file: String,

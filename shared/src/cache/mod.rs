@@ -82,7 +82,7 @@
 //! `num_tokens`, at least one · **the token before each answer is among the positions**: it predicts
 //! the answer's first token · image, turn and answer spans inside the sample, answers inside their
 //! turn and not at token 0 · offsets ordered and inside `text` · ids, spans and sizes below 2^31 ·
-//! both checksums · no key twice.
+//! embedded images, if any, one for each image and with its digest · both checksums · no key twice.
 //!
 //! # Manifest
 //! `manifest.json` is the single commit point: **a file it does not name does not exist**. Fields:
@@ -104,7 +104,9 @@
 //!
 //! A sample belongs to part `k mod N`, where `k` is the first 8 bytes of its key, little-endian: parts never meet, whatever was
 //! read before and however many there were then. A writer that is told to keep room on the disk commits and stops before there
-//! is less. A Parquet file in `data/` that the manifest does not name is refused. [`salvage()`] writes a damaged shard again
+//! is less. A Parquet file in `data/` that the manifest does not name is refused, and so is a directory that holds files but no
+//! manifest: no file is written over that is not the cache's own. A writer whose cache was removed or exchanged meanwhile commits
+//! nothing into what took its place. [`salvage()`] writes a damaged shard again
 //! with the rows that are sound, under its own name and in one commit; the others are extracted again by the next run.
 //!
 //! # Reading

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::codec::Codec;
-use super::commit::{digest_of, locate, refuse_unlisted};
+use super::commit::{digest_of, open_located, refuse_unlisted};
 use super::error::{CacheError, Result};
 use super::head::HeadFile;
 use super::index::{IndexEntry, Shard};
-use super::manifest::Manifest;
+use super::manifest::{FileEntry, Manifest, ShardEntry};
 use super::order::block_shuffled;
 use super::parquet_file::read_table;
 use super::sample::{FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
 use super::samples::Samples;
-use super::schema::QUARANTINE;
+use super::schema::{QUARANTINE, cells_to_quarantined};
 use super::source::Access;
 use crate::ids::SampleKey;
 
@@ -62,13 +62,14 @@ impl CacheReader {
     pub fn open_with(dir: impl AsRef<Path>, options: ReaderOptions) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let manifest = settled_manifest(&dir)?;
-        let open = |entry: &super::ShardEntry| {
-            Shard::open(locate(&dir, &entry.entry), entry, options.access)?.into_indexed()
+        let open = |shard: &ShardEntry| {
+            let open = |path: &Path| Shard::open(path.into(), shard, options.access);
+            open_located(&dir, &shard.entry, open)?.into_indexed()
         };
         let opened = manifest.shards.par_iter().map(open).collect::<Result<Vec<_>>>()?;
         let samples = Samples::new(manifest.features.clone(), opened, options.verify);
         let by_key = sort_by_key(&dir, &samples.index)?;
-        let head = HeadFile::open(&locate(&dir, &manifest.head), options.access)?;
+        let head = open_located(&dir, &manifest.head, |path| HeadFile::open(path, options.access))?;
         Ok(Self { dir, manifest, samples, by_key, head })
     }
 
@@ -211,12 +212,23 @@ impl CacheReader {
         &self.head
     }
 
-    /// The committed rows that could not become samples.
+    /// The committed rows that could not become samples; those of now, where a writer has changed them meanwhile.
     ///
     /// # Errors
     /// [`CacheError::Damaged`] if the table is not what was written.
     pub fn quarantined(&self) -> Result<Vec<QuarantinedRow>> {
-        load_quarantine(&self.dir, &self.manifest)
+        let mut entry = self.manifest.quarantine.clone();
+        loop {
+            let outcome = load_quarantine(&self.dir, entry.as_ref());
+            if outcome.is_ok() {
+                return outcome;
+            }
+            let now = Manifest::load(&self.dir)?.quarantine;
+            if now == entry {
+                return outcome;
+            }
+            entry = now;
+        }
     }
 }
 
@@ -246,17 +258,17 @@ fn sort_by_key(dir: &Path, index: &[IndexEntry]) -> Result<Vec<u32>> {
     }
 }
 
-/// The rows of the quarantine table that `manifest` names.
-pub(super) fn load_quarantine(dir: &Path, manifest: &Manifest) -> Result<Vec<QuarantinedRow>> {
-    let Some(entry) = &manifest.quarantine else { return Ok(Vec::new()) };
-    let path = locate(dir, entry);
-    if digest_of(&path)? != entry.digest {
-        return Err(CacheError::damaged(&path, None, "its content does not match the manifest"));
+/// The rows of the quarantine table that a manifest names.
+pub(super) fn load_quarantine(dir: &Path, entry: Option<&FileEntry>) -> Result<Vec<QuarantinedRow>> {
+    entry.map_or(Ok(Vec::new()), |entry| open_located(dir, entry, |path| read_quarantine(path, entry)))
+}
+
+fn read_quarantine(path: &Path, entry: &FileEntry) -> Result<Vec<QuarantinedRow>> {
+    if digest_of(path)? != entry.digest {
+        return Err(CacheError::damaged(path, None, "its content does not match the manifest"));
     }
-    let rows = read_table(&path, &QUARANTINE)?;
     let decode = |(i, cells)| {
-        super::schema::cells_to_quarantined(cells)
-            .map_err(|reason| CacheError::damaged(&path, Some(i as u64), reason))
+        cells_to_quarantined(cells).map_err(|reason| CacheError::damaged(path, Some(i as u64), reason))
     };
-    rows.into_iter().enumerate().map(decode).collect()
+    read_table(path, &QUARANTINE)?.into_iter().enumerate().map(decode).collect()
 }

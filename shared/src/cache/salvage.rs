@@ -136,7 +136,8 @@ impl Damaged<'_> {
 
     /// What of the shard can be found at all; nothing if its end is damaged, which says where everything lies.
     fn samples(&self, entry: &ShardEntry) -> Option<Samples> {
-        let shard = Shard::open(locate(self.dir, &entry.entry), entry, Access::Map).ok()?;
+        // Plain reads: a sector that cannot be read costs its row, where a map would end the process.
+        let shard = Shard::open(locate(self.dir, &entry.entry), entry, Access::Plain).ok()?;
         let index = shard.sound_index();
         let format = self.manifest.features.clone();
         Some(Samples::new(format, vec![(shard, index)], true))

@@ -279,6 +279,10 @@ impl Row {
                 .meta
                 .invariant(format!("{} image files for {images} images", self.image_files.len())));
         }
-        Ok(())
+        let mut files = self.image_files.iter().zip(&self.meta.images);
+        match files.position(|(file, image)| Digest::of(file) != image.digest) {
+            Some(image) => Err(self.meta.invariant(format!("the file of image {image} is another one"))),
+            None => Ok(()),
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Finding any damage: every byte against its digest, every row against its invariants.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::commit::{digest_of, locate, unlisted};
+use super::commit::{digest_of, open_located, unlisted};
 use super::error::{CacheError, Result};
 use super::manifest::{FileEntry, Manifest};
 use super::reader::CacheReader;
@@ -29,31 +31,55 @@ pub struct VerifyReport {
 /// If there is no readable manifest, so that nothing can be said about the rest.
 pub fn verify(dir: impl AsRef<Path>, progress: impl Fn(u64, u64) + Sync) -> Result<VerifyReport> {
     let dir = dir.as_ref();
-    let manifest = Manifest::load(dir)?;
-    let total = manifest.files().map(|entry| entry.bytes).sum();
-    let done = std::sync::atomic::AtomicU64::new(0);
-    let files: Vec<&FileEntry> = manifest.files().collect();
-    let check = |entry: &&FileEntry| {
-        let outcome = check_file(dir, entry);
-        let before = done.fetch_add(entry.bytes, std::sync::atomic::Ordering::Relaxed);
-        progress(before + entry.bytes, total);
-        outcome.err()
+    let mut manifest = Manifest::load(dir)?;
+    let mut sound = HashSet::new();
+    let problems = loop {
+        let problems = check_files(dir, &manifest, &mut sound, &progress)?;
+        let now = Manifest::load(dir)?;
+        if problems.is_empty() || now == manifest {
+            break problems;
+        }
+        // A writer has committed meanwhile, and replaced what is no longer as it was: what is left to check is little.
+        manifest = now;
     };
-    let mut problems: Vec<CacheError> = files.par_iter().filter_map(check).collect();
-    problems.extend(unlisted(dir, &manifest)?.into_iter().map(|path| CacheError::Unlisted { path }));
-    let mut report = VerifyReport { files: files.len() as u64 + 1, bytes: total, samples: 0, problems };
+    let files = manifest.files().count() as u64 + 1;
+    let bytes = manifest.files().map(|entry| entry.bytes).sum();
+    let mut report = VerifyReport { files, bytes, samples: 0, problems };
     if report.problems.is_empty() {
         check_rows(dir, &mut report)?;
     }
     Ok(report)
 }
 
-fn check_file(dir: &Path, entry: &FileEntry) -> Result<()> {
-    let path = locate(dir, entry);
-    let found = digest_of(&path)?;
+/// Checks the files that are not yet known to be sound, and notes those that are.
+fn check_files(
+    dir: &Path,
+    manifest: &Manifest,
+    sound: &mut HashSet<FileEntry>,
+    progress: &(impl Fn(u64, u64) + Sync),
+) -> Result<Vec<CacheError>> {
+    let files: Vec<&FileEntry> = manifest.files().filter(|entry| !sound.contains(*entry)).collect();
+    let total = files.iter().map(|entry| entry.bytes).sum();
+    let done = AtomicU64::new(0);
+    let check = |entry: &&FileEntry| {
+        let outcome = open_located(dir, entry, |path| check_file(path, entry));
+        let before = done.fetch_add(entry.bytes, Ordering::Relaxed);
+        progress(before + entry.bytes, total);
+        outcome.err()
+    };
+    let outcomes: Vec<Option<CacheError>> = files.par_iter().map(check).collect();
+    let checked = files.into_iter().zip(&outcomes);
+    sound.extend(checked.filter(|(_, problem)| problem.is_none()).map(|(entry, _)| entry.clone()));
+    let mut problems: Vec<CacheError> = outcomes.into_iter().flatten().collect();
+    problems.extend(unlisted(dir, manifest)?.into_iter().map(|path| CacheError::Unlisted { path }));
+    Ok(problems)
+}
+
+fn check_file(path: &Path, entry: &FileEntry) -> Result<()> {
+    let found = digest_of(path)?;
     if found != entry.digest {
         let reason = format!("content digest {found}, expected {}", entry.digest);
-        return Err(CacheError::damaged(&path, None, reason));
+        return Err(CacheError::damaged(path, None, reason));
     }
     Ok(())
 }

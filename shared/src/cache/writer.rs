@@ -45,7 +45,7 @@ pub struct CacheWriter {
     buffers: Arc<Buffers>,
     /// Where the error of a lossy codec is to be measured.
     head: Option<HeadMatrix>,
-    _lock: WriterLock,
+    lock: WriterLock,
 }
 
 impl CacheWriter {
@@ -72,13 +72,13 @@ impl CacheWriter {
         };
         let mut writer = Self {
             head,
-            quarantined: load_quarantine(&dir, &manifest)?,
+            quarantined: load_quarantine(&dir, manifest.quarantine.as_ref())?,
             committed: HashSet::new(),
             news: BTreeMap::new(),
             shard: None,
             num_shards: 0,
             buffers: Arc::default(),
-            _lock: lock,
+            lock,
             dir,
             options,
             manifest,
@@ -200,8 +200,10 @@ impl CacheWriter {
         if shard.bytes() >= self.options.shard_bytes {
             self.commit()?;
         }
-        let (keep_free, free) = (self.options.keep_free, free_bytes(&self.dir)?);
-        if keep_free > 0 && free < keep_free {
+        let keep_free = self.options.keep_free;
+        // Not asked for nothing: there are file systems that do not say.
+        let free = if keep_free > 0 { free_bytes(&self.dir)? } else { u64::MAX };
+        if free < keep_free {
             self.commit()?;
             return Err(CacheError::SpaceLow { path: self.dir.clone(), free, keep_free });
         }
@@ -219,11 +221,14 @@ impl CacheWriter {
 
     /// One turn of the commit protocol, on the manifest as it is now: other parts may have changed it.
     fn commit_locked(&mut self, shard: Option<FinishedShard>, finish: bool) -> Result<()> {
-        let known = self.manifest.shards.len();
-        self.manifest = Manifest::load(&self.dir)?;
-        self.manifest.complete = false;
-        let others = keys_of(&self.dir, &self.manifest.shards[known..])?;
+        let now = Manifest::load(&self.dir)?;
+        let Some(others) = self.shards_of_others(&now) else {
+            return Err(CacheError::Replaced { path: self.dir.clone() });
+        };
+        let others = keys_of(&self.dir, others)?;
         self.committed.extend(others);
+        self.manifest = now;
+        self.manifest.complete = false;
         let mut staged = Vec::new();
         if let Some(shard) = shard {
             staged.push(self.add_shard(shard)?);
@@ -240,6 +245,18 @@ impl CacheWriter {
             roll_forward(&self.dir, Some(&self.manifest), self.options.part)?;
         }
         Ok(())
+    }
+
+    /// What others have committed since; none if the directory holds another cache by now.
+    fn shards_of_others<'a>(&self, now: &'a Manifest) -> Option<&'a [ShardEntry]> {
+        let (known, others) = now.shards.split_at_checked(self.manifest.shards.len())?;
+        // Others may have given them their final names.
+        let are_ours = known
+            .iter()
+            .zip(&self.manifest.shards)
+            .all(|(now, known)| now.entry.digest == known.entry.digest);
+        (are_ours && now.fingerprint == self.manifest.fingerprint && self.lock.is_of(&self.dir))
+            .then_some(others)
     }
 
     /// Notes that this part has finished; whether it was the last of them.
@@ -278,7 +295,7 @@ impl CacheWriter {
         if self.news.is_empty() {
             return Ok(None);
         }
-        let mut rows: BTreeMap<_, _> = load_quarantine(&self.dir, &self.manifest)?
+        let mut rows: BTreeMap<_, _> = load_quarantine(&self.dir, self.manifest.quarantine.as_ref())?
             .into_iter()
             .map(|row| ((row.source.clone(), row.row), row))
             .collect();

@@ -70,9 +70,31 @@ pub(super) fn recognise(fields: &Value) -> Option<&'static RowFormat> {
     FORMATS.iter().find(|known| fields.get(known.field).is_some_and(|value| !value.is_null()))
 }
 
+/// What a conversation may also be about; without it a row would be another one.
+const UNSUPPORTED: [&str; 5] = ["video", "videos", "audio", "audios", "tools"];
+
 /// The fields that any format reads, images aside.
 pub(super) fn known_fields() -> impl Iterator<Item = &'static str> {
-    FORMATS.iter().map(|known| known.field).chain(["id", "system"])
+    FORMATS.iter().map(|known| known.field).chain(["id", "system"]).chain(UNSUPPORTED)
+}
+
+/// A row that texts and images are all of; the reason if there is more to it.
+pub(super) fn supported(content: Content) -> Result<Content, String> {
+    let is_used = |name: &&str| content.fields.get(*name).is_some_and(|value| !is_empty(value));
+    match UNSUPPORTED.into_iter().find(is_used) {
+        Some(name) => Err(format!("has `{name}`, which is not read")),
+        None => Ok(content),
+    }
+}
+
+/// Whether a field is as good as none.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
 }
 
 impl fmt::Display for Format {

@@ -14,7 +14,9 @@ pub(super) fn listed(content: &Content, image_root: &Path) -> Result<Vec<ImageSo
     if let Some(images) = &content.images {
         return Ok(images.clone());
     }
-    let field = |name: &str| content.fields.get(name).filter(|value| !value.is_null());
+    // One schema for all rows leaves lists without images.
+    let is_given = |value: &&Value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty());
+    let field = |name: &str| content.fields.get(name).filter(is_given);
     let given = match (field("image"), field("images")) {
         (Some(_), Some(_)) => return Err("has both `image` and `images`".into()),
         (Some(given), None) | (None, Some(given)) => given,
@@ -30,10 +32,14 @@ pub(super) fn listed(content: &Content, image_root: &Path) -> Result<Vec<ImageSo
 pub(super) fn source(value: &Value, image_root: &Path) -> Result<ImageSource, String> {
     match value {
         Value::String(location) => locate(location, image_root),
-        // As `datasets` and OpenAI write it.
+        // As `datasets`, ms-swift and OpenAI write it: the bytes, and only without them the path.
         Value::Object(object) => {
+            if let Some(encoded) = object.get("bytes").and_then(Value::as_str) {
+                let bytes = decode_base64(encoded).ok_or("an image's `bytes` are not base64")?;
+                return Ok(ImageSource::Bytes(bytes.into()));
+            }
             let location = ["path", "url"].iter().find_map(|name| object.get(*name)?.as_str());
-            locate(location.ok_or("an image has neither `path` nor `url`")?, image_root)
+            locate(location.ok_or("an image has neither `bytes` nor `path` nor `url`")?, image_root)
         }
         _ => Err("an image is neither a path nor an object".into()),
     }
@@ -60,9 +66,14 @@ fn resolve(path: &str, image_root: &Path) -> Result<PathBuf, String> {
     }
     let inside = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     let given = Path::new(path);
-    let relative = given.strip_prefix(image_root).unwrap_or(given);
+    // The dot: the folder of a file in the working directory has no name.
+    let absolute_root = std::path::absolute(image_root.join("."));
+    let beneath = absolute_root.iter().find_map(|root| given.strip_prefix(root).ok());
+    let relative = beneath.or_else(|| given.strip_prefix(image_root).ok()).unwrap_or(given);
     if !relative.components().all(inside) {
-        return Err(format!("the image path `{path}` leaves the image root"));
+        return Err(format!(
+            "the image path `{path}` leaves the image root: `--image-root` names a folder above it"
+        ));
     }
     Ok(image_root.join(relative))
 }

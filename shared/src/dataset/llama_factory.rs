@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::DatasetError;
-use super::format::Content;
+use super::format::{Content, is_empty};
 
 /// The file that names datasets.
 pub(super) const FILE_NAME: &str = "dataset_info.json";
@@ -170,14 +170,5 @@ impl Mapping {
             return Err("begins with an answer".into());
         }
         Ok(())
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
     }
 }

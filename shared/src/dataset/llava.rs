@@ -23,6 +23,7 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
     let row = Row::deserialize(&content.fields).map_err(|error| format!("is not a LLaVA row: {error}"))?;
     let listed = images::listed(content, context.image_root)?;
     let mut turns = Turns::default();
+    turns.push_system_of(&content.fields)?;
     for turn in &row.conversations {
         // LLaVA's own loader drops an answer that nothing asked for.
         if !turns.skip_unasked(&turn.from) {

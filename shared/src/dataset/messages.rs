@@ -16,10 +16,7 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
     let given = given.ok_or("is not a row of messages: `messages` is no list")?;
     let mut turns = Turns::default();
     let mut inline = Vec::new();
-    // Anthropic's requests have the system turn beside the messages.
-    if let Some(system) = content.fields.get("system").and_then(Value::as_str).filter(|it| !it.is_empty()) {
-        turns.push("system", vec![Part::Text { text: system.to_owned() }])?;
-    }
+    turns.push_system_of(&content.fields)?;
     for message in given {
         let index = turns.num_given();
         let message = message.as_object().ok_or_else(|| format!("turn {index} is no object"))?;
@@ -27,7 +24,8 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
         let speaker = speaker.ok_or_else(|| format!("turn {index} has no `role`"))?;
         let said = Turn { index, speaker, message }.parts(context.image_root, &mut inline)?;
         turns.push(speaker, said)?;
-        if message.get("loss") == Some(&Value::Bool(false)) {
+        // ms-swift's `loss` is a truth value, OpenAI's `weight` a number.
+        if ["loss", "weight"].into_iter().filter_map(|name| message.get(name)).any(is_off) {
             turns.skip_loss_of_last();
         }
     }
@@ -35,6 +33,10 @@ pub(super) fn parse(content: &Content, context: &RowContext<'_>) -> Parsed {
     let listed = images::listed(content, context.image_root)?;
     let images = place_images(&mut messages, inline, listed, context.prepend_image)?;
     Ok((messages, images))
+}
+
+fn is_off(value: &Value) -> bool {
+    *value == Value::Bool(false) || value.as_f64() == Some(0.0)
 }
 
 struct Turn<'a> {

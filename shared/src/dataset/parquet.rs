@@ -28,6 +28,7 @@ impl Rows for ParquetRows {
         let images: Result<Vec<_>, String> = row
             .images
             .into_iter()
+            .filter(|(_, images)| images.as_ref().map_or(true, |images| !images.is_empty()))
             .map(|(name, images)| images.map_err(|why| format!("`{name}`: {why}")))
             .collect();
         let content = match images {
@@ -62,7 +63,7 @@ impl From<TableError> for RowsError {
     fn from(error: TableError) -> Self {
         match error {
             TableError::Io(error) => Self::Io(error),
-            TableError::Parquet(error) => Self::Malformed(error.to_string()),
+            other => Self::Malformed(other.to_string()),
         }
     }
 }

@@ -124,7 +124,7 @@ impl Source {
     fn named(&self, content: Content) -> Result<Content, String> {
         match &self.mapping {
             Some(mapping) => mapping.apply(content),
-            None => Ok(content),
+            None => format::supported(content),
         }
     }
 }

@@ -101,8 +101,9 @@ fn matching(
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        if path.is_file() && name.is_some_and(&accepts) {
+        // A name that is no text is a file all the same.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_file() && accepts(&name) {
             files.push(path);
         }
     }

@@ -10,7 +10,9 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
+use parquet::basic::Compression;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use serde_json::{Map, Value};
 
 use super::{ImageSource, cells, images};
@@ -27,6 +29,9 @@ pub enum TableError {
     /// The file is damaged or of a kind that is not read.
     #[error(transparent)]
     Parquet(#[from] ParquetError),
+    /// The file's pages are compressed in a way that is not read.
+    #[error("is compressed with {0}: write it again with Snappy or Zstandard")]
+    Compression(String),
 }
 
 /// One row.
@@ -64,6 +69,7 @@ impl Table {
         // Without the writer's Arrow schema a text is always Utf8 and a list a List, whoever wrote the file.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
+        check_compression(builder.metadata())?;
         let names: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
         let wanted = (0..names.len()).filter(|&at| is_image(&names[at]) || is_field(&names[at]));
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.collect::<Vec<_>>());
@@ -143,6 +149,20 @@ impl Iterator for Table {
             self.batch = None;
         }
         row.transpose()
+    }
+}
+
+fn check_compression(file: &ParquetMetaData) -> Result<(), TableError> {
+    let columns = file.row_groups().iter().flat_map(RowGroupMetaData::columns);
+    let is_read = |codec: &Compression| {
+        matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_))
+    };
+    match columns.map(|column| column.compression()).find(|codec| !is_read(codec)) {
+        // Levels are of no interest: `GZIP(GzipLevel(6))`.
+        Some(codec) => {
+            Err(TableError::Compression(codec.to_string().chars().take_while(|it| *it != '(').collect()))
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What all conversations have in common: who may speak after whom, where a text's images are, and that there are as
 //! many images as places for them.
 
+use serde_json::Value;
+
 use super::format::Parsed;
 use super::{ImageSource, Message, Part, Role};
 
@@ -40,6 +42,14 @@ impl Turns {
         self.messages.push(Message::new(role, content));
         self.num_given += 1;
         Ok(())
+    }
+
+    /// Takes the system turn that a row has beside its other turns, as ShareGPT's rows and Anthropic's requests do.
+    pub(super) fn push_system_of(&mut self, fields: &Value) -> Result<(), String> {
+        match fields.get("system").and_then(Value::as_str).filter(|system| !system.is_empty()) {
+            Some(system) => self.push("system", spoken("system", system)),
+            None => Ok(()),
+        }
     }
 
     /// Nothing is to be learnt of the turn that was taken last.

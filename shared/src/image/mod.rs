@@ -7,6 +7,7 @@
 mod anyres;
 mod crop;
 mod decode;
+mod gif;
 mod jpeg;
 mod normalize;
 mod orientation;

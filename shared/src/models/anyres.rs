@@ -11,7 +11,7 @@ use super::blocks::Blocks;
 use super::fields::{Parsed, only};
 use super::layers::EncoderLayer;
 use super::llava::{ProjectedTower, ProjectedVit};
-use super::tower::{Patches, Tower, TowerConfig};
+use super::tower::{Patches, Tower, TowerConfig, unfit};
 use super::weights::WeightSource;
 use crate::image::{AnyRes, ImageInput, PatchRows};
 
@@ -87,6 +87,29 @@ impl TowerConfig for AnyResConfig {
             tiling: self.tiling(),
         }))
     }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let tile = self.projected.vision.tile();
+        let patches = tile.num_patches();
+        match tile.num_tiles(image)? {
+            1 => Ok(patches + 1),
+            _ => Ok(patches + patch_rows(&self.tiling(), image)?.num_tokens()),
+        }
+    }
+}
+
+/// The patches that stay of an image's canvas.
+fn patch_rows(tiling: &AnyRes, image: &ImageInput) -> Parsed<PatchRows> {
+    let [tiles, height, width] = image.grid;
+    let canvas = tiling.canvas(width as u32, height as u32);
+    let expected = 1 + canvas.iter().map(|side| (side / tiling.tile_side) as usize).product::<usize>();
+    match tiles == expected {
+        true => Ok(tiling.patch_rows(width as u32, height as u32)),
+        false => Err(format!(
+            "an image of {width} x {height} pixels in {tiles} tiles, where `image_grid_pinpoints` of config.json want \
+             {expected}"
+        )),
+    }
 }
 
 impl Tower for AnyResTower {
@@ -137,21 +160,7 @@ impl Tower for AnyResTower {
 
 impl AnyResTower {
     fn grid(&self, image: &ImageInput, first: usize) -> Result<Grid> {
-        let [tiles, height, width] = image.grid;
-        let rows = self.tiling.patch_rows(width as u32, height as u32);
-        let per_canvas: u32 = self
-            .tiling
-            .canvas(width as u32, height as u32)
-            .iter()
-            .map(|n| n / self.tiling.tile_side)
-            .product();
-        if tiles != per_canvas as usize + 1 {
-            bail!(
-                "an image of {width} x {height} pixels in {tiles} tiles, not {}\nhint: `image_grid_pinpoints` of the \
-                 processor and of config.json must be the same",
-                per_canvas + 1
-            )
-        }
+        let rows = patch_rows(&self.tiling, image).map_err(unfit)?;
         Ok(Grid { first, patches_per_side: self.tiling.patches_per_side, rows })
     }
 }

@@ -9,17 +9,17 @@ use candle_core::Result;
 
 use super::weights::{Recorder, WeightSource};
 
-/// The blocks.
+/// A model's blocks, in memory or read one by one as they are needed.
 pub(super) enum Blocks<B> {
     /// In memory.
     Resident(Vec<B>),
     /// In the checkpoint.
     Streamed {
-        /// How many.
+        /// How many blocks there are.
         count: usize,
         /// The largest of them.
         size: BlockSize,
-        /// Builds one.
+        /// Reads the block of an index.
         read: Box<dyn Fn(usize) -> Result<B> + Send + Sync>,
     },
 }
@@ -70,7 +70,7 @@ impl<B: Send> Blocks<B> {
         Ok(Self::Streamed { count, size, read: Box::new(move |i| block(i, &mut stored.clone())) })
     }
 
-    /// How many.
+    /// How many blocks there are.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Resident(blocks) => blocks.len(),

@@ -19,7 +19,7 @@ use super::registry::{ModelConfig, config_of};
 /// What takes the place of a stored weight.
 #[derive(Clone, Debug)]
 pub enum Replacement {
-    /// Another weight.
+    /// A trained weight of the same shape.
     Weight(Tensor),
     /// The stored weight and what an adapter adds to it.
     Added(Adapter),
@@ -36,7 +36,8 @@ impl Replacement {
 
 /// Copies the checkpoint `base` to the new folder `out` with the weights of `replaced` (by canonical name, as in
 /// [`ParamSet`](super::ParamSet)) in place of its own: same files, same names, stored type kept, or `dtype` for all
-/// weights, which config.json then names. A tied head is not written beside the embedding.
+/// weights, which config.json then names. A tied head is not written beside the embedding; where config.json ties a head that
+/// differs, it does so no more.
 ///
 /// The folder appears complete, by one rename.
 ///
@@ -60,8 +61,8 @@ pub fn export_checkout(
     }
     fs::create_dir_all(&partial).map_err(|error| ModelError::write(&partial, error))?;
     copy_small_files(base, &partial)?;
-    if let Some(dtype) = dtype {
-        write_json(&partial.join("config.json"), &with_dtype(config.json.clone(), dtype))?;
+    if let Some(json) = restated(&config, &checkpoint, dtype) {
+        write_json(&partial.join("config.json"), &json)?;
     }
     write_weights(&partial, &config, &checkpoint, replaced, dtype)?;
     fs::rename(&partial, out).map_err(|error| ModelError::write(out, error))
@@ -113,24 +114,36 @@ fn copy_small_files(base: &Path, out: &Path) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// config.json saying that the weights are of another type than they were: loaders cast to what it says.
-fn with_dtype(mut config: Value, dtype: DType) -> Value {
-    let name = match dtype {
-        DType::BF16 => "bfloat16",
-        DType::F16 => "float16",
-        _ => "float32",
-    };
-    fn set(value: &mut Value, name: &str) {
-        for (key, field) in value.as_object_mut().into_iter().flatten() {
-            match key.as_str() {
-                "dtype" | "torch_dtype" => *field = Value::from(name),
-                "text_config" | "llm_config" | "vision_config" => set(field, name),
-                _ => {}
-            }
+/// config.json, where it must say other things than the checkpoint's: the type of the weights, which loaders cast to what it
+/// says, and that a head which differs from the embedding is not tied, which transformers finds out with a warning.
+fn restated(config: &ModelConfig, checkpoint: &Checkpoint, dtype: Option<DType>) -> Option<Value> {
+    let is_untied = config.config.decoder().tie_word_embeddings && !is_tied(config, checkpoint);
+    let mut json = config.json.clone();
+    if is_untied {
+        // Absent, it may mean true.
+        json["tie_word_embeddings"] = Value::Bool(false);
+        restate(&mut json, &["tie_word_embeddings"], &Value::Bool(false));
+    }
+    if let Some(dtype) = dtype {
+        let name = match dtype {
+            DType::BF16 => "bfloat16",
+            DType::F16 => "float16",
+            _ => "float32",
+        };
+        restate(&mut json, &["dtype", "torch_dtype"], &Value::from(name));
+    }
+    (is_untied || dtype.is_some()).then_some(json)
+}
+
+/// Gives the fields called one of `keys` another value, in a configuration and in those of its parts.
+fn restate(config: &mut Value, keys: &[&str], value: &Value) {
+    for (key, field) in config.as_object_mut().into_iter().flatten() {
+        match key.as_str() {
+            key if keys.contains(&key) => *field = value.clone(),
+            "text_config" | "llm_config" | "vision_config" => restate(field, keys, value),
+            _ => {}
         }
     }
-    set(&mut config, name);
-    config
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), ModelError> {
@@ -176,8 +189,9 @@ fn write_weights(
     write_json(&out.join("model.safetensors.index.json"), &index)
 }
 
+/// Only floating-point weights are converted; buffers of indices, which old files have, stay as they are.
 fn dtype_of(entry: &Entry, asked: Option<DType>) -> Dtype {
-    match asked {
+    match asked.filter(|_| entry.float_type().is_ok()) {
         None => entry.dtype,
         Some(DType::BF16) => Dtype::BF16,
         Some(DType::F16) => Dtype::F16,
@@ -185,7 +199,7 @@ fn dtype_of(entry: &Entry, asked: Option<DType>) -> Dtype {
     }
 }
 
-/// Bytes of a number; only floating-point weights are converted, others keep theirs.
+/// Bytes of a number.
 fn width_of(dtype: Dtype) -> usize {
     dtype.bitsize() / 8
 }

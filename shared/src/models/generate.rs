@@ -26,7 +26,7 @@ pub struct Generation<'a> {
     pub sampling: Option<Sampling>,
 }
 
-/// One answer.
+/// What a model wrote after one question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Generated {
     /// Its tokens, with the one that ended it.

@@ -29,6 +29,22 @@ pub(super) const PARTS: &[(&str, ModelPart)] = &[
     ("image_newline", ModelPart::Projector),
     ("language_model.lm_head.", ModelPart::Head),
 ];
+/// Buffers, and SigLIP's head over whole images, which these models do not ask.
+const VIT_IGNORED: &[&str] = &[
+    "rotary_emb.inv_freq",
+    "embeddings.position_ids",
+    "vision_model.head.probe",
+    "vision_model.head.attention.in_proj_weight",
+    "vision_model.head.attention.in_proj_bias",
+    "vision_model.head.attention.out_proj.weight",
+    "vision_model.head.attention.out_proj.bias",
+    "vision_model.head.layernorm.weight",
+    "vision_model.head.layernorm.bias",
+    "vision_model.head.mlp.fc1.weight",
+    "vision_model.head.mlp.fc1.bias",
+    "vision_model.head.mlp.fc2.weight",
+    "vision_model.head.mlp.fc2.bias",
+];
 /// Where the decoder's weights lie.
 pub(super) const TEXT_PREFIX: &str = "language_model.model";
 /// Where the weights of a CLIP or SigLIP tower lie.
@@ -60,5 +76,9 @@ pub(super) const fn vit_family(
     parse: ParseConfig,
     processor: ParseProcessor,
 ) -> Family {
-    Family { renames: VIT_RENAMES, ..family(model_type, architecture, parse, processor) }
+    Family {
+        renames: VIT_RENAMES,
+        ignored: VIT_IGNORED,
+        ..family(model_type, architecture, parse, processor)
+    }
 }

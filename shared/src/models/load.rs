@@ -23,7 +23,7 @@ pub struct LoadOptions {
     pub device: Device,
     /// The compute dtype: F32, BF16 or F16. Trainable weights are float32 whatever it is.
     pub dtype: DType,
-    /// What trains.
+    /// The parts whose weights become trainable.
     pub trainable: TrainableParts,
     /// A GGUF file whose quantised matrices take the place of the frozen language model's.
     pub gguf: Option<PathBuf>,
@@ -42,9 +42,9 @@ pub struct Model {
     pub body: Box<dyn VlmBody>,
     /// Features to logits.
     pub head: Head,
-    /// What trains.
+    /// The weights that train, by hub name.
     pub params: ParamSet,
-    /// As resolved from config.json.
+    /// What config.json resolves to.
     pub config: ModelConfig,
     /// Where the weights are.
     pub device: Device,

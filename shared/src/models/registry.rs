@@ -14,6 +14,7 @@ use super::{
     DecoderConfig, VlmBody, gemma3, idefics3, internvl, internvl_chat, llava, llava_next, llava_onevision,
     mistral3, paligemma, pixtral, qwen2_5_vl, qwen2_vl, qwen3_vl, text_only,
 };
+use crate::image::ImageInput;
 
 /// Every family there is.
 pub static FAMILIES: &[&Family] = &[
@@ -60,7 +61,7 @@ pub struct Family {
     pub infixes: &'static [(&'static str, &'static str)],
     /// Prefixes of canonical names and the part they belong to; the first match counts.
     pub parts: &'static [(&'static str, ModelPart)],
-    /// Suffixes of buffers that some checkpoints store and no model needs.
+    /// Suffixes of buffers and weights that some checkpoints store and no model needs.
     pub ignored: &'static [&'static str],
     /// The canonical name of the input embedding.
     pub embedding: &'static str,
@@ -85,6 +86,12 @@ pub trait FamilyConfig: Send + Sync {
 
     /// The token id that image features replace, where config.json says it.
     fn image_token_id(&self) -> Option<u32>;
+
+    /// How many rows the vision encoder makes of an image for as many image tokens, or why it takes none like it.
+    ///
+    /// # Errors
+    /// What does not fit.
+    fn num_image_rows(&self, image: &ImageInput) -> std::result::Result<usize, String>;
 
     /// The longest sample the model was made for, in tokens.
     fn max_positions(&self) -> usize;
@@ -137,7 +144,7 @@ impl Family {
         claimed.map_or(ModelPart::Body, |(_, part)| *part)
     }
 
-    /// Whether a stored weight is a buffer that no model needs.
+    /// Whether no model needs a stored weight.
     pub fn is_ignored(&self, canonical: &str) -> bool {
         self.ignored.iter().any(|suffix| canonical.ends_with(suffix))
     }
@@ -145,13 +152,13 @@ impl Family {
 
 /// A checkpoint's config.json and the family that reads it.
 pub struct ModelConfig {
-    /// The file.
+    /// Where the config.json lies.
     pub path: PathBuf,
-    /// As stored.
+    /// The file as it is.
     pub json: Value,
-    /// Which family.
+    /// The family that reads it.
     pub family: &'static Family,
-    /// As resolved.
+    /// What it resolves to, every default included.
     pub config: Box<dyn FamilyConfig>,
 }
 

@@ -24,7 +24,7 @@ pub(super) enum RotaryKind {
     Plain,
     /// One position per token, all frequencies divided.
     Linear {
-        /// By what.
+        /// What frequencies are divided by.
         factor: f64,
     },
     /// One position per token, low frequencies slowed down.

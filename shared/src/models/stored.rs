@@ -13,7 +13,7 @@ use super::weights::WeightSource;
 /// Reads frozen weights from a checkpoint that it keeps mapped.
 #[derive(Clone)]
 pub struct Stored {
-    /// The files.
+    /// The mapped files.
     pub(super) checkpoint: Arc<Checkpoint>,
     /// Quantised matrices that take the place of the checkpoint's.
     gguf: Option<Arc<Gguf>>,

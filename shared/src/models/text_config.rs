@@ -10,7 +10,7 @@ use super::{DecoderConfig, GemmaBlocks};
 
 /// What a decoder's configuration resolves to.
 pub(super) struct TextConfig {
-    /// Sizes.
+    /// Its sizes.
     pub decoder: DecoderConfig,
     /// Its rotary embedding.
     pub rotary: Rotary,
@@ -186,19 +186,19 @@ pub(super) fn parse(text: &Value, model_type: &str, tied: bool) -> Parsed<TextCo
     let decoder = decoder(text, class, rope.theta, tied)?;
     let max_positions = count(text, "max_position_embeddings", class.max_positions)?;
     let rotary = rotary(text, class, &rope, &decoder, max_positions)?;
+    let max_positions = rotary.limit.map_or(max_positions, |limit| limit.min(max_positions));
     Ok(TextConfig { decoder, rotary, pattern: Pattern::Causal, max_positions })
 }
 
-/// Gemma's first files say `gelu` and mean its approximation.
+/// The first files of Gemma say `gelu` and mean its approximation; Gemma 3 means what it says, under another name.
 fn activation(text: &Value, class: &Class) -> Parsed<()> {
-    let named = word(text, "hidden_activation", word(text, "hidden_act", "")?)?;
-    match class.gemma {
-        Some(_) => only(
-            matches!(named, "" | "gelu" | "gelu_pytorch_tanh"),
-            format!("the text activation `{named}` in Gemma"),
-        ),
-        None => only(matches!(named, "" | "silu"), "a text activation other than silu"),
-    }
+    let (key, known): (_, &[&str]) = match class.gemma {
+        Some(GemmaClass { added_norms: true, .. }) => ("hidden_activation", &["gelu_pytorch_tanh"]),
+        Some(_) => ("hidden_act", &["gelu_pytorch_tanh", "gelu"]),
+        None => ("hidden_act", &["silu"]),
+    };
+    let named = word(text, key, known[0])?;
+    only(known.contains(&named), format!("the text activation `{named}` of `{}`", class.model_type))
 }
 
 fn gemma(text: &Value, class: GemmaClass, head_dim: usize) -> Parsed<GemmaBlocks> {

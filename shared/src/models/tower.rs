@@ -1,10 +1,11 @@
 //! A vision tower: patch embeddings, blocks, and what makes rows for the decoder of them.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Error, Result, Tensor};
 use serde::Serialize;
 
 use super::PackedBatch;
 use super::blocks::Blocks;
+use super::fields::Parsed;
 use super::layers::{EncoderLayer, Rope};
 use super::weights::WeightSource;
 use crate::image::ImageInput;
@@ -14,7 +15,7 @@ pub(super) trait Tower: Send + Sync {
     /// What the blocks take, of all images in order, in the compute dtype.
     fn embed(&self, images: &[ImageInput], dtype: DType) -> Result<Patches>;
 
-    /// The blocks.
+    /// What runs between [`embed`](Self::embed) and the projector, in order.
     fn blocks(&self) -> &Blocks<EncoderLayer>;
 
     /// Which patches attend to each other in a block: where each segment begins and the last one ends.
@@ -107,4 +108,20 @@ pub(super) fn image_features(
 pub(super) trait TowerConfig: Serialize + Send + Sync {
     /// Builds a tower whose rows have `width` numbers.
     fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>>;
+
+    /// How many rows such a tower makes of an image, or why it takes none like it.
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize>;
+}
+
+/// Of how many tiles of `shape` (C, height, width) an image consists, whose positions are learned for that size alone.
+pub(super) fn num_tiles(image: &ImageInput, shape: [usize; 3]) -> Parsed<usize> {
+    match image.shape[..] {
+        [tiles, ref tile @ ..] if *tile == shape => Ok(tiles),
+        _ => Err(format!("an image of shape {:?} is not made of tiles of {shape:?}", image.shape)),
+    }
+}
+
+/// The error of a forward pass that was given an image for another model.
+pub(super) fn unfit(reason: String) -> Error {
+    Error::msg(format!("{reason}\nhint: the processor and the model must come from one checkpoint"))
 }

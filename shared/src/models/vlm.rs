@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::blocks::BlockSize;
+use super::fields::Parsed;
 use super::layers::{Linear, Recomputed};
 use super::pattern::Pattern;
 use super::registry::FamilyConfig;
@@ -16,6 +17,7 @@ use super::text_model::{Embeds, KvCache, Pass, TextModel};
 use super::tower::{ImageFeatures, Tower, TowerConfig, image_features};
 use super::weights::WeightSource;
 use super::{DecoderConfig, PackedBatch, VlmBody};
+use crate::image::ImageInput;
 
 /// A resolved configuration.
 #[derive(Serialize)]
@@ -64,6 +66,10 @@ impl<V: TowerConfig> FamilyConfig for VlmConfig<V> {
 
     fn image_token_id(&self) -> Option<u32> {
         self.image_token_id
+    }
+
+    fn num_image_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        self.vision.num_rows(image)
     }
 
     fn max_positions(&self) -> usize {

@@ -130,7 +130,7 @@ impl WeightSource for Recorder {
 
 /// Loads weights from a checkpoint: trainable ones as float32 Vars, frozen ones in the compute dtype.
 pub struct Loader<'a> {
-    /// The files.
+    /// Where the weights lie.
     pub checkpoint: &'a Checkpoint,
     /// Says which part a name belongs to.
     pub family: &'a Family,

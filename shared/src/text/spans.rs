@@ -3,7 +3,8 @@
 //! A chat template is a program, so the only sure way to learn where it puts an answer is to run it on prefixes of the
 //! conversation: the answer to turn `i` begins where the rendering of the turns before it, with the generation prompt, ends,
 //! and reaches to where the rendering of the turns up to it ends. That the renderings are prefixes of each other is checked.
-//! Where a template's generation prompt is not how it writes answers, the answer begins where its own text does.
+//! Where they are not (Qwen3 drops the reasoning of earlier answers, Pixtral moves a system turn to the last question), the
+//! conversation is rendered once more with a mark in place of the turn's content, which shows where that lies.
 
 use std::ops::Range;
 
@@ -30,7 +31,7 @@ struct TurnText {
 pub struct Placeholder {
     /// As the template writes it.
     pub text: String,
-    /// Its id.
+    /// What the tokenizer makes of it.
     pub id: u32,
 }
 
@@ -56,42 +57,75 @@ pub fn layout(
     add_generation_prompt: bool,
 ) -> Result<Layout, TextError> {
     let text = template.render(messages, add_generation_prompt)?;
-    let prefix = |turn: usize, num_turns: usize, generation: bool| {
-        let rendered = template.render(&messages[..num_turns], generation)?;
-        let found = text.starts_with(&rendered).then_some(rendered.len());
-        found.ok_or(TextError::NotPrefix { turn })
-    };
+    let whole = Rendering { template, messages, add_generation_prompt, text: &text };
     let mut turns = Vec::with_capacity(messages.len());
     for (turn, message) in messages.iter().enumerate() {
         let is_last = turn + 1 == messages.len();
-        let end = if is_last { text.len() } else { prefix(turn, turn + 1, false)? };
-        let answer =
-            message.is_learnt().then(|| answer_start(template, messages, turn, &text)).transpose()?;
+        let end = if is_last { text.len() } else { whole.turn_end(turn)? };
+        let answer = message.is_learnt().then(|| whole.answer_start(turn)).transpose()?;
         turns.push(TurnText { role: message.role, end, answer });
     }
     Ok(Layout { text, turns })
 }
 
-/// Where the answer that is turn `turn` begins in the rendering of all turns. LLaVA-OneVision's generation prompt lacks a
-/// space that its answers have: the answer's text is then looked for behind what both renderings share.
-fn answer_start(
-    template: &ChatTemplate,
-    messages: &[Message],
-    turn: usize,
-    text: &str,
-) -> Result<usize, TextError> {
-    let question = template.render(&messages[..turn], true)?;
-    if text.starts_with(&question) {
-        return Ok(question.len());
+/// Stands for a turn's content; no text of a dataset has it.
+const MARK: &str = "\u{1}mark\u{1}";
+
+/// A conversation and what its template makes of it.
+struct Rendering<'a> {
+    template: &'a ChatTemplate,
+    messages: &'a [Message],
+    add_generation_prompt: bool,
+    text: &'a str,
+}
+
+impl Rendering<'_> {
+    /// The length of the rendering of the first turns, if the whole one begins with it.
+    fn prefix(&self, num_turns: usize, add_generation_prompt: bool) -> Option<usize> {
+        let rendered = self.template.render(&self.messages[..num_turns], add_generation_prompt).ok()?;
+        self.text.starts_with(&rendered).then_some(rendered.len())
     }
-    let shared: usize =
-        text.chars().zip(question.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
-    let answer = messages[turn].content.iter().find_map(|part| match part {
-        Part::Text { text } => Some(text.trim()).filter(|text| !text.is_empty()),
-        Part::Image => None,
-    });
-    let found = answer.and_then(|answer| text[shared..].find(answer));
-    found.map(|at| shared + at).ok_or(TextError::NotPrefix { turn })
+
+    /// Where the answer that is turn `turn` begins. LLaVA-OneVision's generation prompt lacks a space that its answers
+    /// have: the answer then begins where its content does.
+    fn answer_start(&self, turn: usize) -> Result<usize, TextError> {
+        self.prefix(turn, true).map_or_else(|| Ok(self.content(turn)?.start), Ok)
+    }
+
+    /// Where a turn ends that is not the last. One that is written otherwise when nothing follows ends with what closes it
+    /// then, or else where the content of the next turn begins.
+    fn turn_end(&self, turn: usize) -> Result<usize, TextError> {
+        if let Some(end) = self.prefix(turn + 1, false) {
+            return Ok(end);
+        }
+        let content = self.content(turn)?;
+        let closing = self.closing(turn).filter(|closing| self.text[content.end..].starts_with(closing));
+        match closing {
+            Some(closing) => Ok(content.end + closing.len()),
+            None => Ok(self.content(turn + 1)?.start),
+        }
+    }
+
+    /// What follows the content of a turn that is the last.
+    fn closing(&self, turn: usize) -> Option<String> {
+        let (template, messages) = (self.template, &self.messages[..=turn]);
+        let text = template.render(messages, false).ok()?;
+        let alone = Rendering { template, messages, add_generation_prompt: false, text: &text };
+        Some(text[alone.content(turn).ok()?.end..].to_owned())
+    }
+
+    /// Where the content of a turn lies: all around it is as it is around the mark.
+    fn content(&self, turn: usize) -> Result<Range<usize>, TextError> {
+        let mut messages = self.messages.to_vec();
+        messages[turn].content = vec![Part::Text { text: MARK.to_owned() }];
+        let marked = self.template.render(&messages, self.add_generation_prompt)?;
+        let around = marked.split_once(MARK).filter(|(before, after)| {
+            let rest = self.text.strip_prefix(before);
+            rest.is_some_and(|rest| rest.ends_with(after))
+        });
+        let (before, after) = around.ok_or(TextError::NotPrefix { turn })?;
+        Ok(before.len()..self.text.len() - after.len())
+    }
 }
 
 impl Layout {

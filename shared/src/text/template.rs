@@ -1,9 +1,16 @@
 //! A checkpoint's chat template: Jinja as transformers runs it (`trim_blocks`, `lstrip_blocks`, Python's string methods).
 
+use std::fmt::Write as _;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use chrono::DateTime;
+use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+use serde::Serialize;
 use serde_json::Value as Json;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::TextError;
 use super::error::{read_json, read_optional};
@@ -12,6 +19,10 @@ use crate::dataset::{Message, Part, Role};
 use crate::ids::Digest;
 
 const NAME: &str = "chat_template";
+
+/// The day that templates are told it is, 26 July 2024 as in Llama's for programs without a clock: prompts that changed
+/// from day to day would make a cache that cannot be continued.
+const TODAY: i64 = 1_721_952_000;
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -43,8 +54,12 @@ impl ChatTemplate {
         let hint = "copy chat_template.jinja or chat_template.json from the original checkpoint";
         let source = source.ok_or_else(|| TextError::invalid(&path, "has no chat template", hint))?;
         let special = |name: &str| config.get(name).and_then(token_text).unwrap_or_default().to_owned();
-        Self::compile(&source, &special("bos_token"), &special("eos_token"))
-            .map_err(|error| TextError::invalid(&path, format!("does not compile: {error:#}"), hint))
+        let mut template = Self::compile(&source, &special("bos_token"), &special("eos_token"))
+            .map_err(|error| TextError::invalid(&path, format!("does not compile: {error:#}"), hint))?;
+        for (name, token) in special_tokens(&config) {
+            template.environment.add_global(name.to_owned(), token.to_owned());
+        }
+        Ok(template)
     }
 
     /// Compiles a template's source; `bos_token` and `eos_token` are variables it may use.
@@ -57,9 +72,16 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", tojson);
         environment.add_global("bos_token", bos_token);
         environment.add_global("eos_token", eos_token);
-        environment.add_template_owned(NAME, without_generation_blocks(source))?;
+        // As transformers gives them to every template; a name without a value would be undefined, which is not none.
+        environment.add_global("tools", ());
+        environment.add_global("documents", ());
+        // Jinja has one kind of line end.
+        let lines = source.replace("\r\n", "\n").replace('\r', "\n");
+        environment.add_template_owned(NAME, without_generation_blocks(&lines))?;
         let digest = Digest::of(source.as_bytes());
         let mut template = Self { environment, digest, takes_text: false, image_text: String::new() };
         template.takes_text = template.wants_text();
@@ -118,9 +140,11 @@ impl ChatTemplate {
     ) -> Result<String, TextError> {
         let messages = Value::from_serialize(messages);
         let template = self.environment.get_template(NAME);
-        template
-            .and_then(|template| template.render(context! { messages, add_generation_prompt }))
-            .map_err(|error| TextError::Render(format!("{error:#}")))
+        let render = || template?.render(context! { messages, add_generation_prompt });
+        // minijinja panics where a template turns an empty list round; nothing but this call's own state is touched.
+        let rendered = catch_unwind(AssertUnwindSafe(render));
+        let rendered = rendered.map_err(|_| TextError::Render("the template engine failed".to_owned()))?;
+        rendered.map_err(|error| TextError::Render(format!("{error:#}")))
     }
 
     /// Digest of the template's source.
@@ -132,6 +156,56 @@ impl ChatTemplate {
 /// What a template calls to refuse a conversation.
 fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// What a template calls for the date.
+fn strftime_now(format: &str) -> Result<String, Error> {
+    let invalid = || Error::new(ErrorKind::InvalidOperation, format!("`{format}` is no format of a date"));
+    let today = DateTime::from_timestamp(TODAY, 0).ok_or_else(invalid)?;
+    let mut text = String::new();
+    write!(text, "{}", today.format(format)).map_err(|_| invalid())?;
+    Ok(text)
+}
+
+/// JSON as Python writes it, where minijinja's own filter escapes it for HTML and leaves out blanks.
+fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
+    let mut json = Vec::new();
+    let written = match options.get::<Option<usize>>("indent")? {
+        Some(width) => {
+            let indent = " ".repeat(width);
+            let pretty = PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut Serializer::with_formatter(&mut json, pretty))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut json, OnOneLine)),
+    };
+    let failed = |error: &dyn std::fmt::Display| Error::new(ErrorKind::BadSerialization, error.to_string());
+    written.map_err(|error| failed(&error))?;
+    String::from_utf8(json).map_err(|error| failed(&error))
+}
+
+/// Python's separators.
+struct OnOneLine;
+
+impl Formatter for OnOneLine {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// The tokens that `tokenizer_config.json` names: `pad_token`, `image_token` and whatever else there is.
+fn special_tokens(config: &Json) -> impl Iterator<Item = (&str, &str)> {
+    let named = [Some(config), config.get("extra_special_tokens")].into_iter().flatten();
+    let fields = named.filter_map(Json::as_object).flatten();
+    let tokens = fields.filter(|(name, _)| name.ends_with("_token"));
+    tokens.filter_map(|(name, token)| Some((name.as_str(), token_text(token)?)))
 }
 
 /// The template under `chat_template`: a text, or a list of named ones of which `default` is meant.

@@ -240,14 +240,97 @@ fn templates_that_take_text_get_text() {
     }
 }
 
+/// The turns and answers of a conversation as texts.
+fn turns_and_answers(source: &str, messages: &[Message]) -> (Vec<String>, Vec<String>) {
+    let template = ChatTemplate::compile(source, "<s>", "</s>").unwrap();
+    let tokenizer = TextTokenizer::load(&fixtures().join("qwen2_vl")).unwrap();
+    let eos = tokenizer.token_id("<|im_end|>").unwrap();
+    let prompt =
+        layout(&template, messages, false).unwrap().into_prompt(&tokenizer, None, &[], &[eos]).unwrap();
+    let turns = prompt.turns.iter().filter(|turn| !turn.tokens.is_empty());
+    let turns = turns.map(|turn| slice(&prompt, turn.tokens.clone())).collect();
+    let answers = prompt.turns.iter().filter_map(|turn| turn.answer.clone());
+    (turns, answers.map(|answer| slice(&prompt, answer)).collect())
+}
+
 #[test]
-fn a_template_that_rewrites_turns_is_refused() {
-    // As Qwen3 does with reasoning: an answer is shortened once another turn follows.
-    let source = "{% for m in messages %}{{ m.role }}{{ '' if loop.last else '!' }}{{ m.content[0].text }}{% endfor %}";
+fn a_template_may_write_an_answer_otherwise_once_another_turn_follows() {
+    // Qwen3 writes the place for reasoning in the last answer alone.
+    let source = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content[0].text + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    let messages = [
+        message(Role::User, vec![text("a?")]),
+        message(Role::Assistant, vec![text("a")]),
+        message(Role::User, vec![text("b?")]),
+        message(Role::Assistant, vec![text("b")]),
+    ];
+    let (turns, answers) = turns_and_answers(source, &messages);
+    assert_eq!(answers, ["a<|im_end|>", "<think>\n\n</think>\n\nb<|im_end|>"]);
+    assert_eq!(turns[1], "<|im_start|>assistant\na<|im_end|>\n");
+    assert_eq!(turns[2], "<|im_start|>user\nb?<|im_end|>\n");
+}
+
+#[test]
+fn a_template_may_move_a_system_turn_to_the_last_question() {
+    // As Pixtral's does, which fails on a list there: with an answer behind it the last turn is no question, and nothing is moved.
+    let source = "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST]{% if loop.last and messages[0].role == 'system' %}{{ '' + messages[0].content }}{% endif %}{{ m.content[0].text }}[/INST]{% else %}{{ m.content[0].text }}<|im_end|>{% endif %}{% endfor %}";
+    let messages = [
+        message(Role::System, vec![text("Be brief.")]),
+        message(Role::User, vec![text("is a a?")]),
+        message(Role::Assistant, vec![text("a")]),
+    ];
+    let (turns, answers) = turns_and_answers(source, &messages);
+    assert_eq!(answers, ["a<|im_end|>"]);
+    assert_eq!(turns.concat(), "[INST]is a a?[/INST]a<|im_end|>");
+}
+
+#[test]
+fn a_template_that_does_not_write_an_answer_as_it_is_is_refused() {
+    let source = "{% for m in messages %}{{ m.role }}{{ '' if loop.last else '!' }}{{ m.content[0].text | upper }}{% endfor %}";
     let template = ChatTemplate::compile(source, "", "").unwrap();
     let messages = [message(Role::User, vec![text("q")]), message(Role::Assistant, vec![text("a")])];
     let error = layout(&template, &messages, false).unwrap_err();
     assert!(matches!(error, TextError::NotPrefix { turn: 0 }), "{error}");
+}
+
+#[test]
+fn templates_have_what_transformers_gives_them() {
+    // Rendered by transformers 5.24's `apply_chat_template` but for the date, which is that of the day there.
+    let cases = [
+        ("{% if tools is not none %}tools{% endif %}{{ documents is none }}", "True"),
+        ("{{ strftime_now('%Y-%m-%d') }} {{ strftime_now('%d %b %Y') }}", "2024-07-26 26 Jul 2024"),
+        (
+            "{{ {'a': [1, none, true], 'b': \"<é & 'q'>\"} | tojson }}",
+            r#"{"a": [1, null, true], "b": "<é & 'q'>"}"#,
+        ),
+        ("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
+        ("{% if true %}\r\na\r\n{% endif %}\r\nb\r\n", "a\nb"),
+    ];
+    for (source, expected) in cases {
+        let template = ChatTemplate::compile(source, "", "").unwrap();
+        assert_eq!(template.render(&[], false).unwrap(), expected, "{source:?}");
+    }
+    let no_date = ChatTemplate::compile("{{ strftime_now('%Q') }}", "", "").unwrap();
+    assert!(no_date.render(&[], false).unwrap_err().to_string().contains("no format of a date"));
+}
+
+#[test]
+fn a_failing_engine_is_an_error_of_the_conversation() {
+    // minijinja 2.24 panics; should it no longer, the template renders to nothing and neither test nor guard is needed.
+    let template = ChatTemplate::compile("{{ messages[1:][::-1] | join }}", "", "").unwrap();
+    let error = template.render(&[message(Role::User, vec![text("q")])], false).unwrap_err().to_string();
+    assert!(error.contains("the template engine failed"), "{error}");
+}
+
+#[test]
+fn templates_know_every_token_that_the_tokenizer_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| fs::write(dir.path().join(name), content).unwrap();
+    write("chat_template.jinja", "{{ pad_token }}{{ image_token }}{{ unk_token is defined }}");
+    write(
+        "tokenizer_config.json",
+        r#"{"pad_token": {"content": "P"}, "unk_token": null, "add_bos_token": true, "extra_special_tokens": {"image_token": "I"}}"#,
+    );
+    assert_eq!(ChatTemplate::load(dir.path()).unwrap().render(&[], false).unwrap(), "PIFalse");
 }
 
 #[test]

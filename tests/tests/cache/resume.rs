@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use shared::cache::{
     CacheError, CacheReader, CacheWriter, FeatureDtype, Manifest, Part, QuarantinedRow, Row, WriterOptions,
@@ -222,4 +224,104 @@ fn a_directory_with_other_things_in_it_is_left_alone() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing was added");
     let error = CacheReader::open(dir.path()).err().unwrap();
     assert!(error.to_string().contains("manifest.json") && error.to_string().contains("hint:"), "{error}");
+
+    // What a dataset repository, or another tool, calls as a cache does.
+    for name in ["data/train-00000.parquet", "data/notes.txt", "head.safetensors"] {
+        let dir = tempdir().unwrap();
+        fs::create_dir(dir.path().join("data")).unwrap();
+        fs::write(dir.path().join(name), b"precious").unwrap();
+        let error = open(dir.path(), BF16, tiny()).err().expect(name);
+        assert!(
+            matches!(error, CacheError::NotACache { .. }) && error.to_string().contains(name),
+            "{name}: {error}"
+        );
+        assert_eq!(fs::read(dir.path().join(name)).unwrap(), b"precious");
+    }
+}
+
+#[test]
+fn shards_whose_manifest_is_lost_are_not_written_over() {
+    let (dir, samples) = (tempdir().unwrap(), samples());
+    let mut writer = open(dir.path(), BF16, tiny()).unwrap();
+    writer.append_batch(samples[..20].to_vec()).unwrap();
+    writer.commit().unwrap();
+    drop(writer);
+    let manifest = fs::read(dir.path().join("manifest.json")).unwrap();
+    fs::remove_file(dir.path().join("manifest.json")).unwrap();
+    let error = open(dir.path(), BF16, tiny()).err().expect("refused").to_string();
+    assert!(
+        error.contains("no `manifest.json` but holds") && error.contains("put the manifest back"),
+        "{error}"
+    );
+    fs::write(dir.path().join("manifest.json"), manifest).unwrap();
+    assert_holds(dir.path(), &samples[..20]);
+}
+
+#[test]
+fn whoever_may_read_the_manifest_may_read_the_head() {
+    let dir = tempdir().unwrap();
+    drop(open(dir.path(), BF16, tiny()).unwrap());
+    let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+    assert_eq!(mode("head.safetensors"), mode("manifest.json"));
+}
+
+#[test]
+fn a_run_whose_cache_was_exchanged_leaves_the_other_one_alone() {
+    let (dir, samples) = (tempdir().unwrap(), samples());
+    let replaced = |outcome: Result<(), CacheError>| {
+        let error = outcome.err().expect("refused");
+        assert!(
+            matches!(error, CacheError::Replaced { .. }) && error.to_string().contains("hint:"),
+            "{error}"
+        );
+    };
+    let options = WriterOptions { shard_bytes: 1 << 20, ..tiny() };
+    // Removed, and begun anew by another process, whose file under construction has the same name.
+    let mut first = open(dir.path(), BF16, options).unwrap();
+    first.append_batch(samples[..20].to_vec()).unwrap();
+    fs::remove_dir_all(dir.path()).unwrap();
+    let mut second = open(dir.path(), BF16, options).unwrap();
+    second.append_batch(samples[20..40].to_vec()).unwrap();
+    replaced(first.commit());
+    second.commit().unwrap();
+    assert_holds(dir.path(), &samples[20..40]);
+
+    // A manifest of before put back.
+    let before = fs::read(dir.path().join("manifest.json")).unwrap();
+    second.append_batch(samples[40..50].to_vec()).unwrap();
+    second.commit().unwrap();
+    fs::write(dir.path().join("manifest.json"), before).unwrap();
+    second.append_batch(samples[50..].to_vec()).unwrap();
+    replaced(second.commit());
+}
+
+#[test]
+fn readers_and_verification_take_a_cache_that_is_being_written() {
+    let (dir, samples) = (tempdir().unwrap(), samples());
+    let quarantine = |number: u64| QuarantinedRow { row: 1000 + number, ..rows::quarantined()[0].clone() };
+    let mut writer = open(dir.path(), BF16, tiny()).unwrap();
+    writer.quarantine(quarantine(0));
+    writer.append_batch(samples[..20].to_vec()).unwrap();
+    writer.finish().unwrap();
+    let early = CacheReader::open(dir.path()).unwrap();
+    thread::scope(|scope| {
+        // Each end of a run gives all shards new names, and exchanges card and quarantine table.
+        let writing = scope.spawn(|| {
+            for (number, row) in samples[20..].iter().enumerate() {
+                let mut writer = open(dir.path(), BF16, tiny()).unwrap();
+                writer.quarantine(quarantine(1 + number as u64));
+                writer.append(row.clone()).unwrap();
+                writer.finish().unwrap();
+            }
+        });
+        while !writing.is_finished() {
+            let reader = CacheReader::open(dir.path()).unwrap();
+            assert!(reader.len() >= 20);
+            (0..reader.len()).for_each(|i| drop(reader.features(i).unwrap()));
+            let report = verify(dir.path(), |_, _| ()).unwrap();
+            assert!(report.problems.is_empty(), "{:?}", report.problems);
+        }
+    });
+    assert_eq!(early.quarantined().unwrap().len(), 41, "those of now");
+    assert_holds(dir.path(), &samples);
 }

@@ -110,7 +110,7 @@ type Breakage = (fn(&mut Row), &'static str);
 
 #[test]
 fn broken_rows_are_refused_and_the_rest_goes_on() {
-    let breakages: [Breakage; 11] = [
+    let breakages: [Breakage; 12] = [
         (|row| row.meta.positions.truncate(0), "no position has features"),
         (|row| row.meta.positions.swap(0, 1), "not strictly ascending"),
         (|row| row.meta.positions[0] = 0, "the last question position"),
@@ -122,6 +122,7 @@ fn broken_rows_are_refused_and_the_rest_goes_on() {
         (|row| row.meta.turns[1].num_tokens = 1000, "turn 1 ends after"),
         (|row| row.features.bytes.truncate(4), "4 bytes of features for"),
         (|row| row.features.width = 3, "of width 3, the cache holds f32 of width 12"),
+        (|row| row.image_files = vec![b"another".to_vec()], "the file of image 0 is another one"),
     ];
     let dir = tempdir().unwrap();
     let mut writer = open(dir.path(), FeatureDtype::F32, tiny()).unwrap();

@@ -29,7 +29,9 @@ pub(super) fn open(source: &str, images: &Path) -> Result<Option<Items>> {
     let items = rows.into_iter().enumerate().map(move |(index, (id, row))| {
         let place = Place { source: &name, row: index as u64, id, images: &images };
         let item = row.as_object().and_then(|row| read(row, place));
-        item.ok_or_else(|| format!("`{name}` row {index}: a question, an image or an answer is missing"))
+        item.ok_or_else(|| {
+            format!("`{name}` row {index}: a question, an image or an answer is missing or of another kind")
+        })
     });
     Ok(Some(Box::new(items)))
 }
@@ -62,6 +64,15 @@ fn text(value: Option<&Value>) -> Option<String> {
     }
 }
 
+/// What will do as an answer: a text, a number, an object with `answer`, or a list of these.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let one = |value: &Value| text(Some(value)).or_else(|| text(value.get("answer")));
+    match value {
+        Value::Array(values) => values.iter().map(one).collect(),
+        value => Some(vec![one(value)?]),
+    }
+}
+
 impl Place<'_> {
     fn asked(self, image: &str, question: &str, answer: String) -> Asked {
         Asked {
@@ -80,8 +91,9 @@ fn chartqa(row: &Object, place: Place) -> Option<Item> {
     let name = text(row.get("imgname"))?;
     let in_folder = Path::new("png").join(&name);
     let image = if place.images.join(&in_folder).exists() { in_folder.display().to_string() } else { name };
-    let label = text(row.get("label"))?;
-    let grading = Grading::AnyOf(vec![label.clone()], Metric::Relaxed);
+    let labels = texts(row.get("label")?)?;
+    let label = labels.first()?.clone();
+    let grading = Grading::AnyOf(labels, Metric::Relaxed);
     let record = place.asked(&image, &text(row.get("query"))?, label).record();
     Some(Item { record, kind: None, grading })
 }
@@ -95,14 +107,11 @@ fn mm_vet(row: &Object, place: Place) -> Option<Item> {
     Some(Item { record, kind, grading: Grading::Elsewhere })
 }
 
-/// `answer`, or `answers` as texts or as objects with `answer`.
+/// `answers` or `answer`; neither, or nothing in them, in a hidden test split.
 fn vqa(row: &Object, mut place: Place) -> Option<Item> {
-    let one = |value: &Value| text(Some(value)).or_else(|| text(value.get("answer")));
-    let answers: Vec<String> = match (row.get("answers").and_then(Value::as_array), row.get("answer")) {
-        (Some(answers), _) => answers.iter().filter_map(one).collect(),
-        (None, Some(answer)) => one(answer).into_iter().collect(),
-        (None, None) => Vec::new(),
-    };
+    let stated = ["answers", "answer"].into_iter().filter_map(|name| row.get(name)).find(|it| !it.is_null());
+    let mut answers = stated.map_or(Some(Vec::new()), texts)?;
+    answers.retain(|answer| !answer.trim().is_empty());
     place.id = text(row.get("question_id")).or_else(|| text(row.get("id"))).or(place.id);
     let (image, question) = (text(row.get("image"))?, text(row.get("question"))?);
     let reference = answers.first().cloned().unwrap_or_default();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use shared::dataset::{ImageSource, Part, decode_base64};
 
-use super::{Asked, Grading, Item, Items, options_text};
+use super::{Asked, Item, Items, chosen, letter, options_text};
 
 /// No image in base64 is shorter; the number of a row is.
 const SHORTEST_IMAGE: usize = 64;
@@ -44,13 +44,17 @@ impl Table {
         let mut record = String::new();
         loop {
             let is_end = self.lines.read_line(&mut record)? == 0;
+            let text = record.trim_end_matches(['\n', '\r']);
             // Quotes inside a quoted field are doubled, so that an odd number means the field goes on.
-            if is_end || record.bytes().filter(|byte| *byte == b'"').count() % 2 == 0 {
-                break;
+            let is_whole = text.bytes().filter(|byte| *byte == b'"').count() % 2 == 0;
+            match text.is_empty() {
+                true if is_end => return Ok(None),
+                // pandas passes over blank lines.
+                true => record.clear(),
+                false if is_end || is_whole => return Ok(Some(split(text))),
+                false => {}
             }
         }
-        let record = record.trim_end_matches(['\n', '\r']);
-        Ok((!record.is_empty()).then(|| split(record)))
     }
 }
 
@@ -94,7 +98,8 @@ impl Rows {
         };
         let index = field("index").ok_or("no `index`")?.to_owned();
         let columns = ('A'..='Z').map(|letter| letter.to_string());
-        let options: Vec<String> = columns.map_while(|letter| field(&letter).map(str::to_owned)).collect();
+        let stated: Vec<Option<&str>> = columns.map(|letter| field(&letter)).collect();
+        let options: Vec<String> = stated.iter().map_while(|it| it.map(str::to_owned)).collect();
         let hint = field("hint").map(|hint| format!("{hint}\n")).unwrap_or_default();
         let text =
             format!("\n{hint}{}\n{}", field("question").ok_or("no `question`")?, options_text(&options));
@@ -108,7 +113,11 @@ impl Rows {
             None => decode_base64(&image).ok_or("its image is no base64")?.into(),
         };
         self.images.insert(index.clone(), bytes.clone());
-        let grading = if answer.is_some() { Grading::Options(options) } else { Grading::Elsewhere };
+        // Other rows may have the image of one that cannot be asked.
+        if stated.iter().flatten().count() > options.len() {
+            return Err(format!("no option `{}`, and one behind it", letter(options.len())));
+        }
+        let grading = chosen(answer.as_deref().unwrap_or_default(), options)?;
         let asked = Asked {
             source: self.source.clone(),
             row,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use shared::agreement::Metric;
 use shared::dataset::{ImageSource, Part, Table, TableRow};
 
-use super::{Asked, Grading, Item, Items, letter, options_text, python_list};
+use super::{Asked, Grading, Item, Items, chosen, options_text, python_list};
 
 const COLUMNS: [&str; 7] = ["id", "question", "options", "answer", "question_type", "subfield", "subject"];
 
@@ -39,10 +39,7 @@ pub(super) fn open(source: &str, images: &Path) -> Result<Option<Items>> {
 
 fn item(source: &str, index: u64, row: TableRow) -> Result<Item, String> {
     let TableRow { fields, images } = row;
-    let options = match text(&fields, "options") {
-        Some(options) => python_list::parse(options).ok_or("its options are no Python list")?,
-        None => Vec::new(),
-    };
+    let options = options(fields.get("options"))?;
     let answer = text(&fields, "answer").filter(|answer| *answer != HIDDEN).unwrap_or_default();
     let is_open = text(&fields, "question_type") == Some("open") || options.is_empty();
     let (prompt, grading) = match (text(&fields, "question"), is_open) {
@@ -73,15 +70,18 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name)?.as_str().filter(|text| !text.is_empty())
 }
 
-/// An option's letter is graded; nothing is where the answer is hidden.
-fn chosen(answer: &str, options: Vec<String>) -> Result<Grading, String> {
-    if answer.is_empty() {
-        return Ok(Grading::Elsewhere);
+/// The options of a row: a Python list in a text as published, or a column of lists.
+fn options(column: Option<&Value>) -> Result<Vec<String>, &'static str> {
+    match column {
+        Some(Value::Array(options)) => {
+            let texts = options.iter().map(|option| option.as_str().map(str::to_owned));
+            texts.collect::<Option<_>>().ok_or("its options are no texts")
+        }
+        Some(Value::String(options)) if !options.is_empty() => {
+            python_list::parse(options).ok_or("its options are no Python list")
+        }
+        _ => Ok(Vec::new()),
     }
-    let is_letter = (0..options.len()).any(|place| answer == letter(place).to_string());
-    is_letter
-        .then_some(Grading::Options(options))
-        .ok_or_else(|| format!("its answer `{answer}` is no option"))
 }
 
 /// An open answer: one, or a Python list of those that will do. As in the authors' evaluation it may stand in a sentence.

@@ -113,6 +113,17 @@ impl Asked {
     }
 }
 
+/// An option's letter is graded; nothing is where the answer is hidden.
+fn chosen(answer: &str, options: Vec<String>) -> Result<Grading, String> {
+    if answer.is_empty() {
+        return Ok(Grading::Elsewhere);
+    }
+    let is_letter = (0..options.len()).any(|place| answer == letter(place).to_string());
+    is_letter
+        .then_some(Grading::Options(options))
+        .ok_or_else(|| format!("its answer `{answer}` is no option"))
+}
+
 /// Options a line each, and what to answer with.
 fn options_text(options: &[String]) -> String {
     let lines = options.iter().enumerate().map(|(place, option)| format!("{}. {option}\n", letter(place)));

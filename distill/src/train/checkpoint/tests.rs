@@ -52,6 +52,10 @@ fn the_newest_are_kept_and_the_newest_continues_bit_for_bit() {
         checkpoints.save(&state(done), &adam, None).unwrap();
     }
     assert_eq!(checkpoints.steps().unwrap(), [2, 3]);
+    let killed = dir.path().join("checkpoints/.step-9.partial");
+    std::fs::create_dir(&killed).unwrap();
+    checkpoints.save(&state(3), &adam, None).unwrap();
+    assert!(!killed.exists(), "what was never whole is removed");
     let checkpoint = checkpoints.latest().unwrap().unwrap();
     assert_eq!(checkpoint.state, state(3));
     let mut resumed = optimizer(&[0.0, 0.0]);

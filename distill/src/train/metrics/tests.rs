@@ -40,3 +40,19 @@ fn lines_hold_the_promised_fields_and_are_cut_on_resume() {
     }
     assert!(peak_rss_bytes() > 1 << 20);
 }
+
+#[test]
+fn missing_rows_are_refused_and_a_missing_event_file_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = MetricsWriter::open(dir.path(), Offsets::default()).unwrap();
+    let begun = writer.sync().unwrap();
+    writer.append(&row(1)).unwrap();
+    let kept = writer.sync().unwrap();
+    let events = dir.path().join(crate::train::tensorboard::FILE_NAME);
+    std::fs::remove_file(&events).unwrap();
+    MetricsWriter::open(dir.path(), kept).unwrap();
+    assert_eq!(std::fs::metadata(&events).unwrap().len(), begun.events_bytes, "its head alone");
+    std::fs::write(dir.path().join(FILE_NAME), "{").unwrap();
+    let error = MetricsWriter::open(dir.path(), kept).unwrap_err().to_string();
+    assert!(error.contains("has 1 bytes") && error.contains("hint:"), "{error}");
+}

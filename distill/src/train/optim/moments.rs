@@ -86,7 +86,7 @@ pub(super) enum Moment {
 }
 
 impl Moment {
-    /// Zeros.
+    /// `len` zeros, as before the first step.
     pub(super) fn zeros(states: OptimizerStates, order: Order, len: usize) -> Self {
         match states {
             OptimizerStates::F32 => Self::F32(vec![0.0; len]),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Only frames as `lossless.rs` makes them pass: blocks of literals alone, none across a plane's end. Such a block depends on
-//! nothing but a Huffman table, its own or that of an earlier one, and says how long it is. For every other frame the answer is
+//! nothing but a Huffman code, its own or that of an earlier one, and says how long it is. For every other frame the answer is
 //! `None`, and zstd's own decoder reads it from its first byte to its last.
 
 /// Planes of a float32.
@@ -25,6 +25,13 @@ pub(super) struct Block<'a> {
     pub(super) content: Content<'a>,
 }
 
+impl Block<'_> {
+    /// Whether it describes a code, which later blocks may use.
+    pub(super) fn has_code(&self) -> bool {
+        matches!(self.content, Content::Coded(coded) if coded.has_code)
+    }
+}
+
 /// What a block holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Content<'a> {
@@ -32,19 +39,19 @@ pub(super) enum Content<'a> {
     Raw(&'a [u8]),
     /// One byte, repeated.
     Run(u8),
-    /// Coded literals, and where their Huffman table comes from.
-    Coded(&'a [u8], Table),
+    /// Coded literals.
+    Coded(Coded<'a>),
 }
 
-/// The Huffman table of a block.
+/// Literals in a Huffman code.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Table {
-    /// In the block.
-    Own,
-    /// That of the last block of the plane that has its own.
-    Earlier,
-    /// Not needed.
-    None,
+pub(super) struct Coded<'a> {
+    /// The code's description, where it has its own, and the streams.
+    pub(super) bytes: &'a [u8],
+    /// Whether the code is described here, and not that of the last block of the plane where it was.
+    pub(super) has_code: bool,
+    /// One stream, or four.
+    pub(super) is_one_stream: bool,
 }
 
 /// The blocks of a frame of four planes of `values` bytes.
@@ -63,18 +70,16 @@ pub(super) fn take_apart(frame: &[u8], values: usize) -> Option<Planes<'_>> {
         let (len, content) = match kind {
             0 => (size, Content::Raw(stored)),
             1 => (size, Content::Run(stored[0])),
-            // With nothing before it a block may repeat itself: zstd makes no run of the first.
-            2 if (plane, start) == (0, 0) => (values.min(BLOCK), Content::Coded(stored, Table::None)),
             2 => literals(stored)?,
             _ => return None,
         };
         if len > 0 {
             let blocks = planes.get_mut(plane)?;
-            let has_table =
-                |block: &Block<'_>| matches!(block.content, Content::Coded(_, table) if table == Table::Own);
-            let is_sound = len <= BLOCK.min(values - start)
-                && blocks.len() < most
-                && (!matches!(content, Content::Coded(_, Table::Earlier)) || blocks.iter().any(has_table));
+            let is_readable = match content {
+                Content::Coded(coded) => coded.has_code || blocks.iter().any(Block::has_code),
+                _ => true,
+            };
+            let is_sound = len <= BLOCK.min(values - start) && blocks.len() < most && is_readable;
             if !is_sound {
                 return None;
             }
@@ -105,7 +110,7 @@ fn skip_header(frame: &[u8], bytes: usize) -> Option<&[u8]> {
     (descriptor & 0x0f == 0 && size_bytes > 0 && size == bytes as u64).then_some(rest)
 }
 
-/// The length of a block of literals without sequences (RFC 8878, section 3.1.1.3.1), and its table.
+/// The length of a block of literals without sequences (RFC 8878, section 3.1.1.3.1), and what it holds.
 fn literals(stored: &[u8]) -> Option<(usize, Content<'_>)> {
     let head = little_endian(stored.get(..5.min(stored.len()))?);
     let (kind, format) = (head & 3, (head >> 2) & 3);
@@ -119,15 +124,17 @@ fn literals(stored: &[u8]) -> Option<(usize, Content<'_>)> {
     };
     let mask = (1u64 << bits) - 1;
     let len = (head >> if header == 1 { 3 } else { 4 }) & mask;
-    let (body, table) = match kind {
-        0 => (len, Table::None),
-        1 => (1, Table::None),
-        2 => ((head >> (4 + bits)) & mask, Table::Own),
-        _ => ((head >> (4 + bits)) & mask, Table::Earlier),
-    };
     // The last byte is the number of sequences.
-    let is_whole = stored.len() as u64 == header + body + 1 && stored.last() == Some(&0);
-    is_whole.then_some((len as usize, Content::Coded(stored, table)))
+    let bytes = stored.strip_suffix(&[0])?.get(header..)?;
+    let (size, content) = match kind {
+        0 => (len, Content::Raw(bytes)),
+        1 => (1, Content::Run(*bytes.first()?)),
+        _ => {
+            let coded = Coded { bytes, has_code: kind == 2, is_one_stream: format == 0 };
+            ((head >> (4 + bits)) & mask, Content::Coded(coded))
+        }
+    };
+    (bytes.len() as u64 == size).then_some((len as usize, content))
 }
 
 fn little_endian(bytes: &[u8]) -> u64 {

@@ -3,23 +3,23 @@
 //! Features never repeat, but their exponents are skewed; so the only gain is an order-0 entropy
 //! code per byte plane. Values are widened to float32 (bf16 by appending zero bits, f16 bit by
 //! bit), split into four planes, lowest byte first (Parquet's BYTE_STREAM_SPLIT), and written
-//! as one ordinary zstd frame of literals only, with a block boundary at the end of each plane so
-//! that no Huffman table serves two planes. The zero planes of bf16 cost a few bytes.
+//! as one ordinary zstd frame of literals only, with a block boundary at the end of each plane: a plane has one Huffman
+//! code, which its first coded block describes. The zero planes of bf16 cost a few bytes.
 //!
-//! A block is coded where that makes it a 64th smaller: a mantissa, which hardly gains, stays as it is and is read at
+//! A plane is coded where that makes it a 64th smaller: a mantissa, which hardly gains, stays as it is and is read at
 //! the speed of memory. `planes.rs` decodes.
 
 use std::cell::RefCell;
 use std::io;
 
 use super::frame::{BLOCK, PLANES};
-use super::huffman::{Code, Encoder, count, looks_random};
+use super::huffman::{Code, Encoder, add_counts, looks_random};
 use super::planes;
 use super::widen::f16_to_f32_bits;
 use super::{Coding, Layout, Wanted};
 use crate::cache::sample::FeatureDtype;
 
-/// Shorter blocks are stored: no code is worth its description.
+/// Shorter planes are stored: no code is worth its description.
 const CODED_FROM: usize = 64;
 /// Blocks of one byte are told as such from this length on.
 const RUN_FROM: usize = 7;
@@ -67,27 +67,57 @@ impl Coding for Lossless {
 
 /// Appends the zstd frame of `bytes`, little-endian values of `dtype`, to `out`.
 fn encode(dtype: FeatureDtype, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    let values = bytes.len() / dtype.size();
-    out.reserve(Lossless.room(dtype, values));
-    write_header(values * PLANES, out);
+    let total = bytes.len() / dtype.size();
+    out.reserve(Lossless.room(dtype, total));
+    write_header(total * PLANES, out);
     PLANE.with_borrow_mut(|buffer| {
         for plane in 0..PLANES {
-            for start in (0..values).step_by(BLOCK) {
-                let end = values.min(start + BLOCK);
-                let block = &mut buffer[..end - start];
-                let place =
-                    Place { is_first: plane + start == 0, is_last: plane + 1 == PLANES && end == values };
-                if dtype == FeatureDtype::Bf16 && plane < 2 {
-                    block.fill(0);
-                    write_run(block, place, out);
+            let is_zero = dtype == FeatureDtype::Bf16 && plane < 2;
+            let mut code = if is_zero { None } else { PlaneCode::of(dtype, bytes, plane, buffer) };
+            for (number, values) in bytes.chunks(BLOCK * dtype.size()).enumerate() {
+                let block = &mut buffer[..values.len() / dtype.size()];
+                if is_zero {
+                    block.fill(0)
                 } else {
-                    fill(dtype, &bytes[start * dtype.size()..end * dtype.size()], plane, block);
-                    write_block(block, place, out);
+                    fill(dtype, values, plane, block)
                 }
+                let is_last = plane + 1 == PLANES && number * BLOCK + block.len() == total;
+                write_block(block, code.as_mut(), Place { is_first: plane + number == 0, is_last }, out);
             }
         }
     });
     Ok(())
+}
+
+/// The code of a plane's bytes.
+struct PlaneCode {
+    description: Vec<u8>,
+    encoder: Encoder,
+    /// Whether a block has described it.
+    is_told: bool,
+}
+
+impl PlaneCode {
+    /// None where the bytes are better stored as they are, or all alike.
+    fn of(dtype: FeatureDtype, bytes: &[u8], plane: usize, buffer: &mut [u8]) -> Option<Self> {
+        let len = bytes.len() / dtype.size();
+        if len < CODED_FROM {
+            return None;
+        }
+        let mut counts = [0; 256];
+        for (number, values) in bytes.chunks(BLOCK * dtype.size()).enumerate() {
+            let block = &mut buffer[..values.len() / dtype.size()];
+            fill(dtype, values, plane, block);
+            if number == 0 && looks_random(block) {
+                return None;
+            }
+            add_counts(block, &mut counts);
+        }
+        let code = Code::of(&counts)?;
+        let is_worth_it = code.cost(&counts) / 8 + len / 64 + 2 < len;
+        let description = code.description().filter(|_| is_worth_it)?;
+        Some(Self { description, encoder: Encoder::new(&code), is_told: false })
+    }
 }
 
 /// Where a block is in its frame.
@@ -127,20 +157,15 @@ fn write_block_header(kind: Kind, place: Place, size: usize, out: &mut Vec<u8>) 
     out.extend(&header.to_le_bytes()[..3]);
 }
 
-/// A block that is stored, one byte repeated or coded, whichever is the smallest by enough.
-fn write_block(block: &[u8], place: Place, out: &mut Vec<u8>) {
-    if block.len() < CODED_FROM || looks_random(block) {
-        return write_raw(block, place, out);
+/// A block that is one byte repeated, coded, or stored.
+fn write_block(block: &[u8], code: Option<&mut PlaneCode>, place: Place, out: &mut Vec<u8>) {
+    // Each byte is the next one: a comparison that the processor makes many bytes at a time.
+    if block[1..] == block[..block.len() - 1] {
+        return write_run(block, place, out);
     }
-    let counts = count(block);
-    match Code::of(&counts) {
-        None => write_run(block, place, out),
-        Some(code) => {
-            let size = code.cost(&counts) / 8;
-            if size + block.len() / 64 + 2 >= block.len() || !write_coded(block, &code, place, out) {
-                write_raw(block, place, out);
-            }
-        }
+    let is_coded = code.is_some_and(|code| write_coded(block, code, place, out));
+    if !is_coded {
+        write_raw(block, place, out);
     }
 }
 
@@ -160,15 +185,14 @@ fn write_run(block: &[u8], place: Place, out: &mut Vec<u8>) {
         return;
     }
     // zstd up to 1.4.3 refuses a frame that begins with a run: there it is a coded block, of literals that are one.
-    let header = literals_header(1, 3, block.len(), 0);
+    let header = literals_header(REPEATED, 3, block.len(), 0);
     write_block_header(Kind::Coded, place, 3 + 1 + 1, out);
     out.extend(&header.to_le_bytes()[..3]);
     out.extend([block[0], 0]);
 }
 
-/// Literals and no sequences; false, with nothing written, where the code cannot be told.
-fn write_coded(block: &[u8], code: &Code, place: Place, out: &mut Vec<u8>) -> bool {
-    let Some(description) = code.description() else { return false };
+/// Literals and no sequences; false, with nothing written, where that takes as much as the bytes.
+fn write_coded(block: &[u8], code: &mut PlaneCode, place: Place, out: &mut Vec<u8>) -> bool {
     let (format, header_bytes, size_bits) = match block.len() {
         0..256 => (0, 3, 10),
         256..1024 => (1, 3, 10),
@@ -177,8 +201,10 @@ fn write_coded(block: &[u8], code: &Code, place: Place, out: &mut Vec<u8>) -> bo
     };
     let start = out.len();
     out.extend([0; 8][..3 + header_bytes].iter());
-    out.extend(&description);
-    Encoder::new(code).append(block, out);
+    if !code.is_told {
+        out.extend(&code.description);
+    }
+    code.encoder.append(block, out);
     let size = out.len() - start - 3 - header_bytes;
     // No sequences.
     out.push(0);
@@ -186,13 +212,20 @@ fn write_coded(block: &[u8], code: &Code, place: Place, out: &mut Vec<u8>) -> bo
         out.truncate(start);
         return false;
     }
-    let header = literals_header(2, format, block.len(), (size as u64) << size_bits);
+    let kind = if code.is_told { CODED_AS_BEFORE } else { CODED };
+    let header = literals_header(kind, format, block.len(), (size as u64) << size_bits);
     out[start + 3..start + 3 + header_bytes].copy_from_slice(&header.to_le_bytes()[..header_bytes]);
     let mut block_header = Vec::with_capacity(3);
     write_block_header(Kind::Coded, place, header_bytes + size + 1, &mut block_header);
     out[start..start + 3].copy_from_slice(&block_header);
+    code.is_told = true;
     true
 }
+
+/// Kinds of literals: one that is repeated, coded after the code's description, coded without it.
+const REPEATED: u64 = 1;
+const CODED: u64 = 2;
+const CODED_AS_BEFORE: u64 = 3;
 
 /// RFC 8878, section 3.1.1.3.1.1: two bits of type, two of format, the sizes.
 fn literals_header(kind: u64, format: u64, len: usize, size: u64) -> u64 {

@@ -8,15 +8,13 @@ use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 
-use zstd_safe::{DCtx, InBuffer, OutBuffer, ResetDirective, SafeResult};
+use zstd_safe::{DCtx, InBuffer, OutBuffer, SafeResult};
 
-use super::frame::{BLOCK, Block, Content, PLANES, Planes, Table, take_apart};
+use super::frame::{BLOCK, Block, Content, PLANES, Planes, take_apart};
+use super::huffman::Decoder;
 use super::widen::narrow;
 use super::{PIECE, Wanted, damaged};
 use crate::cache::sample::FeatureDtype;
-
-/// A frame without content: decoding it makes a context forget its tables.
-const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 thread_local! {
     static LANES: RefCell<[Lane; PLANES]> = RefCell::default();
@@ -36,7 +34,7 @@ fn decode_bf16(planes: &Planes<'_>, wanted: &Wanted, take: &mut dyn FnMut(&[u8])
     LANES.with_borrow_mut(|[first, second, ..]| {
         let [zero, also_zero, low, high] = planes;
         for blocks in [zero, also_zero] {
-            first.forget_tables()?;
+            first.decoder.forget();
             for block in blocks.iter().filter(|block| block.content != Content::Run(0)) {
                 // Without an early end, so that the processor takes many at a time.
                 if first.read(block)?.iter().fold(0, |any, byte| any | byte) != 0 {
@@ -83,32 +81,31 @@ pub(in crate::cache) fn decode_plainly(
     take: &mut dyn FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut words = vec![0u32; wanted.total];
-    LANES.with_borrow_mut(|[Lane { context, buffer, .. }, ..]| {
-        checked(context.reset(ResetDirective::SessionOnly))?;
-        let mut input = InBuffer::around(frame);
-        let mut hint = 1;
-        for plane in 0..PLANES {
-            let mut at = 0;
-            while at < words.len() {
-                let room = BLOCK.min(words.len() - at);
-                let mut output = OutBuffer::around(&mut buffer[..room]);
-                hint = checked(context.decompress_stream(&mut output, &mut input))?;
-                let filled = output.pos();
-                if filled == 0 && input.pos() == frame.len() {
-                    return Err(damaged("the compressed frame ends too early"));
-                }
-                let (words, bytes) = (&mut words[at..at + filled], &buffer[..filled]);
-                words.iter_mut().zip(bytes).for_each(|(word, &byte)| *word |= u32::from(byte) << (8 * plane));
-                at += filled;
+    let (mut context, mut buffer) = (DCtx::create(), vec![0; BLOCK.min(wanted.total)]);
+    let mut input = InBuffer::around(frame);
+    let mut hint = 1;
+    for plane in 0..PLANES {
+        let mut at = 0;
+        while at < words.len() {
+            let room = buffer.len().min(words.len() - at);
+            let mut output = OutBuffer::around(&mut buffer[..room]);
+            hint = checked(context.decompress_stream(&mut output, &mut input))?;
+            let filled = output.pos();
+            if filled == 0 && input.pos() == frame.len() {
+                return Err(damaged("the compressed frame ends too early"));
             }
+            let (words, bytes) = (&mut words[at..at + filled], &buffer[..filled]);
+            words.iter_mut().zip(bytes).for_each(|(word, &byte)| *word |= u32::from(byte) << (8 * plane));
+            at += filled;
         }
-        // The frame's epilogue may still be unread once the last value is out.
-        if hint != 0 {
-            hint = checked(context.decompress_stream(&mut OutBuffer::around(&mut buffer[..0]), &mut input))?;
-        }
-        let is_whole = hint == 0 && input.pos() == frame.len();
-        if is_whole { Ok(()) } else { Err(damaged("the compressed frame is longer than its values")) }
-    })?;
+    }
+    // The frame's epilogue may still be unread once the last value is out.
+    if hint != 0 {
+        hint = checked(context.decompress_stream(&mut OutBuffer::around(&mut buffer[..0]), &mut input))?;
+    }
+    if hint != 0 || input.pos() != frame.len() {
+        return Err(damaged("the compressed frame is longer than its values"));
+    }
     for piece in words[wanted.values.clone()].chunks(PIECE) {
         take(&narrow(wanted.dtype, piece).map_err(|reason| damaged(&reason))?);
     }
@@ -117,42 +114,41 @@ pub(in crate::cache) fn decode_plainly(
 
 /// A decoder of one plane, and where its blocks go.
 struct Lane {
-    context: DCtx<'static>,
+    decoder: Decoder,
     buffer: Box<[u8]>,
 }
 
 impl Default for Lane {
     fn default() -> Self {
-        Self { context: DCtx::default(), buffer: vec![0; BLOCK].into() }
+        Self { decoder: Decoder::default(), buffer: vec![0; BLOCK].into() }
     }
 }
 
 impl Lane {
-    /// No block of an earlier frame lends this one a table.
-    fn forget_tables(&mut self) -> io::Result<()> {
-        checked(self.context.decompress(&mut [0u8; 0][..], &EMPTY_FRAME)).map(drop)
+    /// Learns the code of a block that has one.
+    fn learn<'a>(&mut self, block: &Block<'a>) -> io::Result<&'a [u8]> {
+        match block.content {
+            Content::Coded(coded) if coded.has_code => {
+                self.decoder.learn(coded.bytes).ok_or_else(|| damaged("a block's code is not one"))
+            }
+            Content::Coded(coded) => Ok(coded.bytes),
+            _ => Ok(&[]),
+        }
     }
 
     /// The bytes of a block.
     fn read<'a>(&'a mut self, block: &Block<'a>) -> io::Result<&'a [u8]> {
-        let out = &mut self.buffer[..block.len];
         match block.content {
             Content::Raw(bytes) => return Ok(bytes),
-            Content::Run(byte) => out.fill(byte),
-            Content::Coded(bytes, _) => {
-                #[allow(
-                    deprecated,
-                    reason = "streams cannot be read from the middle, nor side by side without a copy"
-                )]
-                // SAFETY: the context has decoded a frame, so its tables are set up; a block of literals refers to no
-                // earlier output, and the first of a frame has none: whatever its bytes say, zstd writes into `out` alone.
-                let len = checked(unsafe { self.context.decompress_block(out, bytes) })?;
-                if len != out.len() {
-                    return Err(damaged("a compressed block has another length than it says"));
-                }
+            Content::Run(byte) => self.buffer[..block.len].fill(byte),
+            Content::Coded(coded) => {
+                let streams = self.learn(block)?;
+                let decoded =
+                    self.decoder.decode(streams, coded.is_one_stream, &mut self.buffer[..block.len]);
+                decoded.ok_or_else(|| damaged("a compressed block has another length than it says"))?;
             }
         }
-        Ok(out)
+        Ok(&self.buffer[..block.len])
     }
 }
 
@@ -168,12 +164,11 @@ struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// At the first wanted value.
     fn new(blocks: &'a [Block<'a>], lane: &'a mut Lane, wanted: &Wanted) -> io::Result<Self> {
-        lane.forget_tables()?;
+        lane.decoder.forget();
         let first = blocks.partition_point(|block| block.start + block.len <= wanted.values.start);
-        let is_own = |block: &&Block<'_>| matches!(block.content, Content::Coded(_, Table::Own));
-        // The table that this block, or one after it, may go on using.
-        if let Some(block) = blocks[..first].iter().rev().find(is_own) {
-            lane.read(block)?;
+        // The code that this block, or one after it, may go on using.
+        if let Some(block) = blocks[..first].iter().rev().find(|block| block.has_code()) {
+            lane.learn(block)?;
         }
         let mut cursor = Self { blocks: blocks[first..].iter(), lane, rest: 0..0, raw: None };
         cursor.open_next()?;

@@ -139,6 +139,28 @@ fn int8_by_hand() {
     assert_eq!(rounded[64..], [300.0, 4.0]);
 }
 
+/// Shapes and values at the edges: one channel, about a group of 64, wide; one position, and more than a block of a plane holds.
+#[test]
+fn every_shape_and_value_comes_back() {
+    // By bits of float32; as a narrower type the upper half of them, whatever that means there.
+    let constants = [0x7fc0_0001u32, 0xff80_0000, 0, 0x8000_0000, 0x0001_0000, 0x3f80_0000, 0x7f7f_ffff];
+    for dtype in DTYPES {
+        let value = |bits: u32| bits.to_le_bytes()[4 - dtype.size()..].to_vec();
+        for (width, positions) in [(1, 1), (1, 140_000), (63, 2), (64, 2), (65, 3), (8192, 1), (8192, 17)] {
+            let blocks = constants.map(|bits| value(bits).repeat(width * positions));
+            let counting =
+                (0..(width * positions) as u32).flat_map(|i| value(i.wrapping_mul(0x9e37_79b9))).collect();
+            for bytes in blocks.into_iter().chain([counting]) {
+                let block = FeatureBlock { dtype, width, bytes };
+                for codec in Codec::all() {
+                    let once = stored(codec, &block);
+                    assert!(codec.is_lossy() || once == block, "{codec} {dtype} {positions} x {width}");
+                }
+            }
+        }
+    }
+}
+
 /// NaN, an infinity, a negative zero, a subnormal and plain numbers, as bf16.
 #[test]
 fn golden_pages_decode_forever() {

@@ -168,7 +168,7 @@ fn bad_cells_are_bad_rows() {
         "`images`: image 0 is null",
         "`images`: an image has neither bytes nor a path",
         "1 `<image>` placeholder(s) and 0 image(s)",
-        "`images`: the image path `../a.png` leaves the image root",
+        "`images`: the image path `../a.png` leaves the image root: `--image-root` names a folder above it",
         "",
     ];
     assert_eq!(reasons("bad_rows.parquet"), expected);
@@ -199,14 +199,17 @@ fn an_answer_that_is_not_to_be_learnt_says_so_in_the_cache() {
     let turns = json!([
         { "role": "user", "content": "a" }, { "role": "assistant", "content": "b", "loss": false },
         { "role": "user", "content": "c", "loss": false }, { "role": "assistant", "content": "d", "loss": true },
+        // As OpenAI's fine-tuning says it.
+        { "role": "user", "content": "e" }, { "role": "assistant", "content": "f", "weight": 0 },
     ]);
     let dir = tempfile::tempdir().unwrap();
     let source = write(dir.path(), "rows.jsonl", &json!({ "messages": turns }).to_string());
     let row = read(&source, &DatasetOptions::default()).remove(0).unwrap();
-    assert_eq!(row.messages.iter().map(Message::is_learnt).collect::<Vec<_>>(), [false, false, false, true]);
+    let learnt: Vec<bool> = row.messages.iter().map(Message::is_learnt).collect();
+    assert_eq!(learnt, [false, false, false, true, false, false]);
     assert_eq!(row.questions().len(), 1);
     let json = canonical_json(&row.messages);
-    assert_eq!(json.matches(r#""skip_loss":true"#).count(), 1, "{json}");
+    assert_eq!(json.matches(r#""skip_loss":true"#).count(), 2, "{json}");
     assert_eq!(parse_canonical(&json).unwrap(), row.messages);
 }
 
@@ -214,8 +217,12 @@ fn an_answer_that_is_not_to_be_learnt_says_so_in_the_cache() {
 fn rows_of_messages_that_cannot_be_used_say_why() {
     let asked = |content: Value| json!({"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "x"}]});
     let answer = |answer: Value| json!({"messages": [{"role": "user", "content": "?"}, answer]});
-    let mut listed = asked(json!("?"));
-    listed["images"] = json!(["a.png"]);
+    let with = |name: &str, value: Value| {
+        let mut row = asked(json!("?"));
+        row[name] = value;
+        row
+    };
+    let listed = with("images", json!(["a.png"]));
     let cases = [
         (
             answer(json!({"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]})),
@@ -239,6 +246,10 @@ fn rows_of_messages_that_cannot_be_used_say_why() {
         (asked(json!([{"type": "image", "image": "../a.png"}])), "leaves the image root"),
         (listed, "`--prepend-image`"),
         (json!({"messages": "none"}), "`messages` is no list"),
+        // What texts and images are not all of must not become a row of them.
+        (with("videos", json!(["v.mp4"])), "has `videos`, which is not read"),
+        (with("tools", json!([{"type": "function"}])), "has `tools`, which is not read"),
+        (with("image", json!({"bytes": "no base64!"})), "an image's `bytes` are not base64"),
     ];
     let dir = tempfile::tempdir().unwrap();
     for (row, expected) in cases {
@@ -260,6 +271,49 @@ fn parts_bring_their_images_or_take_the_next_one() {
     let names = ["first.png", "own.png", "second.png"].map(|name| ImageSource::Path(dir.path().join(name)));
     assert_eq!(record.images, names);
     assert_eq!(record.messages[1].content, [Part::Image, Part::Image, text("and "), Part::Image, text("?")]);
+}
+
+#[test]
+fn a_system_turn_may_stand_beside_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let turns = json!([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]);
+    let rows = json!([{"conversations": turns, "system": "s"}, {"conversations": turns, "system": ""}]);
+    let source = write(dir.path(), "rows.json", &rows.to_string());
+    let records = read(&source, &DatasetOptions::default());
+    let first = records.iter().map(|record| record.as_ref().unwrap().messages[0].clone()).collect::<Vec<_>>();
+    let expected = [Message::new(Role::System, vec![text("s")]), Message::new(Role::User, vec![text("q")])];
+    assert_eq!(first, expected);
+}
+
+#[test]
+fn images_may_be_base64_in_an_object_and_the_other_field_an_empty_list() {
+    let dir = tempfile::tempdir().unwrap();
+    let turns = json!([{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": "a"}]);
+    // RFC 4648, section 10.
+    let image = json!({"bytes": "Zm9v", "path": "elsewhere.png"});
+    let row = json!({"conversations": turns, "image": image, "images": [], "tools": [], "video": null});
+    let source = write(dir.path(), "rows.jsonl", &row.to_string());
+    let record = read(&source, &DatasetOptions::default()).remove(0).unwrap();
+    assert_eq!(record.images, [ImageSource::Bytes((*b"foo").into())]);
+}
+
+#[test]
+fn an_absolute_path_may_name_a_file_beneath_a_relative_image_root() {
+    for root in ["some/images", ""].map(PathBuf::from) {
+        let options = DatasetOptions { image_root: Some(root.clone()), ..DatasetOptions::default() };
+        let image = std::env::current_dir().unwrap().join(&root).join("a.png");
+        let dir = tempfile::tempdir().unwrap();
+        let source = write(dir.path(), "rows.jsonl", &row(image.to_str().unwrap(), "<image>", "x"));
+        let record = read(&source, &options).remove(0).unwrap();
+        assert_eq!(record.images, [ImageSource::Path(root.join("a.png"))]);
+    }
+}
+
+#[test]
+fn a_table_that_is_compressed_otherwise_says_how() {
+    // pyarrow wrote it with gzip (make_datasets.py).
+    let error = open(&[fixture("gzip.parquet")], &DatasetOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("is compressed with GZIP: write it again with Snappy or Zstandard"), "{error}");
 }
 
 #[test]

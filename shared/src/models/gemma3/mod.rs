@@ -68,14 +68,18 @@ fn global_rope(text: &Value) -> Value {
 fn local_blocks(text: &Value, num_layers: usize) -> Parsed<LocalBlocks> {
     let is_local = match &text["layer_types"] {
         Value::Null => {
-            let default = count(text, "_sliding_window_pattern", 6)?;
-            let pattern = count(text, "sliding_window_pattern", default)?.max(1);
+            let pattern = count(text, "sliding_window_pattern", 6)?.max(1);
             (1..=num_layers).map(|layer| !layer.is_multiple_of(pattern)).collect()
         }
         types => {
             let types: Vec<String> = serde_json::from_value(types.clone())
                 .map_err(|_| format!("`layer_types` is {types}, not a list of words"))?;
-            types.iter().map(|kind| kind == "sliding_attention").collect::<Vec<_>>()
+            let is_local = |kind: &String| match kind.as_str() {
+                "sliding_attention" => Ok(true),
+                "full_attention" => Ok(false),
+                other => Err(format!("`layer_types` with `{other}` is not supported")),
+            };
+            types.iter().map(is_local).collect::<Parsed<Vec<_>>>()?
         }
     };
     only(is_local.len() == num_layers, format!("{} `layer_types` of {num_layers} layers", is_local.len()))?;
@@ -106,6 +110,11 @@ impl TowerConfig for PooledConfig {
             norm: RmsNorm::from_one(norm, self.vision.norm_eps),
             projection: Linear::new(weight.t()?, None),
         }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let tile = self.vision.tile();
+        Ok(tile.num_tiles(image)? * (tile.patches_per_side() / self.pool).pow(2))
     }
 }
 

@@ -40,7 +40,7 @@ const NEUTRAL: [(&str, &[f64]); 15] = [
 ];
 
 /// Keys that must be absent.
-const ABSENT: [&str; 7] = [
+const ABSENT: [&str; 12] = [
     "bad_words_ids",
     "suppress_tokens",
     "begin_suppress_tokens",
@@ -48,6 +48,11 @@ const ABSENT: [&str; 7] = [
     "exponential_decay_length_penalty",
     "forced_bos_token_id",
     "forced_eos_token_id",
+    "force_words_ids",
+    "constraints",
+    "stop_strings",
+    "dola_layers",
+    "watermarking_config",
 ];
 
 impl GenerationDefaults {
@@ -85,7 +90,10 @@ impl GenerationDefaults {
             sampling,
             repetition_penalty: number(json, "repetition_penalty", 1.0)?,
         };
-        sampling.check()?;
+        // Files that never sample may say a temperature of 0.
+        if defaults.do_sample {
+            sampling.check()?;
+        }
         match defaults.repetition_penalty {
             penalty if penalty > 0.0 && penalty.is_finite() => Ok(defaults),
             penalty => Err(format!("`repetition_penalty` is {penalty}, not positive")),
@@ -136,12 +144,17 @@ mod tests {
             (json!({"num_beams": 4}), "`num_beams` = 4 is not supported"),
             (json!({"min_p": 0.1}), "`min_p`"),
             (json!({"bad_words_ids": [[3]]}), "`bad_words_ids`"),
-            (json!({"temperature": 0.0}), "`temperature` is 0"),
-            (json!({"top_p": 2.0}), "`top_p` is 2"),
+            (json!({"stop_strings": ["\n"]}), "`stop_strings`"),
+            (json!({"do_sample": true, "temperature": 0.0}), "`temperature` is 0"),
+            (json!({"do_sample": true, "top_p": 2.0}), "`top_p` is 2"),
             (json!({"repetition_penalty": -1.0}), "`repetition_penalty`"),
         ] {
             let reason = GenerationDefaults::parse(&json).unwrap_err();
             assert!(reason.contains(says), "{reason}");
+        }
+        // transformers 5.23 loads these and generates greedily.
+        for json in [json!({"temperature": 0.0}), json!({"do_sample": false, "top_p": 2.0})] {
+            assert!(!GenerationDefaults::parse(&json).unwrap().do_sample);
         }
     }
 }

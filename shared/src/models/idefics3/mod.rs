@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::blocks::Blocks;
-use super::fields::{count, flag, only, word};
+use super::fields::{Parsed, count, flag, only, word};
 use super::layers::{EncoderLayer, Linear, pixel_shuffle};
 use super::params::ModelPart;
 use super::registry::{Family, FamilyConfig};
@@ -80,6 +80,11 @@ impl TowerConfig for TileTowerConfig {
             shuffle: self.shuffle,
             projection: source.linear(name, [width, shuffled], false)?,
         }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let tile = self.vision.tile();
+        Ok(tile.num_tiles(image)? * (tile.patches_per_side() / self.shuffle).pow(2))
     }
 }
 

@@ -5,11 +5,13 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::image::ImageInput;
 use crate::models::fields::{Parsed, count, flag, number, only, pair, word};
 use crate::models::layers::Activation;
 use crate::models::llava_names::TEXT_PREFIX;
 use crate::models::registry::FamilyConfig;
 use crate::models::text_config;
+use crate::models::tower::num_tiles;
 use crate::models::vlm::VlmConfig;
 
 /// The vision encoder and its projector.
@@ -66,6 +68,12 @@ impl VisionConfig {
     pub(super) fn grid(&self) -> [usize; 2] {
         [self.image_size[0] / self.patch_size[0], self.image_size[1] / self.patch_size[1]]
     }
+
+    /// Of how many tiles an image consists.
+    pub(super) fn num_tiles(&self, image: &ImageInput) -> Parsed<usize> {
+        let [height, width] = self.image_size;
+        num_tiles(image, [self.num_channels, height, width])
+    }
 }
 
 /// Reads config.json.
@@ -93,6 +101,8 @@ fn vision(json: &Value) -> Parsed<VisionConfig> {
     let width = count(json, "hidden_size", 1024)?;
     let num_heads = count(json, "num_attention_heads", 16)?;
     only(width.is_multiple_of(num_heads.max(1)), format!("{num_heads} vision heads of a width of {width}"))?;
+    let patch_size = pair(json, "patch_size", 14)?;
+    only(!patch_size.contains(&0), "`patch_size` 0")?;
     Ok(VisionConfig {
         width,
         num_layers: count(json, "num_hidden_layers", 24)?,
@@ -100,7 +110,7 @@ fn vision(json: &Value) -> Parsed<VisionConfig> {
         mlp_width: count(json, "intermediate_size", 4096)?,
         num_channels: count(json, "num_channels", 3)?,
         image_size: pair(json, "image_size", 448)?,
-        patch_size: pair(json, "patch_size", 14)?,
+        patch_size,
         attention_bias: flag(json, "attention_bias", false)?,
         fused_qkv: false,
         qk_norm: flag(json, "use_qk_norm", false)?,

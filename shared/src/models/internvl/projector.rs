@@ -6,6 +6,7 @@ use super::config::TileTowerConfig;
 use super::vision::VisionModel;
 use crate::image::ImageInput;
 use crate::models::blocks::Blocks;
+use crate::models::fields::Parsed;
 use crate::models::layers::{Activation, EncoderLayer, LayerNorm, Linear, pixel_shuffle};
 use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::weights::{WeightSource, layer_norm};
@@ -35,6 +36,11 @@ impl TowerConfig for TileTowerConfig {
             activation: self.projector_activation,
             linear_2: source.linear(&name("linear_2"), [width, width], true)?,
         }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let [rows, columns] = self.vision.grid().map(|side| side / self.shuffle);
+        Ok(self.vision.num_tiles(image)? * rows * columns)
     }
 }
 

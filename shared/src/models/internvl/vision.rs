@@ -2,20 +2,20 @@
 //!
 //! Legend: N tiles, P patches of a tile, E vision width. A tile attends to itself.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::config::VisionConfig;
 use crate::image::{ImageInput, cut_planes};
 use crate::models::blocks::Blocks;
 use crate::models::layers::{EncoderLayer, LayerNorm, Linear, Mlp, Norm, Qkv};
-use crate::models::tower::Patches;
+use crate::models::tower::{Patches, unfit};
 use crate::models::transfer::upload;
 use crate::models::weights::{WeightSource, layer_norm, rms_norm};
 
 /// The norms on queries and keys keep their class default, whatever `layer_norm_eps` says.
 const QK_NORM_EPS: f64 = 1e-6;
 
-/// The encoder.
+/// InternVL's vision encoder.
 pub(super) struct VisionModel {
     config: VisionConfig,
     /// (1, 1, E).
@@ -54,7 +54,7 @@ impl VisionModel {
         })
     }
 
-    /// The blocks.
+    /// Between [`embed`](Self::embed) and what leaves the encoder.
     pub(super) fn blocks(&self) -> &Blocks<EncoderLayer> {
         &self.blocks
     }
@@ -92,14 +92,7 @@ impl VisionModel {
         let mut patches = Vec::with_capacity(images.iter().map(|image| image.pixels.len()).sum());
         let mut tiles = 0;
         for image in images {
-            if image.shape.len() != 4 || image.shape[1..] != [channels, height, width] {
-                bail!(
-                    "tiles of shape {:?} for an encoder of {channels} x {height} x {width}\nhint: positions are not \
-                     interpolated: the image processor's size must be vision_config.image_size",
-                    image.shape
-                )
-            }
-            tiles += image.shape[0];
+            tiles += config.num_tiles(image).map_err(unfit)?;
             for tile in image.pixels.chunks_exact(channels * height * width) {
                 cut_planes(tile, [channels, height, width], config.patch_size, &mut patches);
             }

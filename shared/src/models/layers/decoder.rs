@@ -9,7 +9,7 @@ use super::{
 };
 use crate::models::{DecoderConfig, GemmaBlocks};
 
-/// One block.
+/// One block of a decoder: (T, D) -> (T, D).
 #[derive(Clone, Debug)]
 pub struct DecoderLayer {
     input_norm: RmsNorm,

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Activation, Heads, Linear, Norm, Qkv, RmsNorm, Rope, Segments, attention, swiglu};
 
-/// One block.
+/// One block of a vision encoder: (P, E) -> (P, E).
 #[derive(Clone, Debug)]
 pub struct EncoderLayer {
     /// Before the attention.
@@ -18,7 +18,7 @@ pub struct EncoderLayer {
     pub proj: Linear,
     /// Before the feed-forward.
     pub norm2: Norm,
-    /// The feed-forward.
+    /// The feed-forward, (P, E) -> (P, E).
     pub mlp: Mlp,
     /// What the attention's and the feed-forward's outputs are multiplied by, (E) each (layer scale, arXiv 2103.17239).
     pub scales: Option<[Tensor; 2]>,

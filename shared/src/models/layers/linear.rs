@@ -50,7 +50,7 @@ impl<F: FnMut(&str, &[usize]) -> Result<Tensor>> BlockWeights for F {
 /// The matrix of a linear layer, (O, I).
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// Floats.
+    /// Floats, trainable or frozen.
     Plain(Tensor),
     /// Blocks of integers and their scales, frozen, made floats of where they are used.
     Quantised(Arc<QTensor>),

@@ -88,7 +88,7 @@ impl LayerNorm {
 pub enum Norm {
     /// With mean and bias.
     Layer(LayerNorm),
-    /// Without.
+    /// Without either.
     Rms(RmsNorm),
 }
 

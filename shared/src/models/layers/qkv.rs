@@ -11,11 +11,11 @@ pub struct Heads {
     pub queries: usize,
     /// Key-value heads, Hkv; H is a multiple of it.
     pub key_values: usize,
-    /// K.
+    /// Width of a head, K.
     pub width: usize,
 }
 
-/// The projections.
+/// The projections to queries, keys and values.
 #[derive(Clone, Debug)]
 pub enum Qkv {
     /// One layer each: queries, keys, values.

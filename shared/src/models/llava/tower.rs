@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::image::ImageInput;
 use crate::models::blocks::Blocks;
-use crate::models::fields::flag;
+use crate::models::fields::{Parsed, flag};
 use crate::models::layers::{Activation, EncoderLayer, Linear};
 use crate::models::llava_names::{PROJECTOR_PREFIX, VIT_PREFIX};
 use crate::models::tower::{Patches, Tower, TowerConfig};
 use crate::models::vit::{Vit, VitConfig};
 use crate::models::weights::WeightSource;
 
-/// Their configuration.
+/// What the tower is made from: the encoder, and the form of the projector.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::models) struct ProjectedVit {
     /// The encoder and which of its layers is used.
@@ -68,6 +68,10 @@ impl ProjectedTower {
 impl TowerConfig for ProjectedVit {
     fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
         Ok(Box::new(self.build_tower(width, source)?))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        Ok(self.vision.tile().num_tiles(image)? * self.vision.selected_rows())
     }
 }
 

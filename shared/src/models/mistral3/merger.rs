@@ -1,13 +1,14 @@
 //! Mistral3's way from patches to the decoder: a norm, a layer that merges m x m patches, and LLaVA's projector.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 
 use super::config::Mistral3Config;
 use crate::image::ImageInput;
 use crate::models::blocks::Blocks;
+use crate::models::fields::Parsed;
 use crate::models::layers::{EncoderLayer, Linear, RmsNorm};
 use crate::models::pixtral::{Projector, VisionModel};
-use crate::models::tower::{Patches, Tower, TowerConfig};
+use crate::models::tower::{Patches, Tower, TowerConfig, unfit};
 use crate::models::weights::{WeightSource, rms_norm};
 
 struct MergingTower {
@@ -32,6 +33,19 @@ impl TowerConfig for Mistral3Config {
             merge: source.linear(merging, [from, merged], false)?,
             projector: Projector::build([from, width], self.projector_bias, activation, source)?,
         }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let [rows, columns] = merged(self.vision.grid(image)?, self.merge_size)?;
+        Ok(rows * columns)
+    }
+}
+
+/// (rows, columns) of windows of m x m patches.
+fn merged([rows, columns]: [usize; 2], m: usize) -> Parsed<[usize; 2]> {
+    match rows.is_multiple_of(m) && columns.is_multiple_of(m) {
+        true => Ok([rows / m, columns / m]),
+        false => Err(format!("{rows} x {columns} patches cannot be merged {m} x {m}")),
     }
 }
 
@@ -63,10 +77,8 @@ impl MergingTower {
         let (mut order, mut start) = (Vec::new(), 0);
         for image in images {
             let [rows, columns] = self.vision.grid(image)?;
-            if !rows.is_multiple_of(m) || !columns.is_multiple_of(m) {
-                bail!("{rows} x {columns} patches cannot be merged {m} x {m}")
-            }
-            for (top, left) in (0..rows / m).flat_map(|r| (0..columns / m).map(move |c| (r * m, c * m))) {
+            let windows = merged([rows, columns], m).map_err(unfit)?;
+            for (top, left) in (0..windows[0]).flat_map(|r| (0..windows[1]).map(move |c| (r * m, c * m))) {
                 for row in top..top + m {
                     order.extend((left..left + m).map(|column| (start + row * columns + column) as u32));
                 }

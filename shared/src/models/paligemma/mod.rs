@@ -68,6 +68,10 @@ impl TowerConfig for LinearConfig {
             projection: source.linear(&name, [width, self.vision.width], true)?,
         }))
     }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        Ok(self.vision.tile().num_tiles(image)? * self.vision.selected_rows())
+    }
 }
 
 impl Tower for LinearTower {

@@ -51,6 +51,25 @@ impl VisionConfig {
             rope_theta: RopeFields::read(json, 10_000.0)?.theta,
         })
     }
+
+    /// (rows, columns) of an image's patches.
+    pub(in crate::models) fn grid(&self, image: &ImageInput) -> Parsed<[usize; 2]> {
+        let (p, num_channels) = (self.patch_size, self.num_channels);
+        match image.shape[..] {
+            [channels, height, width]
+                if channels == num_channels
+                    && height.is_multiple_of(p)
+                    && width.is_multiple_of(p)
+                    && image.pixels.len() == channels * height * width =>
+            {
+                Ok([height / p, width / p])
+            }
+            _ => Err(format!(
+                "an image of shape {:?} does not fit {num_channels} channels of patches of {p} pixels",
+                image.shape
+            )),
+        }
+    }
 }
 
 /// The encoder and LLaVA's projector.
@@ -101,6 +120,11 @@ impl TowerConfig for PixtralConfig {
             vision: VisionModel::build(&self.vision, source)?,
             projector: Projector::build(widths, self.projector_bias, self.projector_activation, source)?,
         }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let [rows, columns] = self.vision.grid(image)?;
+        Ok(rows * columns)
     }
 }
 

@@ -50,15 +50,19 @@ pub(in crate::models) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn Fam
 }
 
 impl PixtralProcessor {
-    /// (rows, columns) of tokens that an image takes.
-    fn grid(&self, image: &RgbImage) -> [usize; 2] {
+    /// (rows, columns) of tokens that an image takes; none where a side shrinks to nothing, which transformers refuses.
+    fn grid(&self, image: &RgbImage) -> Result<[usize; 2], ImageError> {
         let (mut height, mut width) = (f64::from(image.height), f64::from(image.width));
         let ratio = (height / self.max_size[0] as f64).max(width / self.max_size[1] as f64);
         if ratio > 1.0 {
             (height, width) = ((height / ratio).floor(), (width / ratio).floor());
         }
-        // A side of less than one pixel is still one token.
-        [height, width].map(|side| (side as usize).div_ceil(self.factor).max(1))
+        if height < 1.0 || width < 1.0 {
+            let limit = if height < width { self.max_size[1] } else { self.max_size[0] };
+            let (width, height) = (image.width, image.height);
+            return Err(ImageError::AspectRatio { width, height, limit: limit as u32 });
+        }
+        Ok([height, width].map(|side| (side as usize).div_ceil(self.factor)))
     }
 }
 
@@ -75,7 +79,7 @@ impl FamilyProcessor for PixtralProcessor {
     }
 
     fn image(&self, image: &RgbImage) -> Result<ImageInput, ImageError> {
-        let [rows, columns] = self.grid(image);
+        let [rows, columns] = self.grid(image)?;
         let (height, width) = (rows * self.factor, columns * self.factor);
         let resized = resize(image, width as u32, height as u32, self.common.filter)?;
         let mut pixels = Vec::with_capacity(3 * height * width);

@@ -1,20 +1,20 @@
 //! Pixtral's vision encoder: a pre-norm ViT of RMS norms and gated feed-forwards without biases over patches of any
 //! resolution, row by row. An image attends to itself.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 
 use super::config::VisionConfig;
 use crate::image::{ImageInput, cut_planes};
 use crate::models::blocks::Blocks;
 use crate::models::layers::{EncoderLayer, Linear, Mlp, Norm, Qkv, RmsNorm, Rope};
-use crate::models::tower::Patches;
+use crate::models::tower::{Patches, unfit};
 use crate::models::transfer::upload;
 use crate::models::weights::{WeightSource, rms_norm};
 
 /// Epsilon of every norm; no configuration changes it.
 const NORM_EPS: f64 = 1e-5;
 
-/// The encoder.
+/// Pixtral's vision encoder.
 pub(in crate::models) struct VisionModel {
     config: VisionConfig,
     /// A convolution whose stride is its kernel, (E, C, p, p): a linear layer over flattened patches.
@@ -38,21 +38,10 @@ impl VisionModel {
 
     /// (rows, columns) of an image's patches.
     pub(in crate::models) fn grid(&self, image: &ImageInput) -> Result<[usize; 2]> {
-        let p = self.config.patch_size;
-        match image.shape[..] {
-            [channels, height, width]
-                if channels == self.config.num_channels
-                    && height.is_multiple_of(p)
-                    && width.is_multiple_of(p)
-                    && image.pixels.len() == channels * height * width =>
-            {
-                Ok([height / p, width / p])
-            }
-            _ => bail!("an image of shape {:?} does not fit patches of {p} pixels", image.shape),
-        }
+        self.config.grid(image).map_err(unfit)
     }
 
-    /// The blocks.
+    /// Between [`embed`](Self::embed) and the projector.
     pub(in crate::models) fn blocks(&self) -> &Blocks<EncoderLayer> {
         &self.blocks
     }

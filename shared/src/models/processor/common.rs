@@ -70,7 +70,7 @@ pub(in crate::models) struct CommonSettings {
     pub std: [f64; 3],
     /// From bytes to 0..1.
     pub rescale_factor: f64,
-    /// Filter.
+    /// How pixels are interpolated when an image is resized.
     pub filter: ResizeFilter,
 }
 

@@ -87,6 +87,9 @@ impl ProcessorFiles<'_> {
     }
 }
 
+/// Width and height of the image that a processor is tried on.
+const TRIED_SIDES: [u32; 2] = [64, 48];
+
 /// Makes what a model takes from conversations, exactly as the checkpoint's own processor does in transformers.
 pub struct Processor {
     template: ChatTemplate,
@@ -183,7 +186,7 @@ impl Processor {
         fields.map(|(field, value)| (field.to_owned(), value)).into()
     }
 
-    /// The tokenizer.
+    /// Ids from text and back, the checkpoint's added tokens included.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
     }
@@ -216,8 +219,31 @@ fn family_processor(
         }
     };
     let hint = "copy preprocessor_config.json and processor_config.json from the original checkpoint";
-    (config.family.processor)(&ProcessorFiles { config: &config.json, image, processor, tokenizer })
-        .map_err(|reason| ModelError::invalid(&path, reason, hint))
+    let invalid = |reason| ModelError::invalid(&path, reason, hint);
+    let family =
+        (config.family.processor)(&ProcessorFiles { config: &config.json, image, processor, tokenizer })
+            .map_err(invalid)?;
+    fits(family.as_ref(), config).map_err(invalid)?;
+    Ok(family)
+}
+
+/// Tries a small grey image, so that a processor of another checkpoint is refused before anything is done with it.
+fn fits(family: &dyn FamilyProcessor, config: &ModelConfig) -> Result<(), String> {
+    if family.image_token().is_none() {
+        return Ok(());
+    }
+    let [width, height] = TRIED_SIDES;
+    let grey = RgbImage { width, height, data: vec![128; 3 * (width * height) as usize] };
+    let image = family.image(&grey).map_err(|error| error.to_string())?;
+    let tokens = image.num_tokens;
+    let tried = format!("of a picture of {width} x {height} pixels the processor makes");
+    match config.config.num_image_rows(&image) {
+        Ok(rows) if rows == tokens => Ok(()),
+        Ok(rows) => {
+            Err(format!("{tried} {tokens} image tokens, the vision encoder of config.json {rows} rows"))
+        }
+        Err(reason) => Err(format!("{tried} what the vision encoder of config.json does not take: {reason}")),
+    }
 }
 
 /// A family's own template, for the tokenizer's special tokens.

@@ -183,6 +183,19 @@ fn sizes_that_the_family_refuses_name_the_image() {
     let image = |width: u32| RgbImage { width, height: 1, data: vec![0; 3 * width as usize] };
     let error = processor.encode_question(&[question], &[image(9), image(201)]).unwrap_err().to_string();
     assert!(error.contains("image 1 of the sample") && error.contains("201 x 1"), "{error}");
+    // transformers 5.24's PixtralImageProcessor: "Size must contain 'height' and 'width' keys", the height being 0.
+    let processor = Processor::load(&fixtures().join("pixtral")).unwrap();
+    let question = || Message::new(Role::User, vec![Part::Image]);
+    let edge = longest_edge("pixtral");
+    assert!(processor.encode_question(&[question()], &[image(edge)]).is_ok());
+    let error = processor.encode_question(&[question()], &[image(edge + 1)]).unwrap_err().to_string();
+    assert!(error.contains(&format!("the ratio of its sides is over {edge}")), "{error}");
+}
+
+fn longest_edge(family: &str) -> u32 {
+    let settings = fs::read(fixtures().join(family).join("preprocessor_config.json")).unwrap();
+    let settings: serde_json::Value = serde_json::from_slice(&settings).unwrap();
+    settings["size"]["longest_edge"].as_u64().unwrap() as u32
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::config::VisionConfig;
 use super::window::Windows;
 use crate::image::ImageInput;
 use crate::models::blocks::Blocks;
+use crate::models::fields::Parsed;
 use crate::models::layers::EncoderLayer;
 use crate::models::qwen_vl::{Encoder, Style, frame_boundaries, patch_positions};
 use crate::models::tower::{Patches, Tower, TowerConfig};
@@ -29,6 +30,10 @@ impl TowerConfig for VisionConfig {
     fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
         let encoder = Encoder::build(&self.encoder, &STYLE, width, source)?;
         Ok(Box::new(VisionModel { encoder, config: self.clone() }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        self.encoder.patch.num_rows(image)
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::image::ImageInput;
 use crate::models::blocks::Blocks;
+use crate::models::fields::Parsed;
 use crate::models::layers::EncoderLayer;
 use crate::models::qwen_vl::{Encoder, EncoderConfig, Style, frame_boundaries, patch_positions};
 use crate::models::tower::{Patches, Tower, TowerConfig};
@@ -28,6 +29,10 @@ struct VisionModel(Encoder);
 impl TowerConfig for VisionConfig {
     fn build(&self, width: usize, source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
         Ok(Box::new(VisionModel(Encoder::build(&self.0, &STYLE, width, source)?)))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        self.0.patch.num_rows(image)
     }
 }
 

@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::image::ImageInput;
 use crate::models::weights::WeightSource;
 
-/// The table.
+/// Learned positions on a square grid.
 pub(super) struct PositionTable {
     /// (side^2, E).
     weight: Tensor,

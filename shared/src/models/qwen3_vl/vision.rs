@@ -6,6 +6,7 @@ use super::config::VisionConfig;
 use super::position_table::PositionTable;
 use crate::image::ImageInput;
 use crate::models::blocks::Blocks;
+use crate::models::fields::Parsed;
 use crate::models::layers::EncoderLayer;
 use crate::models::qwen_vl::{Encoder, Merger, Style, frame_boundaries, merger, patch_positions};
 use crate::models::tower::{Patches, Tower, TowerConfig};
@@ -37,6 +38,10 @@ impl TowerConfig for VisionConfig {
             encoder: Encoder::build(&self.encoder, &STYLE, width, source)?,
             position_table: PositionTable::build(self.table_side, self.encoder.width, source)?,
         }))
+    }
+
+    fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        self.encoder.patch.num_rows(image)
     }
 }
 

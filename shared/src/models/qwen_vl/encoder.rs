@@ -15,7 +15,7 @@ use crate::models::weights::{WeightSource, layer_norm, rms_norm};
 /// Epsilon of every norm; no configuration changes it.
 const NORM_EPS: f64 = 1e-6;
 
-/// Sizes.
+/// Sizes of a vision encoder.
 #[derive(Clone, Debug, Serialize)]
 pub(in crate::models) struct EncoderConfig {
     /// Number of blocks.
@@ -26,9 +26,9 @@ pub(in crate::models) struct EncoderConfig {
     pub mlp_width: usize,
     /// H.
     pub num_heads: usize,
-    /// Of a patch.
+    /// Pixels of a patch, and patches that are merged.
     pub patch: PatchShape,
-    /// In the feed-forwards.
+    /// The function in the feed-forwards.
     pub activation: Activation,
 }
 
@@ -49,7 +49,7 @@ pub(in crate::models) struct Style {
     pub patch_bias: bool,
     /// The two layers of a plain feed-forward; a gated one always has the same names.
     pub plain_mlp: Option<[&'static str; 2]>,
-    /// The merger's norm.
+    /// The norm before the merger's layers.
     pub merger_norm: &'static str,
     /// The merger's two layers.
     pub merger: [&'static str; 2],
@@ -57,13 +57,13 @@ pub(in crate::models) struct Style {
 
 /// Patches, blocks and merger.
 pub(in crate::models) struct Encoder {
-    /// Sizes.
+    /// Its sizes.
     pub config: EncoderConfig,
-    /// The input.
+    /// From pixels to rows of width E.
     pub patch_embed: PatchEmbed,
-    /// The blocks.
+    /// The attention blocks, in order.
     pub blocks: Blocks<EncoderLayer>,
-    /// The output.
+    /// From rows of width E to the decoder's.
     pub merger: Merger,
 }
 

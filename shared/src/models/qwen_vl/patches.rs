@@ -2,13 +2,14 @@
 //!
 //! Patches come in merge order, (rows/m, columns/m, m, m), so that merging m x m of them is a reshape.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::image::ImageInput;
 use crate::models::fields::{Parsed, count};
 use crate::models::layers::{Linear, Rope};
+use crate::models::tower::unfit;
 use crate::models::transfer::upload;
 use crate::models::weights::WeightSource;
 
@@ -39,6 +40,26 @@ impl PatchShape {
         };
         let sizes = [shape.in_channels, shape.patch_size, shape.temporal_patch_size, shape.merge_size];
         if sizes.contains(&0) { Err(format!("a size of 0 in {shape:?}")) } else { Ok(shape) }
+    }
+
+    /// C*T*p*p.
+    fn patch_len(&self) -> usize {
+        self.in_channels * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+
+    /// How many rows come of an image: one for each m x m patches.
+    pub(in crate::models) fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        let (ImageInput { shape, grid, .. }, merge) = (image, self.merge_size);
+        let patches: usize = grid.iter().product();
+        let is_whole = grid[1..].iter().all(|side| side.is_multiple_of(merge));
+        if image.pixels.len() != patches * self.patch_len() || !is_whole {
+            return Err(format!(
+                "an image of shape {shape:?} and grid {grid:?} does not fit patches of {} numbers, {merge} x {merge} \
+                 merged",
+                self.patch_len()
+            ));
+        }
+        Ok(patches / (merge * merge))
     }
 }
 
@@ -77,21 +98,13 @@ impl PatchEmbed {
 
     /// (P, C*T*p*p).
     fn pixels(&self, images: &[ImageInput]) -> Result<Tensor> {
-        let PatchShape { in_channels, patch_size, temporal_patch_size, merge_size } = self.shape;
-        let patch = in_channels * temporal_patch_size * patch_size * patch_size;
         let mut pixels = Vec::with_capacity(images.iter().map(|image| image.pixels.len()).sum());
         for image in images {
-            let patches: usize = image.grid.iter().product();
-            if image.pixels.len() != patches * patch
-                || !image.grid[1..].iter().all(|n| n.is_multiple_of(merge_size))
-            {
-                let (shape, grid) = (&image.shape, image.grid);
-                bail!("an image of shape {shape:?} and grid {grid:?} does not fit patches of {patch}")
-            }
+            self.shape.num_rows(image).map_err(unfit)?;
             pixels.extend_from_slice(&image.pixels);
         }
-        let rows = pixels.len() / patch;
-        upload(pixels, (rows, patch), self.weight.device())
+        let shape = (pixels.len() / self.shape.patch_len(), self.shape.patch_len());
+        upload(pixels, shape, self.weight.device())
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) static QWEN2: Family = Family::text("qwen2", "Qwen2ForCausalLM", pars
 pub(super) static QWEN3: Family = Family::text("qwen3", "Qwen3ForCausalLM", parse, processor);
 /// Llama, and what shares its architecture.
 pub(super) static LLAMA: Family = Family::text("llama", "LlamaForCausalLM", parse, processor);
-/// Mistral.
+/// Mistral without images.
 pub(super) static MISTRAL: Family = Family::text("mistral", "MistralForCausalLM", parse, processor);
 
 /// Reads config.json.
@@ -41,6 +41,10 @@ struct NoVision;
 impl TowerConfig for NoVision {
     fn build(&self, _width: usize, _source: &mut dyn WeightSource) -> Result<Box<dyn Tower>> {
         Ok(Box::new(NoVision))
+    }
+
+    fn num_rows(&self, _image: &ImageInput) -> Parsed<usize> {
+        Err(ImageError::NotTaken.to_string())
     }
 }
 

@@ -24,7 +24,7 @@ const PINNED_BYTES: usize = 32 << 20;
 /// Bytes that one thread copies at a time between a buffer and other memory.
 const SHARE_BYTES: usize = 1 << 20;
 
-/// Which way.
+/// Towards the device, or from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Way {
     Up,

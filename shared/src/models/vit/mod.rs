@@ -79,7 +79,7 @@ impl Vit {
         Ok(Self { config, class_embedding, patch_weight, patch_bias, positions, pre_norm, blocks, post_norm })
     }
 
-    /// The blocks.
+    /// Between [`embed`](Self::embed) and what leaves the encoder.
     pub(super) fn blocks(&self) -> &Blocks<EncoderLayer> {
         &self.blocks
     }

@@ -1,8 +1,10 @@
 //! Tiles as rows of flattened patches: what makes a patch embedding a linear layer.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor};
 
 use crate::image::ImageInput;
+use crate::models::fields::Parsed;
+use crate::models::tower::{num_tiles, unfit};
 use crate::models::transfer::upload;
 
 /// The one shape of square tile that an encoder takes.
@@ -27,21 +29,18 @@ impl TileShape {
         self.patches_per_side() * self.patches_per_side()
     }
 
+    /// Of how many such tiles an image consists.
+    pub(in crate::models) fn num_tiles(&self, image: &ImageInput) -> Parsed<usize> {
+        num_tiles(image, [self.channels, self.side, self.side])
+    }
+
     /// Flattened patches of all tiles of all images, row-major, (N, P, C*p*p).
     pub(super) fn flat_patches(&self, images: &[ImageInput], device: &Device) -> Result<Tensor> {
-        let expected = [self.channels, self.side, self.side];
         let mut patches = Vec::with_capacity(images.iter().map(|image| image.pixels.len()).sum());
         let mut tiles = 0;
         for image in images {
-            if image.shape.len() != 4 || image.shape[1..] != expected {
-                bail!(
-                    "tiles of shape {:?} for an encoder of {expected:?}\nhint: positions are not interpolated: the image \
-                     processor's size must be vision_config.image_size",
-                    image.shape
-                )
-            }
-            tiles += image.shape[0];
-            let tile_len = expected.iter().product();
+            tiles += self.num_tiles(image).map_err(unfit)?;
+            let tile_len = self.channels * self.side * self.side;
             image.pixels.chunks_exact(tile_len).for_each(|tile| self.append_patches(tile, &mut patches));
         }
         let patch_len = self.channels * self.patch * self.patch;

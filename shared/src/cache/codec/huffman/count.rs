@@ -2,8 +2,13 @@
 
 use super::{Counts, SYMBOLS};
 
+/// Counts more bytes.
+pub(in super::super) fn add_counts(bytes: &[u8], counts: &mut Counts) {
+    count(bytes).iter().zip(counts).for_each(|(more, count)| *count += more);
+}
+
 /// Counts all bytes: in four tables, because one that is counted twice in a row waits for itself.
-pub(in super::super) fn count(bytes: &[u8]) -> Counts {
+pub(super) fn count(bytes: &[u8]) -> Counts {
     let mut tables = [[0u32; SYMBOLS]; 4];
     let (eights, rest) = bytes.as_chunks::<8>();
     for eight in eights {
@@ -28,7 +33,7 @@ pub(in super::super) fn looks_random(bytes: &[u8]) -> bool {
     let step = bytes.len() / SAMPLE;
     let mut counts = [0u32; SYMBOLS];
     for run in bytes.chunks_exact(step) {
-        count(&run[..RUN]).iter().zip(&mut counts).for_each(|(more, count)| *count += more);
+        add_counts(&run[..RUN], &mut counts);
     }
     // Shannon's entropy, in bits of all of the sample. A sample of few bytes looks less random than it is, never more.
     let total: u32 = counts.iter().sum();

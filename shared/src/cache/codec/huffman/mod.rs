@@ -1,15 +1,18 @@
 //! Huffman codes of bytes as zstd has them (RFC 8878, section 4.2): made here, since features want nothing else of zstd.
 //!
 //! zstd's own encoder looks for matches, copies what it is given and decides for itself when a table serves twice. Features
-//! have no matches, and what is left is small: [`Code`] is the code, `weights.rs` how it is told, `streams.rs` the bits.
-//! zstd decodes: its loop for four streams leaves nothing to gain.
+//! have no matches, and what is left is small: [`Code`] is the code, `weights.rs` how it is told, `encoder.rs` the bits, and
+//! `read_weights.rs` and `decoder.rs` the way back.
 
 mod count;
-mod streams;
+mod decoder;
+mod encoder;
+mod read_weights;
 mod weights;
 
-pub(super) use count::{count, looks_random};
-pub(super) use streams::Encoder;
+pub(super) use count::{add_counts, looks_random};
+pub(super) use decoder::Decoder;
+pub(super) use encoder::Encoder;
 
 /// The longest code word: zstd's decoder takes no more for literals.
 const MAX_BITS: usize = 11;
@@ -66,6 +69,12 @@ impl Code {
     pub(super) fn cost(&self, counts: &Counts) -> usize {
         counts.iter().zip(&self.bits).map(|(&count, &bits)| count as usize * usize::from(bits)).sum()
     }
+}
+
+/// How many bits a stream has below the one that marks its end; none where there is no such mark.
+fn bits_before_mark(bytes: &[u8]) -> Option<usize> {
+    let (last, others) = bytes.split_last()?;
+    Some(8 * others.len() + last.checked_ilog2()? as usize)
 }
 
 /// How many leaves of the Huffman tree have each depth, of counts in ascending order.

@@ -1,5 +1,6 @@
 //! What a code costs, what it says, and that both ways to write it say the same. That zstd reads it is a test of `lossless`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+use super::count::count;
 use super::*;
 
 /// Bytes of a seed, of which some are much more frequent than others: `steep` times as often as the next.
@@ -66,6 +67,51 @@ fn both_ways_write_the_same() {
             Encoder::plain(&code).append(&literals, &mut plain);
             assert!(wide == plain, "{len} bytes, steepness {steep}");
         }
+    }
+}
+
+/// What was written comes back, and neither fewer nor more bytes, nor from half of it.
+#[test]
+fn the_decoder_reads_what_the_encoder_wrote() {
+    let mut decoder = Decoder::default();
+    for steep in [1.005, 1.02, 1.1, 1.5, 2.5, 20.0] {
+        for len in [2, 3, 63, 255, 256, 257, 300, 1023, 5000, 40_001, 131_072] {
+            let literals = skewed(len as u64, len, steep);
+            let Some(code) = Code::of(&count(&literals)) else { continue };
+            let Some(description) = code.description() else { continue };
+            let mut bytes = description.clone();
+            Encoder::new(&code).append(&literals, &mut bytes);
+            let streams = decoder.learn(&bytes).unwrap();
+            assert!(*streams == bytes[description.len()..], "{len} bytes, steepness {steep}");
+            let is_one = len < 256;
+            let read = |streams: &[u8], len: usize| {
+                let mut out = vec![0; len];
+                decoder.decode(streams, is_one, &mut out).map(|()| out)
+            };
+            assert!(read(streams, len).unwrap() == literals, "{len} bytes, steepness {steep}");
+            assert!(read(streams, len - 1).is_none() && read(streams, len + 1).is_none());
+            assert!(read(&streams[..streams.len() / 2], len).is_none(), "{len} bytes, steepness {steep}");
+        }
+    }
+    decoder.forget();
+    assert!(decoder.decode(&[1; 10], true, &mut [0; 2]).is_none(), "nothing is read without a code");
+}
+
+/// By hand: words of 3, 3, 2 and 1 bits have weights 1, 1, 2 and 3, and the last byte's is not told (RFC 8878, 4.2.1).
+#[test]
+fn weights_by_hand() {
+    let read = |bytes: &[u8]| {
+        let (weights, size) = read_weights::read_weights(bytes)?;
+        Some((weights[..6].to_vec(), size))
+    };
+    assert_eq!(read(&[127 + 5, 0x10, 0x21, 0x30, 9]), Some((vec![1, 0, 2, 1, 3, 4], 4)));
+    assert_eq!(read(&[127 + 3, 0x11, 0x20]), Some((vec![1, 1, 2, 3, 0, 0], 3)));
+    // Two words of two bits and one of one, of which the longest would be missing; more cells than a power of two lacks; a
+    // word of twelve bits; a description that is cut.
+    for refused in
+        [&[127 + 1, 0x20][..], &[127 + 3, 0x13, 0x30], &[127 + 2, 0xc1], &[127 + 5, 0x10, 0x21], &[]]
+    {
+        assert_eq!(read(refused), None, "{refused:02x?}");
     }
 }
 

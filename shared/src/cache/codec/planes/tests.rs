@@ -1,5 +1,7 @@
 //! The fast way beside the plain one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
+use std::io::Write;
+
 use super::*;
 use crate::cache::codec::Codec;
 
@@ -80,6 +82,35 @@ fn frames_of_others_go_the_plain_way() {
     let wanted = Wanted { dtype: FeatureDtype::F32, total: 200_000, values: 1000..150_000 };
     assert!(take_apart(&frame, wanted.total).is_none());
     assert!(with(decode, &frame, &wanted).unwrap() == bytes[4000..600_000]);
+}
+
+/// Codes that zstd's own compressor made and told, of bytes between nearly even and very steep.
+#[test]
+fn codes_of_zstd_go_the_fast_way() {
+    let mut random = Random(3);
+    let mut fast = 0;
+    for round in 0..200 {
+        let (total, steep) = (1000 + random.next() as usize % 60_000, 1.02 + (round % 20) as f64 * 0.03);
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        // As few matches as can be; a block for each plane.
+        encoder.set_parameter(zstd_safe::CParameter::MinMatch(7)).unwrap();
+        encoder.set_pledged_src_size(Some(4 * total as u64)).unwrap();
+        encoder.include_contentsize(true).unwrap();
+        let mut planes = Vec::new();
+        for _ in 0..PLANES {
+            let skewed = |bits: u64| (((bits >> 11) as f64 / 2f64.powi(53)).ln() / -steep.ln()) as u64 as u8;
+            let plane: Vec<u8> = (0..total).map(|_| skewed(random.next()).wrapping_mul(31)).collect();
+            encoder.write_all(&plane).unwrap();
+            encoder.flush().unwrap();
+            planes.extend(plane);
+        }
+        let frame = encoder.finish().unwrap();
+        let wanted = Wanted { dtype: FeatureDtype::F32, total, values: 0..total };
+        fast += usize::from(take_apart(&frame, total).is_some());
+        let bytes: Vec<u8> = (0..4 * total).map(|at| planes[at % 4 * total + at / 4]).collect();
+        assert!(with(decode, &frame, &wanted).unwrap() == bytes, "round {round}");
+    }
+    assert!(fast > 20, "{fast} frames have blocks of literals alone");
 }
 
 /// Accidents: whatever the fast way makes of them, it ends, and where both ways find values they are the same.

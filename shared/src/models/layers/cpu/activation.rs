@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::math::{normal, sigmoid};
 use super::{CHUNK, for_row_blocks, slice, tensor, vectorised, with_slices};
 
-/// Which function.
+/// The functions that have a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Activation {
     Silu,

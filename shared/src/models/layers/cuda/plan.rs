@@ -51,11 +51,11 @@ impl Output {
 /// A kernel's argument.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) enum Number {
-    /// `int`.
+    /// C's `int`.
     Int(i32),
-    /// `long long`.
+    /// C's `long long`.
     Long(i64),
-    /// `float`.
+    /// C's `float`.
     Float(f32),
 }
 
@@ -64,7 +64,7 @@ pub(in super::super) trait Machine {
     /// Values in its memory, contiguous.
     type Buffer;
 
-    /// Bytes of a value.
+    /// How many bytes a number of the type has.
     fn value_bytes(&self) -> usize;
 
     /// Runs a kernel and gives its outputs back.
@@ -89,7 +89,7 @@ pub(in super::super) trait Machine {
 /// Rows of one width.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Rows {
-    /// How many.
+    /// How many rows.
     pub(in super::super) count: usize,
     /// Values of each.
     pub(in super::super) width: usize,
