@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, bail};
 use shared::cache::{CacheReader, SampleMeta};
 use shared::dataset::{canonical_json, parse_canonical};
+use shared::explained::Explained;
 use shared::ids::{Digest, SampleKey};
 use shared::image::decode;
 use shared::models::{Encoded, Processor};
@@ -238,9 +239,10 @@ impl Source {
         if let Some(sample) = self.kept().samples.get(&(index, need)) {
             return Ok(sample.clone());
         }
-        let sample = self
-            .encode(index, need)
-            .map_err(|error| Skipped { place: self.place(index), reason: format!("{error:#}") })?;
+        let sample = self.encode(index, need).map_err(|error| Skipped {
+            place: self.place(index),
+            reason: Explained::of(error.as_ref()).message,
+        })?;
         let sample = Arc::new(sample);
         self.kept().keep((index, need), &sample);
         Ok(sample)

@@ -43,17 +43,19 @@ fn only_bracketed(answer: &str) -> Option<char> {
     found.all(|it| it[1] == first).then_some(first)
 }
 
-/// The capital letter that is a word of its own, when there is exactly one such letter. A and I are words of sentences.
+/// The capital letter that is a word of its own, when there is exactly one such letter. In a sentence I is a pronoun, and a
+/// first A an article; another A may be either, so that it is not chosen, nor is a letter beside it.
 fn only_alone(answer: &str) -> Option<char> {
     let words: Vec<&str> =
         answer.split(|it: char| !it.is_alphanumeric()).filter(|it| !it.is_empty()).collect();
     let is_sentence = words.len() > 3;
-    let mut found = words.iter().filter_map(|word| match word.as_bytes() {
-        [b'A' | b'I'] if is_sentence => None,
+    let mut found = words.iter().enumerate().filter_map(|(place, word)| match word.as_bytes() {
+        b"I" if is_sentence => None,
+        b"A" if is_sentence && place == 0 => None,
         [letter @ b'A'..=b'Z'] => Some(char::from(*letter)),
         _ => None,
     });
-    let first = found.next()?;
+    let first = found.next().filter(|first| !is_sentence || *first != 'A')?;
     found.all(|it| it == first).then_some(first)
 }
 

@@ -269,7 +269,7 @@ fn whoever_may_read_the_manifest_may_read_the_head() {
 fn a_run_whose_cache_was_exchanged_leaves_the_other_one_alone() {
     let (dir, samples) = (tempdir().unwrap(), samples());
     let replaced = |outcome: Result<(), CacheError>| {
-        let error = outcome.err().expect("refused");
+        let error = outcome.expect_err("refused");
         assert!(
             matches!(error, CacheError::Replaced { .. }) && error.to_string().contains("hint:"),
             "{error}"
