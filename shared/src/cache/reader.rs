@@ -245,9 +245,18 @@ fn settled_manifest(dir: &Path) -> Result<Manifest> {
     }
 }
 
+/// The samples in the order of their keys: by the first four bytes, beside which a place fits into one number, and where
+/// those are alike by all of them.
 fn sort_by_key(dir: &Path, index: &[IndexEntry]) -> Result<Vec<u32>> {
-    let mut order: Vec<u32> = (0..index.len() as u32).collect();
-    order.par_sort_unstable_by_key(|&i| index[i as usize].key);
+    let first =
+        |key: &SampleKey| key.as_bytes().iter().take(4).fold(0, |first, &byte| first << 8 | u64::from(byte));
+    let mut order: Vec<u64> =
+        index.iter().zip(0u64..).map(|(entry, place)| first(&entry.key) << 32 | place).collect();
+    order.par_sort_unstable();
+    for alike in order.chunk_by_mut(|a, b| a >> 32 == b >> 32).filter(|alike| alike.len() > 1) {
+        alike.sort_unstable_by_key(|&place| index[place as u32 as usize].key);
+    }
+    let order: Vec<u32> = order.into_iter().map(|place| place as u32).collect();
     let twin = order.windows(2).find(|pair| index[pair[0] as usize].key == index[pair[1] as usize].key);
     match twin {
         Some(pair) => {
@@ -271,4 +280,29 @@ fn read_quarantine(path: &Path, entry: &FileEntry) -> Result<Vec<QuarantinedRow>
         cells_to_quarantined(cells).map_err(|reason| CacheError::damaged(path, Some(i as u64), reason))
     };
     read_table(path, &QUARANTINE)?.into_iter().enumerate().map(decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use super::*;
+
+    /// By hand: keys of which some begin alike, and one that is there twice.
+    #[test]
+    fn samples_are_ordered_by_all_of_their_keys() {
+        let entry = |first: u8, last: u8| IndexEntry {
+            key: SampleKey::from_bytes([first, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]),
+            row: 0,
+            page_offset: 0,
+            page_bytes: 0,
+            num_tokens: 0,
+            num_positions: 0,
+            features_xxh3: 0,
+        };
+        let index = [(9, 1), (2, 8), (2, 3), (255, 0), (2, 5)].map(|(first, last)| entry(first, last));
+        assert_eq!(sort_by_key(Path::new("cache"), &index).unwrap(), [2, 4, 1, 0, 3]);
+        let error = sort_by_key(Path::new("cache"), &[entry(2, 3), entry(1, 1), entry(2, 3)]).unwrap_err();
+        assert!(error.to_string().contains("is in it twice"), "{error}");
+    }
 }
