@@ -130,7 +130,7 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let explained = Explained::of(error.as_ref());
-            shared::say!("{explained}");
+            shared::say!("error: {explained}");
             if prints_json && !error.is::<AfterSummary>() {
                 // Where stdout is closed, stderr has said it.
                 let _ = print_summary(true, &explained, "");

@@ -99,7 +99,7 @@ fn report<T: Serialize + Display>(common: &CommonArgs, outcome: Result<T>) -> Ex
         Ok(value) => (value.to_string(), 0),
         Err(error) => {
             let explained = Explained::of(error.as_ref());
-            shared::say!("{explained}");
+            shared::say!("error: {explained}");
             let code = if error.is::<Usage>() { USAGE } else { 1 };
             (if common.json { json(&explained) } else { String::new() }, code)
         }

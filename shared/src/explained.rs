@@ -46,8 +46,9 @@ impl Explained {
 }
 
 impl fmt::Display for Explained {
+    /// The message, and each hint on a line of its own.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.message)?;
+        f.write_str(&self.message)?;
         self.hints.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
     }
 }
@@ -79,12 +80,12 @@ mod tests {
     #[test]
     fn hints_follow_the_whole_chain() {
         let text = explained("cannot write `x`", "no space left\nhint: free some");
-        assert_eq!(text, "error: cannot write `x`: no space left\nhint: free some");
+        assert_eq!(text, "cannot write `x`: no space left\nhint: free some");
     }
 
     #[test]
     fn a_cause_that_was_printed_already_is_not_repeated() {
         let text = explained("cannot read `x`: no such file\nhint: look", "no such file");
-        assert_eq!(text, "error: cannot read `x`: no such file\nhint: look");
+        assert_eq!(text, "cannot read `x`: no such file\nhint: look");
     }
 }

@@ -60,6 +60,8 @@ def drawn_text(config, rng, family):
         config["rope_theta"] = float(rng.choice([500, 10_000, 1_000_000]))
     if "query_pre_attn_scalar" in config:
         config["query_pre_attn_scalar"] = rng.choice([width, width * 2])
+    if config.get("model_type") == "mistral":
+        config["sliding_window"] = rng.choice([None, 8, 24])
 
 
 def drawn_vision(config, rng, family, text):

@@ -145,7 +145,8 @@ fn checkout(reference: &Path, case: &ProcessorCase) -> Result<tempfile::TempDir>
 
 fn processor(reference: &Path, name: &str, case: &ProcessorCase) -> Result<Row> {
     let dir = checkout(reference, case)?;
-    let processor = Processor::load(dir.path())?;
+    // The other files are those of a small model, whose vision encoder takes smaller images.
+    let processor = Processor::load_alone(dir.path())?;
     let mut outcomes = Vec::new();
     for (file, expected) in &case.images {
         let image = decode(&fs::read(reference.join("images_png").join(file))?)?;

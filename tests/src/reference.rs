@@ -43,6 +43,8 @@ pub const CHECKPOINTS: &[&str] = &[
     "qwen3_text",
     "llama_text",
     "mistral_text",
+    "mistral_window_text",
+    "qwen2_long_text",
 ];
 
 /// One conversation and transformers' tensors for it.

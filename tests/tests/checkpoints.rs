@@ -261,10 +261,31 @@ fn fields_that_transformers_does_not_read_mean_nothing() {
 }
 
 #[test]
-fn samples_end_where_a_window_does() {
-    let copy = copy_of("mistral_text");
+fn windows_are_where_transformers_has_them() {
+    // transformers 5.24: `Qwen3Config(num_hidden_layers=2, ...).layer_types` and `.sliding_window`.
+    let copy = copy_of("qwen3_text");
+    edit_config(copy.path(), |json| json["max_window_layers"] = 1.into());
+    let plain = config_of(copy.path()).unwrap().config;
+    assert!(plain.canonical()["pattern"].is_null(), "switched off where nothing is said");
+    edit_config(copy.path(), |json| json["use_sliding_window"] = true.into());
+    let pattern = || config_of(copy.path()).unwrap().config.canonical()["pattern"].clone();
+    let windows = |is_local: [bool; 2], window: usize| serde_json::json!({ "windows": { "is_local": is_local, "window": window } });
+    assert_eq!(pattern(), windows([false, true], 4096));
     edit_config(copy.path(), |json| json["sliding_window"] = 8.into());
-    assert_eq!(config_of(copy.path()).unwrap().config.max_positions(), 8);
+    let types = serde_json::json!(["sliding_attention", "full_attention"]);
+    edit_config(copy.path(), |json| json["layer_types"] = types);
+    assert_eq!(pattern(), windows([true, false], 8));
+    let windowed = config_of(copy.path()).unwrap().config;
+    assert_eq!(windowed.max_positions(), plain.max_positions(), "a sample may be longer than a window");
+
+    edit_config(copy.path(), |json| json["use_sliding_window"] = false.into());
+    assert!(refusal(copy.path()).contains("without a window"), "transformers finds no window either");
+    edit_config(copy.path(), |json| json["layer_types"] = serde_json::json!(["full_attention"]));
+    assert!(refusal(copy.path()).contains("1 `layer_types` of 2 layers"));
+    // MistralConfig: 4096 where config.json does not say null.
+    let copy = copy_of("mistral_text");
+    edit_config(copy.path(), |json| drop(json.as_object_mut().unwrap().remove("sliding_window")));
+    assert_eq!(config_of(copy.path()).unwrap().config.canonical()["pattern"], windows([true, true], 4096));
 }
 
 #[test]
@@ -278,7 +299,7 @@ fn inputs_that_do_not_fit_are_refused() {
 
     let mut larger = inputs.clone();
     larger.images[0].shape = vec![1, 3, 16, 20];
-    assert!(refused(larger).contains("vision_config.image_size"));
+    assert!(refused(larger).contains("an image of shape [1, 3, 16, 20] is not made of tiles"));
     let mut without = inputs.clone();
     without.images.clear();
     assert!(refused(without).contains("0 rows of image features for 4 image tokens"));

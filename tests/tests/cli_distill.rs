@@ -8,6 +8,7 @@ use e2e::distilled::{arguments, distilled, inputs, metrics};
 use e2e::programs::{Finished, run};
 use e2e::rows::{fixture, question, write_rows};
 use serde_json::Value;
+use shared::cache::{CacheIdentity, CacheReader, CacheWriter, Row, WriterOptions};
 
 fn refused(args: &[&str], code: i32, needles: &[&str]) -> Finished {
     let finished = run("distill", args).unwrap();
@@ -109,6 +110,28 @@ fn a_step_whose_only_sample_cannot_be_used_counts_and_changes_nothing() {
     let holdout = format!("eval.holdout={}", lines.len() - 1);
     let (_, told) = train("held out", &["--set", &holdout]);
     assert!(told.contains("left out"), "{told}");
+}
+
+/// A cache that holds what `extract run` would have set aside: a teacher's value that is no number.
+#[test]
+fn a_feature_that_is_no_number_is_named_by_shard_and_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let reader = CacheReader::open(&inputs().unwrap().cache).unwrap();
+    let mut rows: Vec<Row> = (0..reader.len()).map(|sample| reader.row(sample).unwrap()).collect();
+    for row in &mut rows {
+        row.features.bytes = f32::NAN.to_le_bytes().repeat(row.features.bytes.len() / 4);
+    }
+    let cache = dir.path().join("cache");
+    let identity = CacheIdentity::of(&reader).unwrap();
+    let mut writer = CacheWriter::open(&cache, identity, WriterOptions::default()).unwrap();
+    writer.append_batch(rows).unwrap();
+    writer.finish().unwrap();
+    let (out, cache) = (dir.path().join("run"), cache.display().to_string());
+    let mut args = arguments(&out, &["--stages", "distill", "--set", "data.max_bad=0"]).unwrap();
+    let place = args.iter().position(|arg| *arg == "--cache").unwrap() + 1;
+    args[place] = cache;
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    refused(&args, 1, &["train-00000", "row ", "is not finite", "hint: run `extract verify`"]);
 }
 
 #[test]

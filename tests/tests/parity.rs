@@ -8,7 +8,7 @@ use e2e::frozen::{encoded, features, frozen, options};
 use e2e::parity::{TOLERANCE, compare, encode};
 use e2e::reference::{CHECKPOINTS, Sample, samples, worst_error};
 use e2e::rows::fixture;
-use shared::models::{Encoded, PackedBatch, Processor, generate_greedy, load};
+use shared::models::{Encoded, Model, PackedBatch, Processor, generate_greedy, load};
 
 /// Those that take images.
 fn with_images() -> impl Iterator<Item = &'static str> {
@@ -44,6 +44,8 @@ fn files_become_the_same_features_as_in_transformers() {
         ("qwen3_text", 2, 1, 2),
         ("llama_text", 2, 1, 2),
         ("mistral_text", 2, 1, 2),
+        ("mistral_window_text", 2, 1, 2),
+        ("qwen2_long_text", 2, 1, 2),
         ("llava", 3, 1, 2),
         ("llava_next", 3, 1, 2),
         ("llava_onevision", 3, 1, 2),
@@ -261,18 +263,32 @@ fn half_precision_runs_in_its_own_type() {
 }
 
 #[test]
-fn a_sliding_window_is_no_limit_before_it_ends() {
-    let copy = copy_of("pixtral");
-    edit_config(copy.path(), |json| {
-        json["text_config"].as_object_mut().unwrap().remove("sliding_window");
-    });
-    let (model, sample) = (frozen(copy.path()), one_image("pixtral"));
-    let mut inputs = sample.stored_inputs(&model).unwrap();
-    assert!(worst_error(&features(&model, &inputs), sample.features().unwrap()).unwrap() < TOLERANCE);
-    // transformers' MistralConfig: sliding_window is 4096 where config.json does not say null.
-    inputs.positions.last_mut().unwrap()[0] = 4095;
-    features(&model, &inputs);
-    inputs.positions.last_mut().unwrap()[0] = 4096;
-    let refused = model.body.features(&PackedBatch::pack(&[&inputs])).unwrap_err().to_string();
-    assert!(refused.contains("up to 4096") && refused.contains("hint: "), "{refused}");
+fn sliding_windows_and_long_contexts_are_not_decoration() {
+    for (name, key, value) in [
+        ("mistral_window_text", "sliding_window", 9.into()),
+        ("mistral_window_text", "sliding_window", serde_json::Value::Null),
+        ("qwen2_long_text", "max_window_layers", 0.into()),
+        ("qwen2_long_text", "use_sliding_window", false.into()),
+        ("qwen2_long_text", "rope_scaling", serde_json::Value::Null),
+        ("qwen2_long_text", "layer_types", serde_json::json!(["sliding_attention", "full_attention"])),
+    ] {
+        let copy = copy_of(name);
+        edit_config(copy.path(), |json| json[key] = value);
+        let (model, sample) = (frozen(copy.path()), samples(&fixture(name)).unwrap().remove(0));
+        let inputs = sample.stored_inputs(&model).unwrap();
+        assert_far(&features(&model, &inputs), &sample, &format!("{name}: another `{key}`"));
+    }
+}
+
+#[test]
+fn a_sliding_window_changes_no_bit_before_it_ends() {
+    let copy = copy_of("mistral_text");
+    edit_config(copy.path(), |json| json["sliding_window"] = 38.into());
+    let sample = samples(&fixture("mistral_text")).unwrap().remove(0);
+    let of = |model: &Model| {
+        let inputs = sample.stored_inputs(model).unwrap();
+        assert_eq!(inputs.prompt.input_ids.len(), 38, "as long as the window");
+        features(model, &inputs).to_vec2::<f32>().unwrap()
+    };
+    assert_eq!(of(&frozen(copy.path())), of(&frozen(&fixture("mistral_text"))));
 }

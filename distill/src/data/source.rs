@@ -241,7 +241,7 @@ impl Source {
         }
         let sample = self.encode(index, need).map_err(|error| Skipped {
             place: self.place(index),
-            reason: Explained::of(error.as_ref()).message,
+            reason: Explained::of(error.as_ref()).to_string(),
         })?;
         let sample = Arc::new(sample);
         self.kept().keep((index, need), &sample);
@@ -390,10 +390,8 @@ fn teacher_sample(
     cache.features_f32_at(row, first..last + 1, &mut span)?;
     let positions = &meta.positions[first..=last];
     if let Some(bad) = span.iter().position(|value| !value.is_finite()) {
-        bail!(
-            "a feature of token {} is not finite\nhint: `extract verify` the cache",
-            positions[bad / width]
-        );
+        let reason = format!("a feature of token {} is not finite", positions[bad / width]);
+        return Err(cache.damaged(row, reason).into());
     }
     let rows = positions.iter().zip(span.chunks_exact(width)).filter(|(position, _)| wanted(**position));
     let (positions, rows): (Vec<u32>, Vec<&[f32]>) = rows.unzip();

@@ -15,6 +15,13 @@ pub(super) fn refuse_foreign(dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
+    if !dir.is_dir() {
+        return Err(CacheError::NotACache {
+            path: dir.into(),
+            reason: "it is a file".into(),
+            hint: "give `--out` a directory, which need not exist",
+        });
+    }
     let mut found = list(dir)?;
     if dir.join(DATA).is_dir() {
         found.extend(list(&dir.join(DATA))?);

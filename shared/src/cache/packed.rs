@@ -15,8 +15,7 @@ pub(super) fn delta_integers(body: &[u8], count: usize) -> Option<(Vec<i32>, &[u
     let mut rest = Bytes(body);
     let (block, parts, total) = (rest.varint()?, rest.varint()?, rest.varint()?);
     let mut last = rest.zigzag()? as i32;
-    let is_sound =
-        total == count as u64 && count > 0 && block <= LONGEST_BLOCK && parts > 0 && block % (8 * parts) == 0;
+    let is_sound = total == count as u64 && count > 0 && is_block(block, parts) && block % (8 * parts) == 0;
     if !is_sound {
         return None;
     }
@@ -46,9 +45,12 @@ pub(super) fn delta_integers(body: &[u8], count: usize) -> Option<(Vec<i32>, &[u
 pub(super) fn announces_at_most(body: &[u8], count: usize) -> bool {
     let mut rest = Bytes(body);
     let mut header = || Some((rest.varint()?, rest.varint()?, rest.varint()?));
-    header().is_some_and(|(block, parts, total)| {
-        block <= LONGEST_BLOCK && (1..=block).contains(&parts) && total <= count as u64
-    })
+    header().is_some_and(|(block, parts, total)| is_block(block, parts) && total <= count as u64)
+}
+
+/// Whether an encoder would make blocks of this length, in as many parts.
+fn is_block(block: u64, parts: u64) -> bool {
+    block <= LONGEST_BLOCK && (1..=block).contains(&parts)
 }
 
 /// `count` texts of `N` bytes each, of DELTA_LENGTH_BYTE_ARRAY: all lengths, then all bytes.
@@ -122,6 +124,9 @@ mod tests {
         assert_eq!(delta_integers(&falling, 8), Some((vec![7, 5, 3, 1, 2, 3, 4, 5], &[][..])));
         assert_eq!(delta_integers(&falling, 9), None);
         assert!((0..falling.len()).all(|cut| delta_integers(&falling[..cut], 8).is_none()));
+        // In 2^61 parts, eight times which are none of 64 bits.
+        let parts = [0x80, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 5, 2, 2];
+        assert_eq!(delta_integers(&parts, 5), None);
     }
 
     /// By hand: blocks of 128 in 4 parts, of 5 values; then of 2^28, and in a block of 2^28.

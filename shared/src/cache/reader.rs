@@ -199,6 +199,11 @@ impl CacheReader {
         block_shuffled(&self.samples.row_groups(), groups_at_once, seed, epoch)
     }
 
+    /// What is wrong with sample `i`, as an error that names its shard and row.
+    pub fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
+        self.samples.damaged(i, reason)
+    }
+
     /// The whole of sample `i`, ready to be appended to another cache of the same fingerprint.
     ///
     /// # Errors

@@ -175,7 +175,8 @@ impl Samples {
         Ok(())
     }
 
-    fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
+    /// An error that names the shard and row of sample `i`.
+    pub(super) fn damaged(&self, i: usize, reason: impl ToString) -> CacheError {
         CacheError::damaged(self.shard(i).path(), Some(u64::from(self.index[i].row)), reason)
     }
 }

@@ -14,6 +14,8 @@ pub(super) enum Pattern {
     Causal,
     /// What stands before a sample's first answer sees all of itself (PaliGemma).
     Question,
+    /// The tokens before, and local blocks no further back than their window (Mistral, Qwen2).
+    Windows(LocalBlocks),
     /// Tokens of an image see each other, and local blocks see no further back than their window (Gemma 3).
     Images(LocalBlocks),
 }
@@ -25,8 +27,9 @@ pub(super) struct LocalBlocks {
     pub is_local: Vec<bool>,
     /// How many tokens a token of a local block sees, itself included.
     pub window: usize,
-    /// The base of their rotary embedding.
-    pub rope_theta: f64,
+    /// The base of their rotary embedding, where they have one of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_theta: Option<f64>,
 }
 
 impl Pattern {
@@ -51,18 +54,33 @@ impl Pattern {
                 let sights = sights(batch, cached, &question_ends(batch), None);
                 Views { rope, sights: Some(sights), local: None }
             }
-            Self::Images(LocalBlocks { is_local, window, rope_theta }) => {
-                let positions: Vec<u32> = batch.positions.iter().map(|position| position[0]).collect();
-                let local_rope = Rope::new(&positions, config.head_dim, *rope_theta, device)?;
+            Self::Windows(local) => {
+                let local = local.views(config, batch, cached, &own_ends(batch), device)?;
+                Views { rope, sights: None, local: Some(local) }
+            }
+            Self::Images(local) => {
                 let ends = image_ends(batch);
-                let local_sights = sights(batch, cached, &ends, Some(*window));
-                Views {
-                    rope,
-                    sights: Some(sights(batch, cached, &ends, None)),
-                    local: Some((is_local, local_rope, local_sights)),
-                }
+                let local = local.views(config, batch, cached, &ends, device)?;
+                Views { rope, sights: Some(sights(batch, cached, &ends, None)), local: Some(local) }
             }
         })
+    }
+}
+
+impl LocalBlocks {
+    /// How they see the tokens of a batch, whose tokens are parts of what ends at `ends`.
+    fn views(
+        &self,
+        config: &DecoderConfig,
+        batch: &PackedBatch,
+        cached: &[usize],
+        ends: &[usize],
+        device: &Device,
+    ) -> Result<LocalViews<'_>> {
+        let positions = || batch.positions.iter().map(|position| position[0]).collect::<Vec<_>>();
+        let rope = self.rope_theta.map(|theta| Rope::new(&positions(), config.head_dim, theta, device));
+        let sights = sights(batch, cached, ends, Some(self.window));
+        Ok(LocalViews { is_local: &self.is_local, rope: rope.transpose()?, sights })
     }
 }
 
@@ -70,8 +88,15 @@ impl Pattern {
 pub(super) struct Views<'a> {
     rope: Rope,
     sights: Option<Vec<Sight>>,
-    /// Which blocks are local, and what is theirs.
-    local: Option<(&'a [bool], Rope, Vec<Sight>)>,
+    local: Option<LocalViews<'a>>,
+}
+
+/// Which blocks are local, and what is theirs.
+struct LocalViews<'a> {
+    is_local: &'a [bool],
+    /// That of the other blocks where there is none.
+    rope: Option<Rope>,
+    sights: Vec<Sight>,
 }
 
 /// How one block sees the tokens.
@@ -87,8 +112,8 @@ impl Views<'_> {
     /// That of one block.
     pub(super) fn of(&self, block: usize) -> View<'_> {
         match &self.local {
-            Some((is_local, rope, sights)) if is_local.get(block) == Some(&true) => {
-                View { rope, sights: Some(sights) }
+            Some(local) if local.is_local.get(block) == Some(&true) => {
+                View { rope: local.rope.as_ref().unwrap_or(&self.rope), sights: Some(&local.sights) }
             }
             _ => View { rope: &self.rope, sights: self.sights.as_deref() },
         }
@@ -110,9 +135,14 @@ fn sights(batch: &PackedBatch, cached: &[usize], ends: &[usize], window: Option<
     sights
 }
 
+/// For each packed token the end of itself.
+fn own_ends(batch: &PackedBatch) -> Vec<usize> {
+    (1..=batch.num_tokens()).collect()
+}
+
 /// For each packed token the end of what it is part of: its sample's question, or itself.
 fn question_ends(batch: &PackedBatch) -> Vec<usize> {
-    let mut ends: Vec<usize> = (1..=batch.num_tokens()).collect();
+    let mut ends = own_ends(batch);
     for (bounds, &len) in batch.cu_seqlens.windows(2).zip(&batch.question_lens) {
         ends[bounds[0]..bounds[0] + len].fill(bounds[0] + len);
     }
@@ -121,7 +151,7 @@ fn question_ends(batch: &PackedBatch) -> Vec<usize> {
 
 /// For each packed token the end of what it is part of: a run of image tokens, or itself.
 fn image_ends(batch: &PackedBatch) -> Vec<usize> {
-    let mut ends: Vec<usize> = (1..=batch.num_tokens()).collect();
+    let mut ends = own_ends(batch);
     let starts_sample = |row: u32| batch.cu_seqlens.binary_search(&(row as usize)).is_ok();
     for run in batch.image_rows.chunk_by(|&a, &b| a + 1 == b && !starts_sample(b)) {
         if let [first, .., last] = run {

@@ -6,13 +6,16 @@ use serde::Serialize;
 use super::DecoderConfig;
 use super::layers::{Rope, frequencies};
 
+mod yarn;
+
+pub(super) use yarn::{Unscaled, Yarn};
+
 /// The rotary embedding of a decoder; its base is [`DecoderConfig::rope_theta`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Rotary {
     /// How positions become angles.
     pub kind: RotaryKind,
-    /// Positions from here on would be rotated or masked differently, so they are refused: where `dynamic` scaling
-    /// sets in, or a sliding window ends.
+    /// Positions from here on would be rotated differently, so they are refused: where `dynamic` scaling sets in.
     pub limit: Option<usize>,
 }
 
@@ -29,6 +32,8 @@ pub(super) enum RotaryKind {
     },
     /// One position per token, low frequencies slowed down.
     Llama3(Llama3),
+    /// One position per token, low frequencies slowed down and all angles' cosines and sines multiplied.
+    Yarn(Yarn),
     /// Three positions per token; sections of the angles follow one each.
     Sectioned(Vec<usize>),
     /// Three positions per token, which the angles follow in turn.
@@ -76,7 +81,7 @@ impl Rotary {
             && last as usize >= limit
         {
             bail!(
-                "a sample of {} tokens: this model's attention and rotary scaling are supported up to {limit}\n\
+                "a sample of {} tokens: this model's rotary scaling is supported up to {limit}\n\
                  hint: limit the length of samples",
                 last + 1
             )
@@ -92,6 +97,10 @@ impl Rotary {
             RotaryKind::Llama3(scaling) => {
                 let scaled = frequencies(head_dim, rope_theta)?.into_iter().map(|f| scaling.scale(f));
                 Rope::with_frequencies(&time(), &scaled.collect::<Vec<_>>(), device)
+            }
+            RotaryKind::Yarn(scaling) => {
+                let scaled = scaling.scale(&frequencies(head_dim, rope_theta)?);
+                Rope::with_frequencies(&time(), &scaled, device)?.times(scaling.attention_factor())
             }
             RotaryKind::Sectioned(sections) => {
                 Rope::sectioned(positions, head_dim, rope_theta, sections, device)

@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use super::fields::{Parsed, RopeFields, count, flag, number, only, word};
-use super::pattern::Pattern;
-use super::rotary::{Llama3, Rotary, RotaryKind};
+use super::pattern::{LocalBlocks, Pattern};
+use super::rotary::{Llama3, Rotary, RotaryKind, Unscaled, Yarn};
 use super::{DecoderConfig, GemmaBlocks};
 
 /// What a decoder's configuration resolves to.
@@ -43,9 +43,22 @@ struct Class {
     off: &'static [&'static str],
     /// For classes with three positions per token.
     mrope: Option<Mrope>,
-    /// A sliding window that holds where config.json does not say null.
-    sliding_window: Option<usize>,
+    /// Which blocks may have a sliding window, of [`SLIDING_WINDOW`] tokens where config.json does not say otherwise.
+    windows: Windows,
 }
+
+/// A class' blocks with a sliding window.
+#[derive(Clone, Copy)]
+enum Windows {
+    None,
+    /// All of them.
+    All,
+    /// Those from `max_window_layers` on, which is this where config.json does not say it, once `use_sliding_window` is on.
+    From(usize),
+}
+
+/// The class default of all classes that have one.
+const SLIDING_WINDOW: usize = 4096;
 
 /// What Gemma's classes add.
 #[derive(Clone, Copy)]
@@ -80,7 +93,7 @@ const LLAMA: Class = Class {
     gemma: None,
     off: &["attention_bias", "mlp_bias"],
     mrope: None,
-    sliding_window: None,
+    windows: Windows::None,
 };
 const QWEN2: Class = Class {
     model_type: "qwen2",
@@ -89,7 +102,8 @@ const QWEN2: Class = Class {
     vocab_size: 151_936,
     max_positions: 32_768,
     qkv_bias: true,
-    off: &["use_sliding_window"],
+    off: &[],
+    windows: Windows::From(28),
     ..LLAMA
 };
 const QWEN3: Class = Class {
@@ -97,7 +111,7 @@ const QWEN3: Class = Class {
     head_dim: Some(128),
     qkv_bias: false,
     qk_norm: true,
-    off: &["use_sliding_window", "attention_bias"],
+    off: &["attention_bias"],
     ..QWEN2
 };
 const MISTRAL: Class = Class {
@@ -106,7 +120,7 @@ const MISTRAL: Class = Class {
     num_kv_heads: Some(8),
     max_positions: 131_072,
     off: &[],
-    sliding_window: Some(4096),
+    windows: Windows::All,
     ..LLAMA
 };
 const GEMMA: Class = Class {
@@ -148,6 +162,7 @@ const QWEN2_VL: Class = Class {
     rope_theta: 1_000_000.0,
     vocab_size: 152_064,
     mrope: Some(Mrope { sections: [16, 24, 24], interleaved: false }),
+    windows: Windows::From(80),
     ..QWEN2
 };
 const QWEN3_VL: Class = Class {
@@ -156,6 +171,7 @@ const QWEN3_VL: Class = Class {
     max_positions: 128_000,
     off: &["attention_bias"],
     mrope: Some(Mrope { sections: [24, 20, 20], interleaved: true }),
+    windows: Windows::None,
     ..QWEN3
 };
 static CLASSES: &[Class] = &[
@@ -186,8 +202,54 @@ pub(super) fn parse(text: &Value, model_type: &str, tied: bool) -> Parsed<TextCo
     let decoder = decoder(text, class, rope.theta, tied)?;
     let max_positions = count(text, "max_position_embeddings", class.max_positions)?;
     let rotary = rotary(text, class, &rope, &decoder, max_positions)?;
-    let max_positions = rotary.limit.map_or(max_positions, |limit| limit.min(max_positions));
-    Ok(TextConfig { decoder, rotary, pattern: Pattern::Causal, max_positions })
+    let pattern = pattern(text, class, decoder.num_layers)?;
+    Ok(TextConfig { decoder, rotary, pattern, max_positions })
+}
+
+/// What the blocks see, where a family does not know better.
+fn pattern(text: &Value, class: &Class, num_layers: usize) -> Parsed<Pattern> {
+    let has_window = text.get("sliding_window") != Some(&Value::Null);
+    let is_local = match class.windows {
+        Windows::None => return Ok(Pattern::Causal),
+        Windows::All => vec![has_window; num_layers],
+        Windows::From(first) => {
+            let (first, is_on) =
+                (count(text, "max_window_layers", first)?, flag(text, "use_sliding_window", false)?);
+            let is_local = local_layers(text, num_layers, |layer| is_on && has_window && layer >= first)?;
+            only(
+                is_on && has_window || !is_local.contains(&true),
+                "a sliding layer of `layer_types` without a window",
+            )?;
+            is_local
+        }
+    };
+    if !is_local.contains(&true) {
+        return Ok(Pattern::Causal);
+    }
+    let window = count(text, "sliding_window", SLIDING_WINDOW)?;
+    only(window > 0, "`sliding_window` 0")?;
+    Ok(Pattern::Windows(LocalBlocks { is_local, window, rope_theta: None }))
+}
+
+/// Which of the blocks have a window, one answer for each: `layer_types` where it is there, else `by_default` of each index.
+pub(super) fn local_layers(
+    text: &Value,
+    num_layers: usize,
+    by_default: impl Fn(usize) -> bool,
+) -> Parsed<Vec<bool>> {
+    let types = &text["layer_types"];
+    if types.is_null() {
+        return Ok((0..num_layers).map(by_default).collect());
+    }
+    let types: Vec<String> = serde_json::from_value(types.clone())
+        .map_err(|_| format!("`layer_types` is {types}, not a list of words"))?;
+    only(types.len() == num_layers, format!("{} `layer_types` of {num_layers} layers", types.len()))?;
+    let is_local = |kind: &String| match kind.as_str() {
+        "sliding_attention" => Ok(true),
+        "full_attention" => Ok(false),
+        other => Err(format!("`layer_types` with `{other}` is not supported")),
+    };
+    types.iter().map(is_local).collect()
 }
 
 /// The first files of Gemma say `gelu` and mean its approximation; Gemma 3 means what it says, under another name.
@@ -256,6 +318,9 @@ fn rotary(
     decoder: &DecoderConfig,
     max_positions: usize,
 ) -> Parsed<Rotary> {
+    // Said beside the rotary parameters it wins over what they say.
+    let original = number(rope.json, "original_max_position_embeddings", max_positions as f64)?;
+    let original = number(text, "original_max_position_embeddings", original)?;
     let kind = match (class.mrope, rope.kind) {
         (Some(class), "default" | "mrope") => mrope(rope, class, decoder.head_dim)?,
         (None, "default" | "dynamic") => RotaryKind::Plain,
@@ -264,16 +329,15 @@ fn rotary(
             factor: number(rope.json, "factor", 8.0)?,
             low: number(rope.json, "low_freq_factor", 1.0)?,
             high: number(rope.json, "high_freq_factor", 4.0)?,
-            original: number(rope.json, "original_max_position_embeddings", max_positions as f64)?,
+            original,
         }),
+        (None, "yarn") => {
+            let (head_dim, theta) = (decoder.head_dim, decoder.rope_theta);
+            RotaryKind::Yarn(Yarn::read(rope.json, &Unscaled { head_dim, theta, original, max_positions })?)
+        }
         (_, other) => return Err(format!("rotary scaling `{other}` is not supported")),
     };
-    let window = match (class.sliding_window, text.get("sliding_window")) {
-        (None, _) | (Some(_), Some(Value::Null)) => None,
-        (Some(default), _) => Some(count(text, "sliding_window", default)?),
-    };
-    let scaled_from = (rope.kind == "dynamic").then_some(max_positions);
-    Ok(Rotary { kind, limit: window.into_iter().chain(scaled_from).min() })
+    Ok(Rotary { kind, limit: (rope.kind == "dynamic").then_some(max_positions) })
 }
 
 fn mrope(rope: &RopeFields<'_>, class: Mrope, head_dim: usize) -> Parsed<RotaryKind> {

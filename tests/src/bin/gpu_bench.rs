@@ -99,7 +99,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("{}", shared::explained::Explained::of(error.as_ref()));
+            eprintln!("error: {}", shared::explained::Explained::of(error.as_ref()));
             if error.is::<NoRoom>() { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE }
         }
     }

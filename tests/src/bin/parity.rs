@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("{}", shared::explained::Explained::of(error.as_ref()));
+            eprintln!("error: {}", shared::explained::Explained::of(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -225,6 +225,9 @@ fn a_directory_with_other_things_in_it_is_left_alone() {
     let error = CacheReader::open(dir.path()).err().unwrap();
     assert!(error.to_string().contains("manifest.json") && error.to_string().contains("hint:"), "{error}");
 
+    let error = open(&dir.path().join("thesis.tex"), BF16, tiny()).err().unwrap();
+    assert!(error.to_string().contains("it is a file\nhint: give `--out` a directory"), "{error}");
+
     // What a dataset repository, or another tool, calls as a cache does.
     for name in ["data/train-00000.parquet", "data/notes.txt", "head.safetensors"] {
         let dir = tempdir().unwrap();

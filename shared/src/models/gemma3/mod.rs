@@ -66,29 +66,14 @@ fn global_rope(text: &Value) -> Value {
 }
 
 fn local_blocks(text: &Value, num_layers: usize) -> Parsed<LocalBlocks> {
-    let is_local = match &text["layer_types"] {
-        Value::Null => {
-            let pattern = count(text, "sliding_window_pattern", 6)?.max(1);
-            (1..=num_layers).map(|layer| !layer.is_multiple_of(pattern)).collect()
-        }
-        types => {
-            let types: Vec<String> = serde_json::from_value(types.clone())
-                .map_err(|_| format!("`layer_types` is {types}, not a list of words"))?;
-            let is_local = |kind: &String| match kind.as_str() {
-                "sliding_attention" => Ok(true),
-                "full_attention" => Ok(false),
-                other => Err(format!("`layer_types` with `{other}` is not supported")),
-            };
-            types.iter().map(is_local).collect::<Parsed<Vec<_>>>()?
-        }
-    };
-    only(is_local.len() == num_layers, format!("{} `layer_types` of {num_layers} layers", is_local.len()))?;
+    let pattern = count(text, "sliding_window_pattern", 6)?.max(1);
+    let is_local = text_config::local_layers(text, num_layers, |layer| !(layer + 1).is_multiple_of(pattern))?;
     let window = count(text, "sliding_window", 4096)?;
     only(window > 0, "`sliding_window` 0")?;
     let local = &text["rope_parameters"]["sliding_attention"];
     only(word(local, "rope_type", "default")? == "default", "rotary scaling of local blocks")?;
     let rope_theta = number(local, "rope_theta", number(text, "rope_local_base_freq", 10_000.0)?)?;
-    Ok(LocalBlocks { is_local, window, rope_theta })
+    Ok(LocalBlocks { is_local, window, rope_theta: Some(rope_theta) })
 }
 
 struct PooledTower {

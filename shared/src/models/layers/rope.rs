@@ -115,6 +115,14 @@ impl Rope {
         Ok(Rope { cos: upload(cos, shape, device)?, sin: upload(sin, shape, device)? })
     }
 
+    /// Cosines and sines multiplied by `factor`, which queries and keys then are as well.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn times(&self, factor: f64) -> Result<Rope> {
+        Ok(Rope { cos: (&self.cos * factor)?, sin: (&self.sin * factor)? })
+    }
+
     /// Cosines, (T, K/2), float32.
     pub fn cos(&self) -> &Tensor {
         &self.cos

@@ -4,7 +4,7 @@
 //! families is behind [`FamilyProcessor`].
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -103,18 +103,36 @@ impl Processor {
     /// Loads the processor of the checkpoint in `dir`.
     ///
     /// # Errors
-    /// When a file is missing or damaged, the family is unknown, or the tokenizer lacks the image token.
+    /// When a file is missing or damaged, the family is unknown, the tokenizer lacks the image token, or the vision encoder of
+    /// config.json does not take what the processor makes of an image.
     pub fn load(dir: &Path) -> Result<Self, ModelError> {
         let config = config_of(dir)?;
+        let files = ImageFiles::read(dir)?;
+        let processor = Self::of(dir, &config, &files)?;
+        fits(processor.family.as_ref(), &config).map_err(|reason| files.invalid(reason))?;
+        Ok(processor)
+    }
+
+    /// The same without a look at the vision encoder: a processor alone.
+    ///
+    /// # Errors
+    /// As [`Processor::load`], but for the vision encoder.
+    pub fn load_alone(dir: &Path) -> Result<Self, ModelError> {
+        Self::of(dir, &config_of(dir)?, &ImageFiles::read(dir)?)
+    }
+
+    fn of(dir: &Path, config: &ModelConfig, files: &ImageFiles) -> Result<Self, ModelError> {
         let tokenizer = TextTokenizer::load(dir)?;
-        let family = family_processor(dir, &config, &tokenizer)?;
+        let (image, processor) = (files.image.clone(), files.processor.clone());
+        let parts = ProcessorFiles { config: &config.json, image, processor, tokenizer: &tokenizer };
+        let family = (config.family.processor)(&parts).map_err(|reason| files.invalid(reason))?;
         let (template, tokenizer) = match family.own_template() {
             Some(source) => (compile(dir, source, &tokenizer)?, tokenizer.verbatim()),
             None => (ChatTemplate::load(dir)?, tokenizer),
         };
         let path = dir.join("tokenizer.json");
         let placeholder = match family.image_token() {
-            Some(token) => Some(placeholder(&path, token, family.placeholder(), &config, &tokenizer)?),
+            Some(token) => Some(placeholder(&path, token, family.placeholder(), config, &tokenizer)?),
             None => None,
         };
         let image_text = family.image_token().map(|token| format!("{token}\n"));
@@ -202,29 +220,30 @@ impl Processor {
     }
 }
 
-fn family_processor(
-    dir: &Path,
-    config: &ModelConfig,
-    tokenizer: &TextTokenizer,
-) -> Result<Box<dyn FamilyProcessor>, ModelError> {
-    let path = dir.join("processor_config.json");
-    let processor = read_optional_json(&path)?;
-    // transformers 5 nests the image processor; what it nests wins over the older file.
-    let (path, image) = match processor.get("image_processor") {
-        Some(nested) => (path, nested.clone()),
-        None => {
-            let path = dir.join("preprocessor_config.json");
-            let image = read_optional_json(&path)?;
-            (path, image)
+/// How a checkpoint's folder says that images are processed.
+struct ImageFiles {
+    /// The file that says it.
+    path: PathBuf,
+    image: Value,
+    processor: Value,
+}
+
+impl ImageFiles {
+    fn read(dir: &Path) -> Result<Self, ModelError> {
+        let path = dir.join("processor_config.json");
+        let processor = read_optional_json(&path)?;
+        // transformers 5 nests the image processor; what it nests wins over the older file.
+        if let Some(nested) = processor.get("image_processor") {
+            return Ok(Self { path, image: nested.clone(), processor });
         }
-    };
-    let hint = "copy preprocessor_config.json and processor_config.json from the original checkpoint";
-    let invalid = |reason| ModelError::invalid(&path, reason, hint);
-    let family =
-        (config.family.processor)(&ProcessorFiles { config: &config.json, image, processor, tokenizer })
-            .map_err(invalid)?;
-    fits(family.as_ref(), config).map_err(invalid)?;
-    Ok(family)
+        let path = dir.join("preprocessor_config.json");
+        Ok(Self { image: read_optional_json(&path)?, path, processor })
+    }
+
+    fn invalid(&self, reason: String) -> ModelError {
+        let hint = "copy preprocessor_config.json and processor_config.json from the original checkpoint";
+        ModelError::invalid(&self.path, reason, hint)
+    }
 }
 
 /// Tries a small grey image, so that a processor of another checkpoint is refused before anything is done with it.

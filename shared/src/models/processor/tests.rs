@@ -308,3 +308,61 @@ fn a_damaged_checkpoint_is_named() {
     let error = fails("qwen2_vl", "preprocessor_config.json", &resample);
     assert!(error.contains("`resample` 4 is not supported"), "{error}");
 }
+
+/// Every count follows by hand from the picture of 64 x 48 pixels and the two files.
+#[test]
+fn a_processor_of_another_checkpoint_is_refused() {
+    let refusal = |family: &str, pointer: &str, value: Value| {
+        let dir = copy(family);
+        let path = dir.path().join("config.json");
+        let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        json.pointer_mut(parent).unwrap()[key] = value;
+        fs::write(&path, json.to_string()).unwrap();
+        let error =
+            Processor::load(dir.path()).err().unwrap_or_else(|| panic!("{family} {pointer}")).to_string();
+        assert!(error.contains("_config.json`: of a picture of 64 x 48 pixels"), "{error}");
+        assert!(error.contains("hint: copy preprocessor_config.json"), "{error}");
+        error
+    };
+    // (image tokens of the processor, rows of the vision encoder)
+    let counts = [
+        // 16 x 24 pixels in patches of 4, 2 x 2 of them merged.
+        ("qwen2_vl", "/vision_config/spatial_merge_size", 1.into(), [6, 24]),
+        ("qwen3_vl", "/vision_config/spatial_merge_size", 1.into(), [6, 24]),
+        ("internvl", "/downsample_ratio", 0.25.into(), [20, 5]),
+        ("idefics3", "/scale_factor", 1.into(), [20, 80]),
+        ("llava", "/vision_config/patch_size", 8.into(), [16, 4]),
+        ("llava", "/vision_feature_select_strategy", "full".into(), [16, 17]),
+        ("gemma3", "/mm_tokens_per_image", 16.into(), [4, 16]),
+        ("paligemma", "/vision_config/patch_size", 6.into(), [9, 4]),
+        // 20 x 15 pixels are five by four patches.
+        ("pixtral", "/vision_config/patch_size", 2.into(), [20, 80]),
+        ("mistral3", "/spatial_merge_size", 1.into(), [12, 48]),
+    ];
+    for (family, pointer, value, [tokens, rows]) in counts {
+        let error = refusal(family, pointer, value);
+        let expected = format!("makes {tokens} image tokens, the vision encoder of config.json {rows} rows");
+        assert!(error.contains(&expected), "{family} {pointer}: {error}");
+    }
+    let images = [
+        ("qwen2_5_vl", "/vision_config/temporal_patch_size", 1.into(), "does not fit patches of 48 numbers"),
+        ("qwen2_5_vl", "/vision_config/in_channels", 1.into(), "does not fit patches of 32 numbers"),
+        (
+            "qwen2_vl",
+            "/vision_config/spatial_merge_size",
+            3.into(),
+            "does not fit patches of 96 numbers, 3 x 3",
+        ),
+        ("pixtral", "/vision_config/patch_size", 3.into(), "does not fit 3 channels of patches of 3 pixels"),
+        ("mistral3", "/spatial_merge_size", 4.into(), "6 x 8 patches cannot be merged 4 x 4"),
+        ("smolvlm", "/vision_config/image_size", 8.into(), "is not made of tiles of [3, 8, 8]"),
+        ("internvl", "/vision_config/image_size", [8, 8].into(), "is not made of tiles of [3, 8, 8]"),
+        ("llava_next", "/image_grid_pinpoints", serde_json::json!([[16, 32]]), "of config.json want 3"),
+        ("llava_onevision", "/image_grid_pinpoints", serde_json::json!([[12, 12]]), "of config.json want 2"),
+    ];
+    for (family, pointer, value, expected) in images {
+        let error = refusal(family, pointer, value);
+        assert!(error.contains(expected), "{family} {pointer}: {error}");
+    }
+}
