@@ -280,15 +280,17 @@ fn sliding_windows_and_long_contexts_are_not_decoration() {
     }
 }
 
+/// Alone a sample no longer than the window goes the usual way, beside a longer one that of windows.
 #[test]
 fn a_sliding_window_changes_no_bit_before_it_ends() {
     let copy = copy_of("mistral_text");
     edit_config(copy.path(), |json| json["sliding_window"] = 38.into());
-    let sample = samples(&fixture("mistral_text")).unwrap().remove(0);
-    let of = |model: &Model| {
-        let inputs = sample.stored_inputs(model).unwrap();
-        assert_eq!(inputs.prompt.input_ids.len(), 38, "as long as the window");
-        features(model, &inputs).to_vec2::<f32>().unwrap()
-    };
-    assert_eq!(of(&frozen(copy.path())), of(&frozen(&fixture("mistral_text"))));
+    let model = frozen(copy.path());
+    let samples = encoded(&model, &samples(&fixture("mistral_text")).unwrap());
+    let [short, long] = &samples[..] else { panic!("two samples") };
+    assert_eq!([short, long].map(|sample| sample.prompt.input_ids.len()), [38, 119]);
+    let plain = features(&frozen(&fixture("mistral_text")), short).to_vec2::<f32>().unwrap();
+    assert_eq!(features(&model, short).to_vec2::<f32>().unwrap(), plain);
+    let together = model.body.features(&PackedBatch::pack(&[short, long])).unwrap();
+    assert_eq!(together.narrow(0, 0, 38).unwrap().to_vec2::<f32>().unwrap(), plain);
 }
