@@ -18,7 +18,7 @@ use serde_json::Value;
 use shared::agreement::Metric;
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::memory::peak_rss_bytes;
-use shared::models::{self, LoadOptions, Model, Processor};
+use shared::models::{self, Generated, Generation, GenerationDefaults, LoadOptions, Model, Processor};
 
 mod benchmarks;
 mod bootstrap;
@@ -234,6 +234,8 @@ struct Answerer<'a> {
     options: &'a EvalOptions,
     model: Model,
     processor: Processor,
+    /// As the checkpoint's generation_config.json says; transformers' greedy generation has it too.
+    repetition_penalty: f64,
 }
 
 impl<'a> Answerer<'a> {
@@ -242,7 +244,8 @@ impl<'a> Answerer<'a> {
         let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
         let load = LoadOptions::frozen(device, dtype);
         let processor = Processor::load(&options.model)?;
-        Ok(Self { options, model: models::load(&options.model, &load)?, processor })
+        let repetition_penalty = GenerationDefaults::load(&options.model)?.repetition_penalty;
+        Ok(Self { options, model: models::load(&options.model, &load)?, processor, repetition_penalty })
     }
 
     /// Answers the questions of some rows, in batches of like length, and writes them in their own order.
@@ -268,9 +271,14 @@ impl<'a> Answerer<'a> {
         let mut answers = vec![String::new(); asked.len()];
         for batch in models::in_like_lengths(&lengths, self.options.max_tokens_per_batch) {
             let samples: Vec<_> = batch.iter().map(|&index| &asked[index].encoded).collect();
-            let eos = self.processor.eos_ids();
-            let tokens = models::generate_greedy(&self.model, &samples, self.options.max_new_tokens, eos)?;
-            for (&index, tokens) in batch.iter().zip(&tokens) {
+            let generation = Generation {
+                max_new_tokens: self.options.max_new_tokens,
+                eos: self.processor.eos_ids(),
+                repetition_penalty: self.repetition_penalty,
+                sampling: None,
+            };
+            let generated = models::generate(&self.model, &samples, &vec![0; samples.len()], &generation)?;
+            for (&index, Generated { tokens, .. }) in batch.iter().zip(&generated) {
                 answers[index] = self.processor.tokenizer().decode(tokens)?.trim().to_owned();
                 tally.tokens += asked[index].num_tokens() + tokens.len();
                 tally.generated_tokens += tokens.len();

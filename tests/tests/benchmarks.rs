@@ -5,22 +5,41 @@
 
 use std::path::Path;
 
+use e2e::damage::copy_of;
 use e2e::programs::run;
 use e2e::rows::fixture;
 use serde_json::{Value, json};
 
 /// Evaluates a fixture; the summary and the predictions.
 fn evaluate(file: &str, out: &Path) -> (Value, Vec<Value>) {
+    evaluate_model(&fixture("internvl"), "3", file, out)
+}
+
+fn evaluate_model(model: &Path, max_new_tokens: &str, file: &str, out: &Path) -> (Value, Vec<Value>) {
     let text = |path: &Path| path.display().to_string();
-    let (model, data, out_text) =
-        (text(&fixture("internvl")), text(&fixture("benchmarks").join(file)), text(out));
-    let args =
-        ["eval", "--device", "cpu", "--json", "--max-new-tokens", "3", "--model", &model, "--data", &data];
+    let (model, data, out_text) = (text(model), text(&fixture("benchmarks").join(file)), text(out));
+    let args = ["eval", "--device", "cpu", "--json", "--max-new-tokens", max_new_tokens, "--model", &model];
+    let args = [args.as_slice(), &["--data", &data]].concat();
     let finished = run("distill", [args.as_slice(), &["--out", &out_text]].concat()).unwrap();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     let predictions = std::fs::read_to_string(out.join("predictions.jsonl")).unwrap();
     let lines = predictions.lines().map(|line| serde_json::from_str(line).unwrap());
     (serde_json::from_str(&finished.stdout).unwrap(), lines.collect())
+}
+
+/// transformers' greedy generation counts what was seen against a token, where generation_config.json asks for it: so much that
+/// no token comes twice. How it counts is compared with transformers in `answers.rs`.
+#[test]
+fn a_checkpoints_repetition_penalty_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = copy_of("internvl");
+    let answers = |penalty: f64, out: &str| -> Vec<Value> {
+        let json = json!({ "repetition_penalty": penalty }).to_string();
+        std::fs::write(copy.path().join("generation_config.json"), json).unwrap();
+        let (_, predictions) = evaluate_model(copy.path(), "12", "vqa.json", &dir.path().join(out));
+        predictions.iter().map(|row| row["prediction"].clone()).collect()
+    };
+    assert_ne!(answers(1.0, "plain"), answers(1e6, "penalised"));
 }
 
 /// (id, kind, question, reference) of every prediction.

@@ -8,7 +8,7 @@ use e2e::frozen::{encoded, features, frozen, options};
 use e2e::parity::{TOLERANCE, compare, encode};
 use e2e::reference::{CHECKPOINTS, Sample, samples, worst_error};
 use e2e::rows::fixture;
-use shared::models::{Encoded, Model, PackedBatch, Processor, generate_greedy, load};
+use shared::models::{Encoded, PackedBatch, Processor, generate_greedy, load};
 
 /// Those that take images.
 fn with_images() -> impl Iterator<Item = &'static str> {

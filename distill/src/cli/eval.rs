@@ -23,7 +23,8 @@ use crate::eval::{self, EvalOptions, Progress};
   distill eval --model CHECKPOINT --data mmbench_dev_en.tsv
 
 Reads the datasets of `distill run`, and as published MMBench (TSV), MMMU and MMMU-Pro (Parquet), ChartQA, MM-Vet \
-and plain VQA (JSON). Writes predictions.jsonl, summary.json with the accuracy and its 95 % interval, and \
+and plain VQA (JSON). Answers are the model's likeliest tokens, with the repetition penalty of its \
+generation_config.json. Writes predictions.jsonl, summary.json with the accuracy and its 95 % interval, and \
 submission.json for answers that are graded elsewhere (MM-Vet, hidden test splits). The table has a line for each \
 kind of question: what stands before the number in its row's id, as in `count/0012` or `count-12`.")]
 pub struct EvalArgs {
