@@ -71,28 +71,14 @@ pub struct CommonArgs {
 }
 
 /// An error in how the program was called: exit code 2.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct UsageError(pub String);
 
-impl std::fmt::Display for UsageError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UsageError {}
-
 /// An error of a command that has printed its summary: with `--json` stdout has its one object already.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub struct AfterSummary(pub String);
-
-impl std::fmt::Display for AfterSummary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for AfterSummary {}
 
 impl Command {
     /// Whether stdout is to carry one JSON object.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
+use std::path::Path;
 
 use e2e::distilled::{arguments, distilled, inputs, metrics};
 use e2e::programs::{Finished, run};
@@ -24,6 +25,11 @@ fn refused(args: &[&str], code: i32, needles: &[&str]) -> Finished {
         assert!(finished.stderr.contains(needle), "`{needle}` is not in:\n{}", finished.stderr);
     }
     finished
+}
+
+/// The rows of a dataset.
+fn parsed(rows: &Path) -> Vec<Value> {
+    fs::read_to_string(rows).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -79,8 +85,7 @@ fn every_command_takes_its_keys_from_a_file_and_from_set() {
 fn a_step_whose_only_sample_cannot_be_used_counts_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let rows = inputs().unwrap().data.clone();
-    let mut lines: Vec<Value> =
-        fs::read_to_string(&rows).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut lines = parsed(&rows);
     let image = lines[0]["image"].as_str().unwrap().to_owned();
     lines.push(question("long", &image, "What is it?", &"a long word ".repeat(2000)));
     let data = dir.path().join("rows.jsonl");
@@ -190,8 +195,7 @@ fn a_cache_without_its_images_asks_for_the_data() {
 fn bad_rows_are_listed_and_stop_the_run_once_they_are_too_many() {
     let dir = tempfile::tempdir().unwrap();
     let rows = inputs().unwrap().data.clone();
-    let mut lines: Vec<Value> =
-        fs::read_to_string(&rows).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut lines = parsed(&rows);
     lines.push(question("gone", "no-such-image.png", "What is it?", "Nothing."));
     let data = dir.path().join("rows.jsonl");
     write_rows(&data, &lines).unwrap();

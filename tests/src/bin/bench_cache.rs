@@ -57,7 +57,7 @@ fn main() -> Result<()> {
         let pass =
             || order.iter().try_for_each(|&sample| reader.features(sample).map(|read| drop(black_box(read))));
         pass()?;
-        // The reader's own, beside the index and the sample that it hands out; zstd's contexts are not counted.
+        // The reader's own, beside the index and the sample that it hands out.
         found["peak_bytes_beside_the_sample"] = counting::peak().saturating_sub(before + largest).into();
         let copies = Copies::new(&order, bytes_of);
         let (mut ours, mut memcpy) = (f64::INFINITY, f64::INFINITY);

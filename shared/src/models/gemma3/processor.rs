@@ -21,7 +21,7 @@ struct Gemma3Processor {
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
     let json = &with_default_filter(files.image()?, BILINEAR);
     only(!flag(json, "do_pan_and_scan", false)?, "`do_pan_and_scan`")?;
-    let num_tokens = count(&files.processor, "image_seq_length", 256)?;
+    let num_tokens = count(files.processor, "image_seq_length", 256)?;
     Ok(Box::new(Gemma3Processor {
         tile: SquareTile::parse(json, HALF, num_tokens)?,
         start: named_token(files, "boi_token", "<start_of_image>"),

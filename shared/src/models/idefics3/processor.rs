@@ -39,7 +39,7 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
         normalization: common.normalization(),
         common,
         splitting,
-        tokens_per_tile: count(&files.processor, "image_seq_len", 169)?,
+        tokens_per_tile: count(files.processor, "image_seq_len", 169)?,
         around: named_token(files, "fake_image_token", "<fake_token_around_image>"),
         image_token: named_token(files, "image_token", "<image>"),
     }))

@@ -35,7 +35,7 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
         max_tiles: count(json, "max_patches", 12)?,
         filter: common.filter,
     };
-    let tokens_per_tile = count(&files.processor, "image_seq_length", 256)?;
+    let tokens_per_tile = count(files.processor, "image_seq_length", 256)?;
     Ok(Box::new(TileProcessor::new(common, tiling, tokens_per_tile, files.tokenizer)?))
 }
 

@@ -15,7 +15,7 @@ const TURN_END: &str = "<|im_end|>";
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
     let config = files.config;
-    let common = CommonSettings::parse(&files.image, IMAGENET_MEAN, IMAGENET_STD)?;
+    let common = CommonSettings::parse(files.image, IMAGENET_MEAN, IMAGENET_STD)?;
     only(flag(config, "use_thumbnail", true)?, "`use_thumbnail` false")?;
     let side = tile_side(config)?;
     let patch = count(&config["vision_config"], "patch_size", 14)?.max(1);

@@ -22,7 +22,7 @@ struct LlavaProcessor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let (json, processor) = (files.image()?, &files.processor);
+    let (json, processor) = (files.image()?, files.processor);
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let size = Size::read(&json["size"], Size::ShortestEdge(224))?;
     let crop = match flag(json, "do_center_crop", true)? {

@@ -30,7 +30,7 @@ pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcesso
     )?;
     let canvases = canvases(json, &CANVASES)?;
     check_canvases(&canvases, height)?;
-    let (patch_size, extra) = patch_tokens(&files.processor)?;
+    let (patch_size, extra) = patch_tokens(files.processor)?;
     only(extra == 0, "`vision_feature_select_strategy` full with a class token")?;
     let patches_per_side = height as usize / patch_size;
     Ok(Box::new(LlavaNextProcessor {

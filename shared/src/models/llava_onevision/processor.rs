@@ -19,7 +19,7 @@ struct LlavaOnevisionProcessor {
 
 /// Reads the processor's files.
 pub(super) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let (json, processor) = (files.image()?, &files.processor);
+    let (json, processor) = (files.image()?, files.processor);
     let common = CommonSettings::parse(json, CLIP_MEAN, CLIP_STD)?;
     let [height, width] = Size::read(&json["size"], Size::Exact([384, 384]))?.sides();
     only(height == width, format!("`size` {height} x {width}"))?;

@@ -22,7 +22,7 @@ struct PixtralProcessor {
 
 /// Reads the processor's files.
 pub(in crate::models) fn parse(files: &ProcessorFiles<'_>) -> Result<Box<dyn FamilyProcessor>, String> {
-    let (image, processor) = (files.image()?, &files.processor);
+    let (image, processor) = (files.image()?, files.processor);
     let common = CommonSettings::parse(image, CLIP_MEAN, CLIP_STD)?;
     let factor = count(processor, "patch_size", 16)? * count(processor, "spatial_merge_size", 1)?;
     let size = &image["size"];

@@ -73,9 +73,9 @@ pub(super) struct ProcessorFiles<'a> {
     pub config: &'a Value,
     /// Image processing: preprocessor_config.json, or the part of processor_config.json that replaced it; null if there
     /// is neither.
-    pub image: Value,
+    pub image: &'a Value,
     /// processor_config.json; null if there is none.
-    pub processor: Value,
+    pub processor: &'a Value,
     /// The tokenizer and its configuration.
     pub tokenizer: &'a TextTokenizer,
 }
@@ -83,7 +83,7 @@ pub(super) struct ProcessorFiles<'a> {
 impl ProcessorFiles<'_> {
     /// Image processing, which a family with a vision encoder cannot do without.
     pub(super) fn image(&self) -> Result<&Value, String> {
-        if self.image.is_null() { Err("is missing".into()) } else { Ok(&self.image) }
+        if self.image.is_null() { Err("is missing".into()) } else { Ok(self.image) }
     }
 }
 
@@ -123,7 +123,7 @@ impl Processor {
 
     fn of(dir: &Path, config: &ModelConfig, files: &ImageFiles) -> Result<Self, ModelError> {
         let tokenizer = TextTokenizer::load(dir)?;
-        let (image, processor) = (files.image.clone(), files.processor.clone());
+        let ImageFiles { image, processor, .. } = files;
         let parts = ProcessorFiles { config: &config.json, image, processor, tokenizer: &tokenizer };
         let family = (config.family.processor)(&parts).map_err(|reason| files.invalid(reason))?;
         let (template, tokenizer) = match family.own_template() {

@@ -1,7 +1,7 @@
 //! Coded literals, read: each look into a table gives up to four bytes, and four streams are read in turn.
 //!
 //! zstd's own decoder makes a table for each block and gets at most two bytes of a look; for exponents, which take less than
-//! three bits, this one needs half the time. It is bound by how many instructions a core starts in a cycle, no
+//! three bits, this one needs two thirds of the time. It is bound by how many instructions a core starts in a cycle, no
 //! longer by waiting for the table.
 
 use super::read_weights::{Weights, read_weights};

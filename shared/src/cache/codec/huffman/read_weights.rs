@@ -3,13 +3,11 @@
 //! Whatever is wrong with a description, zstd's own decoder refuses it as well: `planes/tests.rs` and the fuzz target `page`
 //! hold the two together.
 
+use super::weights::LOG;
 use super::{MAX_BITS, SYMBOLS, bits_before_mark};
 
 /// The weight of each byte: 0 where it does not occur, else the length of the longest word less its own, plus one.
 pub(super) type Weights = [u8; SYMBOLS];
-
-/// The logarithm of the states of a weights' table, at the most (RFC 8878, section 4.2.1.2).
-const MAX_LOG: u32 = 6;
 
 /// The weights that `bytes` begin with, and how many bytes tell them; none where they make no complete code.
 pub(super) fn read_weights(bytes: &[u8]) -> Option<(Weights, usize)> {
@@ -73,7 +71,7 @@ struct Cell {
 
 /// A table of FSE, for decoding.
 struct Table {
-    cells: [Cell; 1 << MAX_LOG],
+    cells: [Cell; 1 << LOG],
     log: u32,
 }
 
@@ -81,11 +79,11 @@ impl Table {
     /// The shares of the weights (RFC 8878, section 4.1.1), spread over the states.
     fn read(bits: &mut Forwards<'_>) -> Option<Self> {
         let log = bits.take(4) + 5;
-        if log > MAX_LOG {
+        if log > LOG {
             return None;
         }
         let states = 1 << log;
-        let mut cells = [Cell::default(); 1 << MAX_LOG];
+        let mut cells = [Cell::default(); 1 << LOG];
         let mut shares = [0u32; SYMBOLS];
         let mut spread = Vec::with_capacity(states);
         // Weights with less than one share have one state, from the end.

@@ -11,7 +11,7 @@ use super::{Code, MAX_BITS, SYMBOLS};
 /// Weights there are.
 const KINDS: usize = MAX_BITS + 1;
 /// The logarithm of the states of a weights' table: zstd takes at most this.
-const LOG: u32 = 6;
+pub(super) const LOG: u32 = 6;
 const STATES: usize = 1 << LOG;
 
 impl Code {
