@@ -101,12 +101,16 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { USAGE } else { 0 };
             // A closed pipe is no reason to fail after the fact.
             let _ = error.print();
+            if error.use_stderr() && args.iter().any(|arg| arg == "--json") {
+                let _ = print_summary(true, &Explained::of_usage(&error.render().to_string()), "");
+            }
             return ExitCode::from(code);
         }
     };
@@ -135,7 +139,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "distill", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "distill", &mut script);
+            // A closed pipe is the reader's choice.
+            let _ = std::io::stdout().write_all(&script);
             Ok(())
         }
     }

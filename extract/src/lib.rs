@@ -63,7 +63,7 @@ pub fn main_with<A: Into<OsString> + Clone>(args: impl IntoIterator<Item = A>) -
             // Nothing is left to be done if even the terminal is gone. `--help` comes this way too, with exit code 0.
             let _ = error.print();
             if error.use_stderr() && args.iter().any(|arg| arg == "--json") {
-                print_line(json(&untyped(&error)));
+                print_line(json(&Explained::of_usage(&error.render().to_string())));
             }
             return ExitCode::from(error.exit_code() as u8);
         }
@@ -108,15 +108,6 @@ fn report<T: Serialize + Display>(common: &CommonArgs, outcome: Result<T>) -> Ex
         print_line(text);
     }
     ExitCode::from(code)
-}
-
-/// What the parser of the command line says, as every other error is said: its advice is the help.
-fn untyped(error: &clap::Error) -> Explained {
-    let text = error.render().to_string();
-    // The usage and the pointer to the help come after an empty line.
-    let message = text.split("\n\n").next().unwrap_or_default();
-    let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
-    Explained { message, hints: vec!["`--help` lists the flags and what each takes".to_owned()] }
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -28,6 +28,14 @@ impl Explained {
         explained
     }
 
+    /// What the parser of a command line says in `text`, as every other error is said: its advice is the help.
+    pub fn of_usage(text: &str) -> Self {
+        // The usage and the pointer to the help come after an empty line.
+        let message = text.split("\n\n").next().unwrap_or_default();
+        let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
+        Self { message, hints: vec!["`--help` lists the flags and what each takes".to_owned()] }
+    }
+
     fn add(&mut self, cause: &str) {
         let mut lines = Vec::new();
         for line in cause.lines() {

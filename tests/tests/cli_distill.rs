@@ -36,6 +36,7 @@ fn parsed(rows: &Path) -> Vec<Value> {
 fn wrong_use_ends_with_2_and_says_how() {
     refused(&["run"], 2, &["--student DIR"]);
     refused(&["run", "--nonsense"], 2, &["--nonsense"]);
+    refused(&["run", "--json", "--nonsense"], 2, &["--nonsense"]);
     refused(&["run", "--student", "s", "--out", "o"], 2, &["stage align", "--cache CACHE", "hint:"]);
     let base = ["run", "--student", "s", "--out", "o", "--cache", "c"];
     let with = |more: &[&'static str]| [base.as_slice(), more].concat();
