@@ -31,6 +31,10 @@ pub enum Access {
     Plain,
 }
 
+/// Bytes that are advised at a time: Linux fetches of each advice no more than the device's read-ahead or its largest request,
+/// which are 128 KiB where nobody has set them, and silently leaves the rest.
+const FETCHED_AT_ONCE: usize = 128 << 10;
+
 /// One opened file.
 pub(super) enum FileBytes {
     Map { map: Arc<Mmap>, bytes: Bytes },
@@ -101,26 +105,29 @@ impl FileBytes {
     ///
     /// Never `MADV_RANDOM`, which turns the system's own read-ahead off and makes cold reads many times slower.
     pub(super) fn will_need(&self, range: Range<usize>) {
-        match self {
-            Self::Map { map, .. } if range.end <= map.len() && range.start < range.end => {
-                let _ = map.advise_range(Advice::WillNeed, range.start, range.len());
+        for start in range.clone().step_by(FETCHED_AT_ONCE) {
+            let len = FETCHED_AT_ONCE.min(range.end - start);
+            match self {
+                Self::Map { map, .. } if start + len <= map.len() => {
+                    let _ = map.advise_range(Advice::WillNeed, start, len);
+                }
+                Self::Map { .. } => return,
+                Self::Plain { file, .. } => fetch_ahead(file, start, len),
             }
-            Self::Map { .. } => {}
-            Self::Plain { file, .. } => fetch_ahead(file, range),
         }
     }
 }
 
 #[cfg(target_os = "linux")]
-fn fetch_ahead(file: &File, range: Range<usize>) {
+fn fetch_ahead(file: &File, start: usize, len: usize) {
     use std::os::fd::AsRawFd;
-    let (offset, len) = (range.start as libc::off_t, range.len() as libc::off_t);
+    let (offset, len) = (start as libc::off_t, len as libc::off_t);
     // SAFETY: the descriptor is open for as long as `file` is borrowed; advice changes no memory of ours.
     let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len, libc::POSIX_FADV_WILLNEED) };
 }
 
 #[cfg(not(target_os = "linux"))]
-fn fetch_ahead(_file: &File, _range: Range<usize>) {}
+fn fetch_ahead(_file: &File, _start: usize, _len: usize) {}
 
 impl Length for FileBytes {
     fn len(&self) -> u64 {
