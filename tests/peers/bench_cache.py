@@ -13,7 +13,6 @@ something beside other work; cold ones are of time on the wall. Ratios within on
 import argparse
 import glob
 import json
-import os
 import pathlib
 import random
 import subprocess
@@ -24,10 +23,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from page_cache import drop
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PASSES = 5
 SIZES = [50_000, 500_000, 5_000_000, 50_000_000]
-TOTAL = 200_000_000
+# Long samples want more of them: a cold read of a tenth of a second says how it begins and not how it goes on.
+TOTAL, LONG_TOTAL, LONG = 200_000_000, 1_000_000_000, 5_000_000
 SHARD = 256 << 20
 
 
@@ -73,14 +75,6 @@ def best(run, passes=PASSES):
         run()
         seconds.append(time.process_time() - start)
     return min(seconds)
-
-
-def drop(paths):
-    """Out of the page cache."""
-    for path in paths:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def disk_rate(paths):
@@ -156,7 +150,7 @@ def sized(caches, out, python):
     for size in SIZES:
         cache = out / f"size-{size}"
         if not cache.exists():
-            program("resize_cache", caches["lossless"], cache, "lossless", size, TOTAL, SHARD)
+            program("resize_cache", caches["lossless"], cache, "lossless", size, LONG_TOTAL if size >= LONG else TOTAL, SHARD)
         found = program("bench_cache", cache, "warm")
         drop(shards(cache))
         found["cold"] = program("bench_cache", cache, "cold")["cold"]
