@@ -36,6 +36,8 @@ use candle_core::{DType, Device, Tensor};
 
 pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu, swiglu};
 pub use attention::{Segments, Sight, attention, attention_within};
+#[cfg(feature = "cuda")]
+pub(super) use cuda::machine::translate;
 pub use decoder::DecoderLayer;
 pub use encoder::{EncoderLayer, Mlp};
 pub use kv::KvLayer;

@@ -7,7 +7,7 @@
 pub(super) mod attention;
 pub(super) mod flash;
 #[cfg(feature = "cuda")]
-mod machine;
+pub(super) mod machine;
 #[cfg(feature = "cuda")]
 pub(super) mod ops;
 pub(super) mod plan;
