@@ -5,7 +5,8 @@
 # Builds nothing. On the machine with the GPU it needs this repository's tests/ and Makefile, and target/gpu-bench.tgz, which
 # `make cuda` leaves (for a CPU, target/release as `make build` does). Each part has a time limit of its own and says why it was
 # skipped; all of them together end within TOTAL seconds. Random weights are made on the machine, in FOLDER (45 GB).
-# Rows are in ROWS as soon as their part ends, fields between tabs, so that who stops all of it keeps them.
+# Rows are in ROWS as soon as their part ends, fields between tabs, so that who stops all of it keeps them. ONLY, a regular
+# expression such as `ceilings|parity`, leaves out parts of other names; speeds are compared with the ceilings, so name these too.
 # CUDA's libraries (cuBLAS) come from the machine, or from the wheels that its torch has.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -40,8 +41,12 @@ if [ "$device" != cpu ]; then
   else
     programs=target/cuda
   fi
-  wheels=$("$python" -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
+  wheels=$("$python" -c '
+import glob, nvidia
+print(":".join(folder for place in nvidia.__path__ for folder in sorted(glob.glob(place + "/*/lib"), reverse=True)))' 2>/dev/null || true)
   [ -z "$wheels" ] || export LD_LIBRARY_PATH="$wheels${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  # The driver keeps its translations of kernels there, so that one part alone waits for them.
+  export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$PWD/target/gpu-cache}
 fi
 [ -x "$programs/gpu_bench" ] || { echo "error: no program \`$programs/gpu_bench\`" >&2; echo "hint: \`make cuda\` makes it, or \`make build\` for DEVICE=cpu" >&2; exit 1; }
 bench() { timeout 120 "$programs/gpu_bench" --device "$device" --programs "$programs" --folder "$folder" "$@"; }
@@ -55,6 +60,7 @@ failed=0
 add() { tee -a "$table" "$ROWS" >&2; }
 part() { # part SECONDS NAME COMMAND...: its rows, or why there are none
   local limit=$1 name=$2 left before=$SECONDS code=0; shift 2
+  [[ $name =~ ${ONLY:-.} ]] || return 0
   left=$((TOTAL - (SECONDS - began)))
   if [ "$left" -lt 5 ]; then printf '%s\tskipped\tno time left\n' "$name" | add; return; fi
   [ "$limit" -le "$left" ] || limit=$left

@@ -9,6 +9,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, D, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use shared::models::layers::Recomputed;
+#[cfg(feature = "cuda")]
+use shared::models::layers::{AdamWConstants, adamw};
 use std::sync::Mutex;
 
 use crate::config::{OptimizerStates, StageConfig};
@@ -338,6 +340,10 @@ impl Update {
     }
 
     fn on_device(&self, weight: &Var, grad: &Tensor, m: &mut Tensor, v: &mut Tensor) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if weight.device().is_cuda() {
+            return self.in_one_kernel(weight, grad, m, v);
+        }
         let f = f64::from;
         let grad = (grad * f(self.scale))?;
         *m = ((&*m * f(self.beta1))? + (&grad * f(1.0 - self.beta1))?)?;
@@ -345,6 +351,16 @@ impl Update {
         let root = ((v.sqrt()? / f(self.root_correction))? + f(self.epsilon))?;
         let next = ((weight.as_tensor() * f(self.decay))? - ((&*m / root)? * f(self.rate))?)?;
         weight.set(&next.detach())
+    }
+
+    /// The same by a kernel of ours, which reads and writes each value once.
+    #[cfg(feature = "cuda")]
+    fn in_one_kernel(&self, weight: &Var, grad: &Tensor, m: &mut Tensor, v: &mut Tensor) -> Result<()> {
+        let &Self { beta1, beta2, epsilon, root_correction, rate, decay, scale, .. } = self;
+        let constants = AdamWConstants { beta1, beta2, epsilon, root_correction, rate, decay, scale };
+        let [next, next_m, next_v] = adamw([weight.as_tensor(), grad, m, v], constants)?;
+        (*m, *v) = (next_m, next_v);
+        weight.set(&next)
     }
 }
 
