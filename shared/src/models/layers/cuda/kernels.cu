@@ -1,4 +1,5 @@
-// Fused kernels of the layers: norms, rotary embedding, activations, forward and backward, for float32, float16, bfloat16.
+// Fused kernels of the layers: norms, rotary embedding, activations, forward and backward, and biases, for float32, float16,
+// bfloat16; and AdamW's update, for float32.
 //
 // All of them read and write 16 bytes at a time where width and addresses allow it, compute in float32 whatever the stored
 // type is, and round once. They are bound by memory: a row that is read again comes from the cache.
