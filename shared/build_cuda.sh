@@ -92,6 +92,10 @@ for program in extract distill gpu_bench; do
 done
 "$work/extract" --version
 "$work/distill" --version
-# What `make gpu-bench` takes to a machine with a GPU, beside the repository itself.
-tar -C "$work" -cf - extract distill gpu_bench | gzip -9 >target/gpu-bench.tgz
+# What `make gpu-bench` takes to a machine with a GPU, beside the repository itself: one file, which is the other two programs when
+# it is called by their names.
+rm -rf "$work/bundle"
+mkdir "$work/bundle"
+for name in gpu_bench extract distill; do ln "$work/gpu_bench" "$work/bundle/$name"; done
+tar -C "$work/bundle" -cf - gpu_bench extract distill | gzip -9 >target/gpu-bench.tgz
 echo "target/gpu-bench.tgz: $(stat -c %s target/gpu-bench.tgz) bytes"

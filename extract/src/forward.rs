@@ -48,7 +48,16 @@ impl Teacher {
     /// # Errors
     /// When the checkpoint is incomplete, a GGUF file is not of its model, or they do not fit the device.
     pub fn load(weights: TeacherWeights<'_>) -> Result<Teacher> {
-        let model = shared::models::load(weights.dir, &weights.options())?;
+        let model = shared::models::load(weights.dir, &weights.options()).map_err(|error| {
+            let is_full = error.to_string().contains("OUT_OF_MEMORY");
+            let error = anyhow::Error::new(error);
+            match is_full {
+                true => error.context(
+                    "the teacher's weights do not fit the device\nhint: `--memory-limit` reads its blocks as they are needed",
+                ),
+                false => error,
+            }
+        })?;
         Ok(Teacher { model, dtype: weights.dtype })
     }
 

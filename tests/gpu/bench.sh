@@ -5,11 +5,14 @@
 # Builds nothing. On the machine with the GPU it needs this repository's tests/ and Makefile, and target/gpu-bench.tgz, which
 # `make cuda` leaves (for a CPU, target/release as `make build` does). Each part has a time limit of its own and says why it was
 # skipped; all of them together end within TOTAL seconds. Random weights are made on the machine, in FOLDER (45 GB).
+# Rows are in ROWS as soon as their part ends, fields between tabs, so that who stops all of it keeps them. ONLY, a regular
+# expression such as `ceilings|parity`, leaves out parts of other names; speeds are compared with the ceilings, so name these too.
 # CUDA's libraries (cuBLAS) come from the machine, or from the wheels that its torch has.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 device=${1:-cuda:0} python=${2:-python3}
 TOTAL=${TOTAL:-500}
+ROWS=${ROWS:-target/gpu-bench.tsv}
 began=$SECONDS
 
 if [ "$device" = cpu ]; then
@@ -32,33 +35,43 @@ trap 'rm -rf "$folder"' EXIT
 
 if [ "$device" != cpu ]; then
   if [ -f target/gpu-bench.tgz ]; then
-    mkdir "$folder/programs" && tar -C "$folder/programs" -xzf target/gpu-bench.tgz
-    programs=$folder/programs
+    # Not in FOLDER: from /dev/shm a container may run nothing.
+    programs=$PWD/target/gpu-bench
+    rm -rf "$programs" && mkdir -p "$programs" && tar -C "$programs" -xzf target/gpu-bench.tgz
   else
     programs=target/cuda
   fi
-  wheels=$("$python" -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
+  wheels=$("$python" -c '
+import glob, nvidia
+print(":".join(folder for place in nvidia.__path__ for folder in sorted(glob.glob(place + "/*/lib"), reverse=True)))' 2>/dev/null || true)
   [ -z "$wheels" ] || export LD_LIBRARY_PATH="$wheels${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  # The driver keeps its translations of kernels there, so that one part alone waits for them.
+  export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$PWD/target/gpu-cache}
 fi
 [ -x "$programs/gpu_bench" ] || { echo "error: no program \`$programs/gpu_bench\`" >&2; echo "hint: \`make cuda\` makes it, or \`make build\` for DEVICE=cpu" >&2; exit 1; }
-bench() { "$programs/gpu_bench" --device "$device" --programs "$programs" --folder "$folder" "$@"; }
+bench() { timeout 120 "$programs/gpu_bench" --device "$device" --programs "$programs" --folder "$folder" "$@"; }
 bench probe || exit 1
 
 table=$folder/table
+mkdir -p "$(dirname "$ROWS")"
 : > "$table"
+: > "$ROWS"
 failed=0
+add() { tee -a "$table" "$ROWS" >&2; }
 part() { # part SECONDS NAME COMMAND...: its rows, or why there are none
   local limit=$1 name=$2 left before=$SECONDS code=0; shift 2
+  [[ $name =~ ${ONLY:-.} ]] || return 0
   left=$((TOTAL - (SECONDS - began)))
-  if [ "$left" -lt 5 ]; then printf '%s\tskipped\tno time left\n' "$name" >> "$table"; return; fi
+  if [ "$left" -lt 5 ]; then printf '%s\tskipped\tno time left\n' "$name" | add; return; fi
   [ "$limit" -le "$left" ] || limit=$left
   echo "== $name, at most $limit s" >&2
-  timeout -k 5 "$limit" "$@" > "$folder/rows" 2> >(tee "$folder/errors" >&2) || code=$?
+  timeout -k 5 "$limit" "$@" 2>&1 > "$folder/rows" | tee "$folder/errors" >&2 || code=${PIPESTATUS[0]}
+  add < "$folder/rows"
   case $code in
-    0) cat "$folder/rows" >> "$table" ;;
-    3) printf '%s\tskipped\t%s\n' "$name" "$(tail -1 "$folder/errors")" >> "$table" ;;
-    124 | 137) cat "$folder/rows" >> "$table"; printf '%s\tskipped\tstopped after %s s\n' "$name" "$limit" >> "$table" ;;
-    *) failed=1; cat "$folder/rows" >> "$table"; printf '%s\tFAILED\t%s\n' "$name" "$(grep -m 1 -i error "$folder/errors" || tail -1 "$folder/errors")" >> "$table" ;;
+    0) ;;
+    3) printf '%s\tskipped\t%s\n' "$name" "$(tail -1 "$folder/errors")" | add ;;
+    124 | 137) printf '%s\tskipped\tstopped after %s s\n' "$name" "$limit" | add ;;
+    *) failed=1; printf '%s\tFAILED\t%s\n' "$name" "$(grep -m 1 -iE 'error|panicked' "$folder/errors" || tail -1 "$folder/errors")" | add ;;
   esac
   echo "== $name: $((SECONDS - before)) s" >&2
 }
@@ -68,8 +81,8 @@ run() { part "$1" "$2" $(gpu_bench) "${@:3}"; }
 
 peer() { part "$1" "$2" "$python" "tests/gpu/$3" --device "$device" --folder "$folder" "${@:4}"; }
 
-run 30 "ceilings" ceilings
-run 60 "parity" parity
+run 60 "ceilings" ceilings
+run 120 "parity" parity
 run 60 "extract $small" extraction --size "$small" --rows "$rows_small"
 run 80 "extract $large" extraction --size "$large" --rows "$rows_large"
 run 80 "extract $tiled" extraction --size "$tiled" --rows "$rows_tiled" "${forget[@]}"

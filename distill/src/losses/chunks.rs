@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 /// Bytes of one chunk's logits.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -118,8 +118,13 @@ pub(super) fn attach(value: f64, inputs: [(&Tensor, &Option<Tensor>); 2]) -> Res
     Ok(loss)
 }
 
+/// The sum of all values of a matrix, a scalar. Row by row first: on a GPU candle gives a sum over all axes to one block of threads.
+pub(crate) fn total(x: &Tensor) -> Result<Tensor> {
+    x.sum(D::Minus1)?.sum_all()
+}
+
 /// A scalar 0 whose gradient with respect to `input` is `gradient`.
 fn carrier(input: &Tensor, gradient: &Tensor) -> Result<Tensor> {
-    let product = input.to_dtype(DType::F32)?.mul(gradient)?.sum_all()?;
+    let product = total(&input.to_dtype(DType::F32)?.mul(gradient)?)?;
     &product - product.detach()
 }

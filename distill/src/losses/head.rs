@@ -11,7 +11,7 @@
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use super::chunks::{HeadGradients, Wants, attach, chunk_rows, chunks, logits as logits_of};
+use super::chunks::{HeadGradients, Wants, attach, chunk_rows, chunks, logits as logits_of, total};
 use super::frozen_head::{HeadWeight, MappedHead};
 
 mod rows;
@@ -175,7 +175,7 @@ impl Problem<'_> {
         let log_p = candle_nn::ops::log_softmax(&(teacher / t)?, D::Minus1)?;
         let log_q = candle_nn::ops::log_softmax(&(logits / t)?, D::Minus1)?;
         let p = log_p.exp()?;
-        let kl = p.mul(&(&log_p - &log_q)?)?.sum_all()?.to_scalar::<f32>()?;
+        let kl = total(&p.mul(&(&log_p - &log_q)?)?)?.to_scalar::<f32>()?;
         gradient = (gradient + ((log_q.exp()? - p)? * (options.kl_weight * t))?)?;
         Ok(((ce, f64::from(kl) * t * t), gradient))
     }

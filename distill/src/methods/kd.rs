@@ -16,7 +16,7 @@ use candle_nn::ops::log_softmax;
 use super::{Distillation, MethodLoss, Views};
 use crate::config::{Divergence, KdConfig};
 use crate::data::source::Sample;
-use crate::losses::chunks::{logits, through_head};
+use crate::losses::chunks::{logits, through_head, total};
 
 /// The method's choices.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ impl Kd {
             // d/dz is q - p, which is q (v - sum q v) with v = -p / q; there is no need to divide.
             Divergence::Forward => {
                 let value = p.mul(&(&log_p - &log_q)?)?;
-                return Ok((total(&value)? * t * t, ((q - p)? * t)?));
+                return Ok((number(&value)? * t * t, ((q - p)? * t)?));
             }
             Divergence::Reverse => {
                 let ratio = (&log_q - &log_p)?;
@@ -67,7 +67,7 @@ impl Kd {
         // Through the softmax: dL/dz = q (v - sum q v) with v = dL/dq.
         let mean = q.mul(&by_q)?.sum_keepdim(D::Minus1)?;
         let gradient = (q.mul(&by_q.broadcast_sub(&mean)?)? * t)?;
-        Ok((total(&value)? * t * t, gradient))
+        Ok((number(&value)? * t * t, gradient))
     }
 }
 
@@ -106,8 +106,8 @@ fn first_rows(head: &Tensor, count: usize) -> Result<Tensor> {
     if head.dim(0)? == count { Ok(head.clone()) } else { head.narrow(0, 0, count) }
 }
 
-fn total(values: &Tensor) -> Result<f64> {
-    Ok(f64::from(values.sum_all()?.to_scalar::<f32>()?))
+fn number(values: &Tensor) -> Result<f64> {
+    Ok(f64::from(total(values)?.to_scalar::<f32>()?))
 }
 
 /// log(e^a + e^b), also where one of them is far below the other.

@@ -6,9 +6,11 @@
 //! rounded block by block.
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, D, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use shared::models::layers::Recomputed;
+#[cfg(feature = "cuda")]
+use shared::models::layers::{AdamWConstants, adamw};
 use std::sync::Mutex;
 
 use crate::config::{OptimizerStates, StageConfig};
@@ -103,8 +105,10 @@ impl Gradients {
     /// # Errors
     /// When the device fails.
     pub fn norm(&self) -> Result<f64> {
-        let mut total = 0.0;
-        for grad in self.0.iter().flatten() {
+        let (host, device): (Vec<_>, Vec<_>) =
+            self.0.iter().flatten().partition(|grad| grad.device().is_cpu());
+        let mut total = sum_of_squares_on_device(&device)?;
+        for grad in host {
             total += sum_of_squares(grad)?;
         }
         Ok(total.sqrt())
@@ -120,10 +124,21 @@ fn add_one(sum: &mut Option<Tensor>, grad: Tensor) -> Result<()> {
     Ok(())
 }
 
-fn sum_of_squares(grad: &Tensor) -> Result<f64> {
-    if !grad.device().is_cpu() {
-        return grad.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>();
+/// The sum over several tensors, which a device is waited for once. Each is summed row by row first: candle gives a sum over all
+/// axes to one block of a GPU's threads.
+fn sum_of_squares_on_device(grads: &[&Tensor]) -> Result<f64> {
+    if grads.is_empty() {
+        return Ok(0.0);
     }
+    let sum = |grad: &&Tensor| {
+        let squares = grad.sqr()?;
+        if squares.rank() > 1 { squares.sum(D::Minus1)?.sum_all() } else { squares.sum_all() }
+    };
+    let sums = grads.iter().map(sum).collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&sums, 0)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()
+}
+
+fn sum_of_squares(grad: &Tensor) -> Result<f64> {
     let (storage, layout) = grad.storage_and_layout();
     let candle_core::Storage::Cpu(CpuStorage::F32(values)) = &*storage else { bail!("gradients are f32") };
     let values = contiguous(values, layout)?;
@@ -325,6 +340,10 @@ impl Update {
     }
 
     fn on_device(&self, weight: &Var, grad: &Tensor, m: &mut Tensor, v: &mut Tensor) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if weight.device().is_cuda() {
+            return self.in_one_kernel(weight, grad, m, v);
+        }
         let f = f64::from;
         let grad = (grad * f(self.scale))?;
         *m = ((&*m * f(self.beta1))? + (&grad * f(1.0 - self.beta1))?)?;
@@ -332,6 +351,16 @@ impl Update {
         let root = ((v.sqrt()? / f(self.root_correction))? + f(self.epsilon))?;
         let next = ((weight.as_tensor() * f(self.decay))? - ((&*m / root)? * f(self.rate))?)?;
         weight.set(&next.detach())
+    }
+
+    /// The same by a kernel of ours, which reads and writes each value once.
+    #[cfg(feature = "cuda")]
+    fn in_one_kernel(&self, weight: &Var, grad: &Tensor, m: &mut Tensor, v: &mut Tensor) -> Result<()> {
+        let &Self { beta1, beta2, epsilon, root_correction, rate, decay, scale, .. } = self;
+        let constants = AdamWConstants { beta1, beta2, epsilon, root_correction, rate, decay, scale };
+        let [next, next_m, next_v] = adamw([weight.as_tensor(), grad, m, v], constants)?;
+        (*m, *v) = (next_m, next_v);
+        weight.set(&next)
     }
 }
 

@@ -75,7 +75,7 @@ impl StageLoop<'_> {
             let batch = loader.next_batch()?;
             num_skipped += self.note_skipped(out, &progress, &batch.skipped, num_skipped, done)?;
             // Where none of them can be used and that many may be bad, the step changes nothing and counts.
-            let report = self.trainer.step(done, &batch.samples)?;
+            let report = self.trainer.step(done, &batch.samples).map_err(|error| self.advised(error))?;
             let stall = loader.take_stall().as_secs_f64();
             let seconds = start.elapsed().as_secs_f64();
             done += 1;
@@ -96,6 +96,19 @@ impl StageLoop<'_> {
             }
         }
         Ok((Ended::Done, metrics.sync()?))
+    }
+
+    /// A GPU's memory is smaller than a host's, and what fills it has keys.
+    fn advised(&self, error: anyhow::Error) -> anyhow::Error {
+        let said = format!("{error:#}");
+        if !["OUT_OF_MEMORY", "ALLOC_FAILED"].iter().any(|failure| said.contains(failure)) {
+            return error;
+        }
+        let stage = self.trainer.stage.name.as_str();
+        error.context(format!(
+            "the device has too little memory for a step of stage {stage}\n\
+             hint: lower `{stage}.microbatch_tokens`, or `memory.recompute=always`, or train less: `distill.train`, `distill.lora.rank`"
+        ))
     }
 
     fn need(&self) -> TeacherNeed {

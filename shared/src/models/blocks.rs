@@ -1,11 +1,13 @@
 //! The blocks of a stack: all in memory, or read from the checkpoint one after the other each time they are needed.
 //!
-//! Reading is ahead by one: while a block computes, a thread builds the next, so that two of them are in memory at most.
+//! Reading is ahead by one: while a block computes, a thread builds the next, so that two of them are in memory at most. A GPU
+//! computes later than it is asked, so it is waited for before a block goes: else more and more would have been asked for, and
+//! been given memory, than it is done with.
 
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use candle_core::Result;
+use candle_core::{Device, Result};
 
 use super::weights::{Recorder, WeightSource};
 
@@ -19,6 +21,8 @@ pub(super) enum Blocks<B> {
         count: usize,
         /// The largest of them.
         size: BlockSize,
+        /// What computes.
+        device: Device,
         /// Reads the block of an index.
         read: Box<dyn Fn(usize) -> Result<B> + Send + Sync>,
     },
@@ -67,7 +71,8 @@ impl<B: Send> Blocks<B> {
             let other = BlockSize::of(&recorder);
             size = if other.elements > size.elements { other } else { size };
         }
-        Ok(Self::Streamed { count, size, read: Box::new(move |i| block(i, &mut stored.clone())) })
+        let device = source.device().clone();
+        Ok(Self::Streamed { count, size, device, read: Box::new(move |i| block(i, &mut stored.clone())) })
     }
 
     /// How many blocks there are.
@@ -99,11 +104,11 @@ impl<B: Send> Blocks<B> {
     /// # Errors
     /// The first of `run`, or of reading a block; nothing is run after it.
     pub(super) fn try_for_each(&self, mut run: impl FnMut(usize, &B) -> Result<()>) -> Result<()> {
-        let (count, read) = match self {
+        let (count, device, read) = match self {
             Self::Resident(blocks) => {
                 return blocks.iter().enumerate().try_for_each(|(i, block)| run(i, block));
             }
-            Self::Streamed { count, read, .. } => (*count, read),
+            Self::Streamed { count, device, read, .. } => (*count, device, read),
         };
         thread::scope(|scope| {
             // A channel without room: the reader waits with a block in hand until the one before has been dropped.
@@ -118,7 +123,11 @@ impl<B: Send> Blocks<B> {
                     }
                 }
             });
-            ready.into_iter().enumerate().try_for_each(|(i, block)| run(i, &block?))
+            ready.into_iter().enumerate().try_for_each(|(i, block)| {
+                let block = block?;
+                run(i, &block)?;
+                device.synchronize()
+            })
         })
     }
 }
@@ -145,7 +154,7 @@ mod tests {
     }
 
     fn streamed<B>(count: usize, read: impl Fn(usize) -> Result<B> + Send + Sync + 'static) -> Blocks<B> {
-        Blocks::Streamed { count, size: BlockSize::default(), read: Box::new(read) }
+        Blocks::Streamed { count, size: BlockSize::default(), device: Device::Cpu, read: Box::new(read) }
     }
 
     #[test]

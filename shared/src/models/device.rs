@@ -61,9 +61,27 @@ fn cuda(asked: &str, ordinal: usize) -> Result<Device, ModelError> {
         keep_memory(&device)?;
         Ok(device)
     });
-    device.map_err(|error| {
+    let device = device.map_err(|error| {
         refused(asked, error.to_string(), "`nvidia-smi` lists the devices; or use `--device cpu`")
-    })
+    })?;
+    translate_kernels(&device).map_err(|error| {
+        refused(
+            asked,
+            format!("the driver does not take the kernels of this build: {error}"),
+            "build with the `CUDA_COMPUTE_CAP` of this GPU and a `CUDA_VERSION` that the driver has, which `nvidia-smi` shows; or use `--device cpu`",
+        )
+    })?;
+    Ok(device)
+}
+
+/// Finds out whether this build is for the device and its driver, before anything is computed.
+fn translate_kernels(device: &Device) -> candle_core::Result<()> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(gpu) = device {
+        return super::layers::translate(gpu);
+    }
+    let _ = device;
+    Ok(())
 }
 
 /// Lets the device's pool keep the memory that is given back to it: by default it goes back to the system whenever the device

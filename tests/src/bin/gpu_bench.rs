@@ -1,6 +1,10 @@
 //! `gpu_bench PART`: one part of `make gpu-bench`. Rows of the table go to standard output, fields between tabs.
+//!
+//! Called by the name `extract` or `distill` it is that program: most of each is what all three have in common, so that one
+//! file of three names takes a third of the room.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -91,11 +95,16 @@ impl After {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "rows are what this program is for")]
 fn main() -> ExitCode {
+    let called = std::env::args_os().next();
+    match called.as_deref().map(Path::new).and_then(Path::file_stem).and_then(|name| name.to_str()) {
+        Some("extract") => return extract::main_with(std::env::args_os()),
+        Some("distill") => return distill::cli::main_with(std::env::args_os()),
+        _ => {}
+    }
     match run(Cli::parse()) {
         Ok(rows) => {
-            rows.iter().for_each(|row| println!("{}", row.line()));
+            rows.iter().for_each(print);
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -105,6 +114,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// A row, at once: a part that is stopped keeps those that it has.
+fn print(row: &Row) {
+    let mut out = std::io::stdout().lock();
+    // Nothing is left to be done if nobody reads.
+    let _ = writeln!(out, "{}", row.line()).and_then(|()| out.flush());
+}
+
+/// One part; its rows, but for those that were printed as they came.
 fn run(cli: Cli) -> Result<Vec<Row>> {
     std::fs::create_dir_all(&cli.folder)?;
     let place = Place {
@@ -117,7 +134,11 @@ fn run(cli: Cli) -> Result<Vec<Row>> {
     match cli.part {
         Part::Probe => device().map(|_| Vec::new()).map_err(anyhow::Error::from),
         Part::Ceilings => ceilings(&device()?, &place.folder),
-        Part::Parity => parity::rows(&device()?, &place.fixtures),
+        Part::Parity => {
+            let device = device()?;
+            parity::CHECKPOINTS.iter().for_each(|name| print(&parity::row(&device, &place.fixtures, name)));
+            Ok(Vec::new())
+        }
         Part::Extraction { size, rows, after } => {
             let rows = programs::extraction(&place, size, rows)?;
             after.run(&place, size, Cut::default())?;

@@ -42,6 +42,16 @@ fn equals_pytorch_over_three_steps() {
 }
 
 #[test]
+fn a_devices_norm_is_that_of_the_fused_pass() {
+    let gradients = gradients(1);
+    let all: Vec<&Tensor> = gradients.0.iter().flatten().collect();
+    // 0.16 + 0.25 + 0.36 of the matrix, 0.25 + 0.0625 of the vector.
+    let norm = sum_of_squares_on_device(&all).unwrap().sqrt();
+    assert!((norm - 1.0825f64.sqrt()).abs() < 1e-6 && (norm - gradients.norm().unwrap()).abs() < 1e-6);
+    assert_eq!(sum_of_squares_on_device(&[]).unwrap(), 0.0);
+}
+
+#[test]
 fn tensor_operations_agree_with_the_fused_pass() {
     let [fused, composite] = [params(), params()];
     let update = Update::new(&config(), 1, 0.01, 0.5);

@@ -7,14 +7,27 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, Layout, Result, Shape, 
 
 use super::plain;
 use super::recompute::Premade;
+#[cfg(feature = "cuda")]
+use super::{Kernels, cuda, kernels};
 
 /// x (.., I) W^T + b for W (O, I) and b (O) without gradients; [`plain::linear`] is its twin.
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let y = plain::linear(&x.detach(), weight, bias)?;
+    let y = forward(&x.detach(), weight, bias)?;
     if !x.track_op() {
         return Ok(y);
     }
     x.apply_op1(Frozen { weight: weight.clone(), output: Premade::new(y)? })
+}
+
+/// Without a graph. A GPU adds the bias by a kernel of ours: candle's divides to find the place of each value.
+fn forward(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(bias) = bias
+        && kernels(&[x, bias]) == Kernels::Gpu
+    {
+        return cuda::ops::add_bias(&plain::linear(x, weight, None)?, bias);
+    }
+    plain::linear(x, weight, bias)
 }
 
 struct Frozen {

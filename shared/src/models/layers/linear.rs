@@ -133,6 +133,25 @@ impl Linear {
         Ok(())
     }
 
+    /// N layers of O / N outputs each, which make what this one makes; none where its weight trains, is quantised or has an adapter.
+    ///
+    /// # Errors
+    /// When N does not divide O.
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn apart<const N: usize>(&self) -> Result<Option<[Linear; N]>> {
+        let (Weight::Plain(weight), None) = (&self.weight, &self.adapter) else { return Ok(None) };
+        if weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op) {
+            return Ok(None);
+        }
+        let outputs = weight.dim(0)? / N;
+        let part = |i: usize| -> Result<Linear> {
+            let of = |tensor: &Tensor| tensor.narrow(0, i * outputs, outputs);
+            Ok(Linear::new(of(weight)?, self.bias.as_ref().map(of).transpose()?))
+        };
+        let parts = (0..N).map(part).collect::<Result<Vec<_>>>()?;
+        Ok(parts.try_into().ok())
+    }
+
     /// x (.., I) -> (.., O), in x's type: master weights are cast here.
     ///
     /// # Errors

@@ -31,11 +31,16 @@ mod rope;
 mod shuffle;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use candle_core::{DType, Device, Tensor};
 
 pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu, swiglu};
 pub use attention::{Segments, Sight, attention, attention_within};
+#[cfg(feature = "cuda")]
+pub(super) use cuda::machine::translate;
+#[cfg(feature = "cuda")]
+pub use cuda::ops::adamw;
 pub use decoder::DecoderLayer;
 pub use encoder::{EncoderLayer, Mlp};
 pub use kv::KvLayer;
@@ -46,6 +51,7 @@ pub use qkv::{Heads, Qkv};
 pub use recompute::{Recomputed, recomputed};
 pub use rope::{Rope, frequencies};
 pub use shuffle::pixel_shuffle;
+pub use update::AdamWConstants;
 
 /// Which kernels serve some operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! Copies through pinned memory on a GPU's copying streams.
 //!
 //! cudarc keeps events with each buffer: a kernel waits for the copy that filled its operand, and memory is given back after its
-//! last use on any stream. What candle's kernels write it takes for read, so that a copy from the device waits for an event of ours.
+//! last use on any stream. Two habits of candle's stand in the way. What its kernels write cudarc takes for read, so that a copy
+//! from the device waits for an event of ours. And some of its operations, casts among them, wait on the stream that a buffer
+//! belongs to and note their use there, so that a buffer filled on a lane has to belong to the device's own stream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -146,10 +148,14 @@ pub(super) fn upload(bytes: &[u8], dtype: DType, shape: Shape, device: &CudaDevi
 
 fn sent<T: DeviceRepr + CudaDType>(bytes: &[u8], device: &CudaDevice) -> Result<CudaStorage> {
     let slice = with_lane(device, Way::Up, |lane| {
-        let stream = lane.stream.clone();
-        // Its memory belongs to this stream: on the device's own it would exist only after all that was asked for before.
-        // SAFETY: all of it is written below, and kernels wait for that.
-        let mut slice: CudaSlice<T> = unsafe { stream.alloc(bytes.len() / size_of::<T>()) }.w()?;
+        let (stream, len) = (lane.stream.clone(), bytes.len() / size_of::<T>());
+        // The lane asks for the memory: on the device's own stream it would exist only after all that was asked for before. The
+        // device's own stream gives it back.
+        // SAFETY: nobody else owns this memory, of so many values; all of it is written below, and kernels wait for that.
+        let mut slice: CudaSlice<T> = unsafe {
+            let address = stream.alloc::<T>(len).w()?.leak();
+            device.cuda_stream().upgrade_device_ptr(address, len)
+        };
         {
             let (address, _written) = slice.device_ptr_mut(&stream);
             for (piece, at) in bytes.chunks(PINNED_BYTES).zip((0u64..).step_by(PINNED_BYTES)) {

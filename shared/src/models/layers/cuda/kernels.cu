@@ -1,4 +1,5 @@
-// Fused kernels of the layers: norms, rotary embedding, activations, forward and backward, for float32, float16, bfloat16.
+// Fused kernels of the layers: norms, rotary embedding, activations, forward and backward, and biases, for float32, float16,
+// bfloat16; and AdamW's update, for float32.
 //
 // All of them read and write 16 bytes at a time where width and addresses allow it, compute in float32 whatever the stored
 // type is, and round once. They are bound by memory: a row that is read again comes from the cache.
@@ -537,6 +538,56 @@ template <typename T> __device__ void swiglu_grad(const T *gate, const T *up, co
   each_share<T, Wide<T>::N>(n, aligned, f);
 }
 
+// ---- x (rows, width), n values, plus a bias (width) on each row. A thread has N of them, all of one row.
+
+template <typename T> struct AddBias {
+  const T *x, *bias;
+  T *y;
+  int width;
+  template <int N> __device__ void at(long long i) {
+    Values<T, N> a = load<T, N>(x + i), b = load<T, N>(bias + i % width);
+#pragma unroll
+    for (int j = 0; j < N; ++j) a.at[j] += b.at[j];
+    store<T, N>(y + i, a);
+  }
+};
+
+template <typename T> __device__ void add_bias(const T *x, const T *bias, T *y, long long n, int width) {
+  AddBias<T> f = {x, bias, y, width};
+  bool aligned = width % Wide<T>::N == 0 && is_aligned(x) && is_aligned(bias) && is_aligned(y);
+  each_share<T, Wide<T>::N>(n, aligned, f);
+}
+
+// ---- AdamW (arXiv 1711.05101): weights, gradients and moments of n values in, weights and moments out. A thread has N of them.
+
+template <typename T> struct AdamW {
+  const T *w, *g, *m, *v;
+  T *next_w, *next_m, *next_v;
+  float beta1, beta2, epsilon, root_correction, rate, decay, scale;
+  template <int N> __device__ void at(long long i) {
+    Values<T, N> a = load<T, N>(w + i), b = load<T, N>(g + i), c = load<T, N>(m + i), d = load<T, N>(v + i);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      float by_weight = b.at[j] * scale;
+      c.at[j] += (by_weight - c.at[j]) * (1.0f - beta1);
+      d.at[j] = d.at[j] * beta2 + by_weight * by_weight * (1.0f - beta2);
+      float root = sqrtf(d.at[j]) / root_correction + epsilon;
+      a.at[j] = a.at[j] * decay - rate * (c.at[j] / root);
+    }
+    store<T, N>(next_w + i, a);
+    store<T, N>(next_m + i, c);
+    store<T, N>(next_v + i, d);
+  }
+};
+
+template <typename T>
+__device__ void adamw(const T *w, const T *g, const T *m, const T *v, T *next_w, T *next_m, T *next_v, long long n, float beta1,
+                      float beta2, float epsilon, float root_correction, float rate, float decay, float scale) {
+  AdamW<T> f = {w, g, m, v, next_w, next_m, next_v, beta1, beta2, epsilon, root_correction, rate, decay, scale};
+  bool aligned = is_aligned(w) && is_aligned(g) && is_aligned(m) && is_aligned(v);
+  each_share<T, Wide<T>::N>(n, aligned && is_aligned(next_w) && is_aligned(next_m) && is_aligned(next_v), f);
+}
+
 // ---- Each for each type: name_type.
 
 #define KERNELS(T)                                                                                                              \
@@ -570,8 +621,15 @@ template <typename T> __device__ void swiglu_grad(const T *gate, const T *up, co
   KERNEL(gelu_tanh_grad, T, (const T *x, const T *gy, T *gx, long long n), (x, gy, gx, n))                                      \
   KERNEL(gelu_grad, T, (const T *x, const T *gy, T *gx, long long n), (x, gy, gx, n))                                           \
   KERNEL(swiglu, T, (const T *gate, const T *up, T *y, long long n), (gate, up, y, n))                                          \
-  KERNEL(swiglu_grad, T, (const T *gate, const T *up, const T *gy, T *ggate, T *gup, long long n), (gate, up, gy, ggate, gup, n))
+  KERNEL(swiglu_grad, T, (const T *gate, const T *up, const T *gy, T *ggate, T *gup, long long n), (gate, up, gy, ggate, gup, n)) \
+  KERNEL(add_bias, T, (const T *x, const T *bias, T *y, long long n, int width), (x, bias, y, n, width))
 
 KERNELS(f32)
 KERNELS(f16)
 KERNELS(bf16)
+
+// What trains is float32.
+KERNEL(adamw, f32,
+       (const f32 *w, const f32 *g, const f32 *m, const f32 *v, f32 *next_w, f32 *next_m, f32 *next_v, long long n, float beta1,
+        float beta2, float epsilon, float root_correction, float rate, float decay, float scale),
+       (w, g, m, v, next_w, next_m, next_v, n, beta1, beta2, epsilon, root_correction, rate, decay, scale))

@@ -13,6 +13,14 @@ use super::plan::{Launch, Machine, Number, Output};
 /// `kernels.cu` as shared/build.rs had it compiled; the driver translates it for its GPU when the first kernel is asked for.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
 
+/// What candle calls the kernels together.
+const MODULE: &str = "genrecal";
+
+/// Has the driver translate the kernels, which it does once for a device: a GPU or a driver that they are not for is known then.
+pub(in crate::models) fn translate(device: &CudaDevice) -> Result<()> {
+    device.get_or_load_custom_func("silu_f32", MODULE, PTX).map(|_| ())
+}
+
 /// A GPU that runs kernels of one type.
 pub(super) struct Gpu<'a> {
     device: &'a CudaDevice,
@@ -135,7 +143,7 @@ impl<'a> Machine for Gpu<'a> {
         {
             let pointers = inputs.iter().map(|input| input.read()).collect::<Result<Vec<_>>>()?;
             let name = format!("{}_{}", launch.kernel, self.dtype.as_str());
-            let function = self.device.get_or_load_custom_func(&name, "genrecal", PTX)?;
+            let function = self.device.get_or_load_custom_func(&name, MODULE, PTX)?;
             let mut arguments = function.builder();
             pointers.iter().for_each(|pointer| pointer.push(&mut arguments));
             for output in &mut outputs {

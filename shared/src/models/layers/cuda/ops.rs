@@ -1,10 +1,11 @@
 //! The kernels as operations that candle differentiates.
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Storage,
+    Tensor, bail,
 };
 
-use super::super::{Activation, Sight};
+use super::super::{Activation, AdamWConstants, Sight};
 use super::machine::{Buffer, Gpu};
 use super::plan::{self, NormKind, Rows};
 
@@ -166,6 +167,34 @@ pub(in super::super) fn softmax_gradient(
     let rows = Rows::of(weights.elem_count(), weights.dim(D::Minus1)?);
     with_buffers([&weights.contiguous()?, &by_weights.contiguous()?], |gpu, buffers| {
         plan::softmax_gradient(gpu, rows, scale, buffers)?.into_tensor(weights.shape())
+    })
+}
+
+/// x (.., O) plus `bias` (O) on each row. Without a graph.
+pub(in super::super) fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let sizes = [x.elem_count(), bias.elem_count()];
+    with_buffers([&x.contiguous()?, &bias.contiguous()?], |gpu, buffers| {
+        plan::add_bias(gpu, sizes, buffers)?.into_tensor(x.shape())
+    })
+}
+
+/// A float32 weight and its two moments after an update by AdamW, from them and the weight's gradient; all of one shape and on a
+/// GPU. Without a graph.
+///
+/// # Errors
+/// When one of them is of another shape or type, or the device fails.
+pub fn adamw(tensors: [&Tensor; 4], constants: AdamWConstants) -> Result<[Tensor; 3]> {
+    let shape = tensors[0].shape();
+    if tensors.iter().any(|tensor| tensor.shape() != shape || tensor.dtype() != DType::F32) {
+        bail!("an update of tensors that are not float32 of one shape")
+    }
+    with_buffers(tensors, |gpu, buffers| {
+        let made = plan::adamw(gpu, shape.elem_count(), constants, buffers)?;
+        let made = made.into_iter().map(|buffer| buffer.into_tensor(shape)).collect::<Result<Vec<_>>>()?;
+        match <[Tensor; 3]>::try_from(made) {
+            Ok(made) => Ok(made),
+            Err(made) => bail!("an update gave {} tensors", made.len()),
+        }
     })
 }
 

@@ -3,6 +3,8 @@
 
 use candle_core::Result;
 
+use super::super::AdamWConstants;
+
 /// Threads of a block where each has elements of its own.
 const THREADS: u32 = 256;
 /// Threads of a warp, which is what a narrow row gets.
@@ -238,6 +240,41 @@ pub(in super::super) fn pointwise<M: Machine>(
         numbers: vec![Number::Long(len as i64)],
     };
     machine.run(launch, inputs)
+}
+
+/// x of `len` values plus a bias on each row of `width`.
+pub(in super::super) fn add_bias<M: Machine>(
+    machine: &M,
+    [len, width]: [usize; 2],
+    [x, bias]: [&M::Buffer; 2],
+) -> Result<M::Buffer> {
+    let launch = Launch {
+        kernel: "add_bias",
+        grid: [blocks(len, THREADS as usize * ACCESS / machine.value_bytes())?, 1],
+        block: [THREADS, 1],
+        outputs: vec![Output::own(len)],
+        numbers: vec![Number::Long(len as i64), int(width)?],
+    };
+    machine.run_one(launch, &[x, bias])
+}
+
+/// Weights and both moments, of `len` float32 values each, after an update: from weights, gradients and moments.
+pub(in super::super) fn adamw<M: Machine>(
+    machine: &M,
+    len: usize,
+    constants: AdamWConstants,
+    inputs: [&M::Buffer; 4],
+) -> Result<Vec<M::Buffer>> {
+    let AdamWConstants { beta1, beta2, epsilon, root_correction, rate, decay, scale } = constants;
+    let constants = [beta1, beta2, epsilon, root_correction, rate, decay, scale].map(Number::Float);
+    let launch = Launch {
+        kernel: "adamw",
+        grid: [blocks(len, THREADS as usize * ACCESS / machine.value_bytes())?, 1],
+        block: [THREADS, 1],
+        outputs: vec![Output::own(len); 3],
+        numbers: [&[Number::Long(len as i64)], &constants[..]].concat(),
+    };
+    machine.run(launch, &inputs)
 }
 
 /// How many blocks of `size` hold `count`.

@@ -49,6 +49,21 @@ fn a_row_of_a_linear_layer_depends_on_nothing_else() {
 }
 
 #[test]
+fn a_layer_apart_makes_what_it_makes_whole() {
+    let mut noise = Noise(8);
+    let mut draw = |shape: &[usize]| noise.tensor(shape).to_dtype(DType::F32).unwrap();
+    let (x, weight, bias) = (draw(&[5, 8]), draw(&[12, 8]), draw(&[12]));
+    let whole = Linear::new(weight.clone(), Some(bias));
+    let parts = whole.apart::<3>().unwrap().unwrap();
+    let parts = parts.map(|part| part.forward(&x).unwrap());
+    let gap = (Tensor::cat(&parts, 1).unwrap() - whole.forward(&x).unwrap()).unwrap().abs().unwrap();
+    assert!(gap.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+    assert!(
+        Linear::new(Var::from_tensor(&weight).unwrap().into_inner(), None).apart::<3>().unwrap().is_none()
+    );
+}
+
+#[test]
 fn a_segment_depends_on_no_other_segment() {
     let mut noise = Noise(7);
     let cu = [0, 1, 70, 75, 205];

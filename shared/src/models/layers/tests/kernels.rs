@@ -249,6 +249,52 @@ fn the_gpus_norms_are_the_cpus() {
 }
 
 #[test]
+fn the_gpus_bias_is_on_each_row() {
+    for_each_type(|emulator, buffer| {
+        for shape in SHAPES {
+            let mut noise = Noise(shape[1] as u64);
+            let mut draw = |shape: &[usize]| drawn(&mut noise, shape, emulator.dtype);
+            let (x, bias) = (draw(&shape), draw(&shape[1..]));
+            let sizes = [shape[0] * shape[1], shape[1]];
+            let got = plan::add_bias(emulator, sizes, [&buffer(&x), &buffer(&bias)]).unwrap();
+            assert_rounded("bias", &got, &x.broadcast_add(&bias).unwrap());
+        }
+    });
+}
+
+#[test]
+fn the_gpus_adamw_is_the_formula() {
+    for_each_type(|emulator, buffer| {
+        for len in [1, 37, 4096, 5003].into_iter().filter(|_| emulator.dtype == DType::F32) {
+            let mut noise = Noise(len as u64);
+            let mut draw = || drawn(&mut noise, &[len], DType::F32);
+            let (w, g, m, v) = (draw(), draw(), draw(), draw().sqr().unwrap());
+            let constants = AdamWConstants {
+                beta1: 0.9,
+                beta2: 0.95,
+                epsilon: 1e-8,
+                root_correction: 0.3,
+                rate: 0.01,
+                decay: 0.99,
+                scale: 0.5,
+            };
+            let inputs = [&buffer(&w), &buffer(&g), &buffer(&m), &buffer(&v)];
+            let got = plan::adamw(emulator, len, constants, inputs).unwrap();
+            let formula = || -> Result<[Tensor; 3]> {
+                let g = (g * 0.5)?;
+                let m = ((m * 0.9)? + (&g * 0.1)?)?;
+                let v = ((v * 0.95)? + (g.sqr()? * 0.05)?)?;
+                let root = ((v.sqrt()? / 0.3)? + 1e-8)?;
+                Ok([((w * 0.99)? - ((&m / root)? * 0.01)?)?, m, v])
+            };
+            for (got, expected) in got.iter().zip(formula().unwrap()) {
+                assert_rounded("adamw", got, &expected);
+            }
+        }
+    });
+}
+
+#[test]
 fn the_gpus_softmax_is_the_plain_one() {
     for_each_type(|emulator, buffer| {
         for [heads, queries, keys] in [[2, 3, 8], [3, 5, 37], [1, 40, 192], [2, 2, 2048], [1, 3, 1033]] {
