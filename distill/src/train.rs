@@ -17,6 +17,7 @@ pub mod schedule;
 pub mod stage_loop;
 pub mod step;
 pub mod student_features;
+pub mod summary;
 pub mod teacher;
 pub mod tensorboard;
 pub mod terms;

@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::{CommonArgs, on_interrupt, print_summary};
 use crate::config::{self, Method, RunConfig, StageName};
 use crate::train;
-use crate::train::run::Summary;
 use crate::train::stage_loop::INTERRUPTED;
+use crate::train::summary::Summary;
 
 const EXAMPLES: &str = "Examples:
   distill run --cache CACHE --student DIR --out RUN --data train.jsonl --image-root images

@@ -16,7 +16,8 @@ use crate::config::{RunConfig, StageName};
 use crate::data::index::{Skipped, check_budget};
 use crate::data::loader::{Loader, read};
 use crate::data::sampler::{Buckets, Sampler};
-use crate::data::source::{Sample, Source, TeacherNeed};
+use crate::data::source::{Sample, Source};
+use crate::data::teacher_sample::TeacherNeed;
 
 /// Set by an interrupt: the step under way is finished, a checkpoint written, and the run ends.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
