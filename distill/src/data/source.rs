@@ -339,10 +339,7 @@ impl Sample {
     /// About how much memory it takes.
     #[must_use]
     pub fn num_bytes(&self) -> usize {
-        let student = &self.student;
-        let pixels: usize = student.images.iter().map(|image| image.pixels.len() * 4).sum();
         let teacher = self.teacher.as_ref().map_or(0, |t| t.features.len() * 4 + t.input_ids.len() * 4);
-        // Token id, character range and position: 4 + 8 + 12 bytes.
-        pixels + teacher + student.prompt.input_ids.len() * 24 + student.prompt.text.len() + 256
+        self.student.num_bytes() + teacher + 256
     }
 }
