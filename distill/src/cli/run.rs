@@ -30,7 +30,7 @@ fn long_help() -> String {
     // Tables of plain values are always TOML.
     let defaults = toml::to_string(&RunConfig::default()).unwrap_or_default();
     format!(
-        "{EXAMPLES}\n\nEvery key with its default, as --config FILE has it; `steps` and `lora` of a stage have none:\n\n{defaults}"
+        "{EXAMPLES}\n\nEvery key with its default, as --config FILE has it; `steps` and `lora` of a stage and `recalibrator.from` have none:\n\n{defaults}"
     )
 }
 

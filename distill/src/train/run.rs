@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! RUN/config.toml, run.json       as resolved; what the run is made from
-//! RUN/checkpoints/step-N/         the newest, while a stage runs
+//! RUN/checkpoints/step-N/         the newest; each stage's last step has one
 //! RUN/stages/<name>/              what a stage left: recalibrator.safetensors, student/ (float32)
-//! RUN/student_features/           of the frozen student, where stage align sees samples more than once
+//! RUN/student_features/           of the frozen student, until stage align, which sees samples more than once, is done
 //! RUN/images.bin                  images of the data's own rows, until the run is done
 //! RUN/student/                    the result, in the student's own type
 //! RUN/summary.json                the run is done
@@ -21,13 +21,16 @@ use serde::{Deserialize, Serialize};
 use shared::ids::Fingerprint;
 use shared::models::{self, Processor};
 
+use super::aligned::Aligned;
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
 use super::identity::{claim, identity};
 use super::lock::RunLock;
-use super::metrics::{Offsets, peak_rss_bytes};
+use super::metrics::peak_rss_bytes;
 use super::progress::LINE_EVERY;
-use super::stage_loop::{Ended, StageLoop, append_skipped};
+use super::run_log::{Offsets, RunLog};
+use super::stage_loop::{Ended, StageLoop};
 use super::step::Trainer;
+use super::student_features::StudentFeatures;
 use super::summary::{SUMMARY, Summary, last_evaluations, read_rows, read_summary};
 use crate::config::{LoraConfig, RunConfig, StageName};
 use crate::data::mixture::Caches;
@@ -40,7 +43,11 @@ use crate::student;
 
 mod trainer;
 
-const RECALIBRATOR: &str = "recalibrator.safetensors";
+/// What stages left, in a run's folder.
+pub const STAGES: &str = "stages";
+const REPORT: &str = "report.html";
+/// The Recalibrator's weights, where a stage left them.
+pub const RECALIBRATOR: &str = "recalibrator.safetensors";
 
 /// One stage of the plan.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +67,17 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     let device = models::device(&config.device)?;
     let processor = Processor::load(&config.student)?;
     let caches = Caches::open(config)?.map(Arc::new);
-    let base_identity = identity(config, &device, &processor, caches.as_deref())?;
+    let mut base_identity = identity(config, &device, &processor, caches.as_deref())?;
+    let aligned = aligned(config, caches.as_deref(), &base_identity)?;
+    aligned.iter().for_each(|aligned| aligned.identify(&mut base_identity));
     std::fs::create_dir_all(out).with_context(|| format!("cannot write {}", out.display()))?;
     claim(out, &base_identity)?;
     if let Some(summary) = read_summary(out)? {
         shared::say!("{} is done", out.display());
+        clear_away(out)?;
+        if !out.join(REPORT).exists() {
+            report(out)?;
+        }
         return Ok(summary);
     }
     let _lock = RunLock::take(out)?;
@@ -81,11 +94,21 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
         identity: with_samples(base_identity, &source),
         source: Arc::new(source),
         base: config.student.clone(),
-        recalibrator: None,
+        recalibrator: aligned.map(|aligned| aligned.file),
         offsets: Offsets::default(),
     };
     let resumed_from = run.all_stages()?;
     run.finish(start, resumed_from)
+}
+
+/// Another run's Recalibrator to begin with, if the keys name one and a stage has use for it.
+fn aligned(config: &RunConfig, caches: Option<&Caches>, identity: &Fingerprint) -> Result<Option<Aligned>> {
+    let Some(caches) = caches.filter(|_| config.has_recalibrator()) else { return Ok(None) };
+    let Some(aligned) = Aligned::open(&config.recalibrator)? else { return Ok(None) };
+    let student = models::config_of(&config.student)?;
+    let spec = config.recalibrator.spec(student.config.decoder(), caches.first().width());
+    aligned.check(identity, &spec)?;
+    Ok(Some(aligned))
 }
 
 /// Tells how many rows of the data are read, now and then.
@@ -142,12 +165,10 @@ struct StageEnd {
 impl Run<'_> {
     fn all_stages(&mut self) -> Result<Option<usize>> {
         let checkpoints = Checkpoints::of(&self.config.out, self.config.checkpoint.keep);
+        checkpoints.prune()?;
         let checkpoint = checkpoints.latest()?;
         if let Some(checkpoint) = &checkpoint {
             checkpoint.check(&self.identity)?;
-        }
-        if !self.source.skipped.is_empty() && checkpoint.is_none() {
-            append_skipped(&self.config.out, &self.source.skipped)?;
         }
         let mut resumed_from = None;
         for planned in self.plan.clone() {
@@ -162,6 +183,9 @@ impl Run<'_> {
                 self.offsets = checkpoint.state.offsets;
             } else if planned.first_step == 0 {
                 self.check_adapters()?;
+                let mut log = RunLog::open(&self.config.out, self.offsets)?;
+                log.skip(&self.source.skipped)?;
+                self.offsets = log.sync()?;
             }
             self.one_stage(planned, checkpoint, &checkpoints)?;
         }
@@ -190,21 +214,27 @@ impl Run<'_> {
             serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         refuse_differences(&dir, &end.identity, &self.identity)?;
         self.offsets = end.offsets;
-        self.move_on(&dir);
+        self.move_on(planned.name)?;
         Ok(true)
     }
 
     fn stage_dir(&self, name: StageName) -> PathBuf {
-        self.config.out.join("stages").join(name.as_str())
+        self.config.out.join(STAGES).join(name.as_str())
     }
 
-    fn move_on(&mut self, dir: &Path) {
+    /// Takes what a finished stage left as the next one's start, and drops what served it alone.
+    fn move_on(&mut self, name: StageName) -> Result<()> {
+        let dir = self.stage_dir(name);
         let (student, recalibrator) = (dir.join("student"), dir.join(RECALIBRATOR));
         if student.exists() {
             self.base = student;
         }
         if recalibrator.exists() {
             self.recalibrator = Some(recalibrator);
+        }
+        match name {
+            StageName::Align => StudentFeatures::remove(&self.config.out),
+            StageName::Distill | StageName::Finetune => Ok(()),
         }
     }
 
@@ -252,8 +282,7 @@ impl Run<'_> {
             std::fs::write(dir.join("done.json"), serde_json::to_vec_pretty(&end)?)
                 .context("cannot write the stage's end")
         })?;
-        self.move_on(&dir);
-        Ok(())
+        self.move_on(name)
     }
 
     /// Writes the result and the summary.
@@ -279,13 +308,24 @@ impl Run<'_> {
             student,
         };
         publish_file(&out.join(SUMMARY), &serde_json::to_vec_pretty(&summary)?)?;
-        let images = Spill::path(out);
-        if images.exists() {
-            std::fs::remove_file(&images).with_context(|| format!("cannot remove {}", images.display()))?;
-        }
-        let shown =
-            ReportOptions { title: report::TITLE.into(), runs: vec![out.clone()], evaluations: Vec::new() };
-        report::write(&report::render(&shown)?.page, &out.join("report.html"))?;
+        clear_away(out)?;
+        report(out)?;
         Ok(summary)
     }
+}
+
+/// Removes what serves a run that is under way alone.
+fn clear_away(out: &Path) -> Result<()> {
+    let images = Spill::path(out);
+    match images.exists() {
+        true => std::fs::remove_file(&images).with_context(|| format!("cannot remove {}", images.display())),
+        false => Ok(()),
+    }
+}
+
+/// Writes a finished run's report.
+fn report(out: &Path) -> Result<()> {
+    let shown =
+        ReportOptions { title: report::TITLE.into(), runs: vec![out.to_owned()], evaluations: Vec::new() };
+    report::write(&report::render(&shown)?.page, &out.join(REPORT))
 }

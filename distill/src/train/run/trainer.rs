@@ -92,7 +92,7 @@ impl Run<'_> {
             field.starts_with("student ") || ["device", "dtype"].contains(&field.as_str())
         });
         let identity = Fingerprint { fields: of_student.map(|(k, v)| (k.clone(), v.clone())).collect() };
-        let dir = self.config.out.join("student_features");
+        let dir = StudentFeatures::path(&self.config.out);
         let width = model.body.decoder().hidden_size;
         StudentFeatures::open(&dir, &identity, width, (&model.device, model.dtype)).map(Some)
     }
