@@ -9,18 +9,21 @@ use candle_core::{DType, Device};
 use clap::ValueEnum;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shared::models::DeviceName;
 pub use shared::models::ModelPart as PartName;
 use shared::settings::{SettingsError, resolve_over};
 use toml::Table;
 
 use crate::cli::{CommonArgs, UsageError};
 pub use crate::recalibrator::NormPlace;
+use crate::stage::{RecalibratorRole, Stage};
 
 mod data;
 mod lora;
 mod loss;
 mod memory;
 mod methods;
+mod recalibrator;
 mod stage;
 
 pub use data::{Answers, DataConfig, MixedCache};
@@ -28,6 +31,7 @@ pub use lora::LoraConfig;
 pub use loss::{LossConfig, QuestionRows, Regulariser};
 pub use memory::{MemoryConfig, OptimizerStates, Recompute};
 pub use methods::{AlmConfig, Divergence, KdConfig, Method, MultilevelOtConfig};
+pub use recalibrator::{AnswerRows, RecalibratorConfig, RecalibratorInit};
 pub use stage::{KeepFeatures, StageConfig};
 
 /// The three stages of the method.
@@ -54,49 +58,6 @@ impl StageName {
     }
 }
 
-/// The Recalibrator's shape; its width, heads and feed-forward are the student decoder's own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RecalibratorConfig {
-    /// Number of decoder blocks; the paper uses 2.
-    pub depth: usize,
-    /// `fresh`, or `copy` the student's last blocks.
-    pub init: RecalibratorInit,
-    /// Standard deviation of fresh weights.
-    pub init_std: f64,
-    /// Positions 0..n-1 over the joint sequence, as in the paper; else each row keeps its own.
-    pub new_positions: bool,
-    /// Biases on the two projections.
-    pub projection_bias: bool,
-    /// Where the LayerNorm stands: `after` the projection to the teacher's width, `before` it, or `none`.
-    pub norm: NormPlace,
-    /// What it sees of the answer: the teacher's `features`, as in the paper, the teacher's `tokens`, or the `student`'s features.
-    pub answer: AnswerRows,
-}
-
-/// What the Recalibrator sees of the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AnswerRows {
-    /// The teacher's features, which know the image and the question, and what comes next.
-    Features,
-    /// The teacher's tokens alone, as rows of its head: whatever else the prediction needs has to come from the student's question.
-    Tokens,
-    /// The student's features of it, in its own tokens, so that all of the prediction comes from the student. It is scored where
-    /// a token of the teacher and one of the student begin at the same character.
-    Student,
-}
-
-/// How the Recalibrator's blocks begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RecalibratorInit {
-    /// Random weights from the run's seed.
-    Fresh,
-    /// The student's last blocks.
-    Copy,
-}
-
 /// An exponential moving average of the weights that train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,7 +76,8 @@ pub struct EmaConfig {
 pub struct EvalConfig {
     /// Steps between evaluations; 0 for only the last step of each stage.
     pub every: usize,
-    /// Samples, the last by key order, that are kept out of training for the leakage controls.
+    /// Samples, the last by key order, that are kept out of training for the leakage controls, which exchange questions
+    /// between them; 0 for no evaluation.
     pub holdout: usize,
 }
 
@@ -123,7 +85,7 @@ pub struct EvalConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointConfig {
-    /// Steps between checkpoints. A stage's end needs none: what it leaves stays in `stages/`.
+    /// Steps between checkpoints; each stage's last step has one, too.
     pub every: usize,
     /// The newest checkpoints kept.
     pub keep: usize,
@@ -217,15 +179,7 @@ impl Default for RunConfig {
             device: "auto".into(),
             dtype: ComputeType::Auto,
             data: DataConfig::default(),
-            recalibrator: RecalibratorConfig {
-                depth: 2,
-                init: RecalibratorInit::Fresh,
-                init_std: 0.02,
-                new_positions: true,
-                projection_bias: false,
-                norm: NormPlace::After,
-                answer: AnswerRows::Features,
-            },
+            recalibrator: RecalibratorConfig::default(),
             loss: LossConfig::default(),
             kd: KdConfig::default(),
             multilevel_ot: MultilevelOtConfig::default(),
@@ -242,10 +196,20 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The stages this run goes through, in order.
+    /// The stages this run goes through, in order: those of the method when none are named, but for stage align where the
+    /// Recalibrator comes aligned.
     #[must_use]
     pub fn stages(&self) -> Vec<StageName> {
-        self.stages.clone().unwrap_or_else(|| self.method.stages().to_vec())
+        let of_method = self.method.stages().iter().copied();
+        let is_left = |stage: &StageName| *stage != StageName::Align || self.recalibrator.from.is_none();
+        self.stages.clone().unwrap_or_else(|| of_method.filter(is_left).collect())
+    }
+
+    /// Whether a stage of this run has a Recalibrator.
+    #[must_use]
+    pub fn has_recalibrator(&self) -> bool {
+        let absent = |stage| Stage::new(self, stage).recalibrator == RecalibratorRole::Absent;
+        !self.stages().into_iter().all(absent)
     }
 
     /// The keys of a stage.
@@ -303,21 +267,22 @@ impl RunConfig {
         if !(0.0..1.0).contains(&self.ema.decay) {
             return usage("`ema.decay` must be at least 0 and below 1");
         }
-        if self.data.bucket_steps == 0 {
-            return usage("`data.bucket_steps` must be at least 1");
-        }
-        if !(0.0..=1.0).contains(&self.data.max_bad) {
-            return usage("`data.max_bad` is a share, from 0 to 1");
-        }
-        self.data.validate_mixture(self.cache.as_deref())?;
+        self.data.validate(self.cache.as_deref())?;
         if self.data.groups_at_once > 0 && !has_cache {
             return usage("`data.groups_at_once` is about a cache's row groups, and there is no cache");
         }
-        if self.recalibrator.depth == 0 {
-            return usage("`recalibrator.depth` must be at least 1");
+        if self.eval.holdout == 1 && self.has_recalibrator() {
+            return usage(
+                "`eval.holdout` is 1, and the leakage control exchanges questions between held-out samples\n\
+                 hint: --set eval.holdout=2 or more; 0 for no evaluation",
+            );
+        }
+        self.device.parse::<DeviceName>().map_err(|error| UsageError(error.to_string()))?;
+        self.recalibrator.validate()?;
+        if self.recalibrator.from.is_some() && self.method == Method::Genrecal && !self.has_recalibrator() {
+            return usage("`recalibrator.from` is for stages align and distill, and this run has neither");
         }
         self.loss.validate()?;
-        at_least_zero("recalibrator", &[("init_std", self.recalibrator.init_std)])?;
         if self.checkpoint.keep == 0 || self.checkpoint.every == 0 {
             return usage("`checkpoint.keep` and `checkpoint.every` must be at least 1");
         }

@@ -15,3 +15,4 @@ pub mod mixture;
 pub mod sampler;
 pub mod source;
 pub mod spill;
+pub mod teacher_sample;

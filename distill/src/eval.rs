@@ -1,12 +1,11 @@
 //! Generates answers with a checkpoint, scores them, and writes them down.
 //!
 //! Every assistant turn of a row is one question, asked with the reference answers of the turns before it.
-//! Questions are read in windows, so memory does not grow with the dataset; inside a window they are sorted by
-//! length and packed by a token budget. The files of some benchmarks are read too: `eval/benchmarks`.
+//! Questions are read in windows, of so many or until their images are large, so memory does not grow with the dataset;
+//! inside a window they are sorted by length and packed by a token budget. The files of some benchmarks are read too: `eval/benchmarks`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,25 +13,29 @@ use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use shared::agreement::Metric;
 use shared::dataset::{self, Dataset, DatasetOptions};
-use shared::memory::peak_rss_bytes;
 use shared::models::{self, Generated, Generation, GenerationDefaults, LoadOptions, Model, Processor};
 
 mod benchmarks;
 mod bootstrap;
 mod question;
 mod table;
+mod tally;
 
 pub use bootstrap::{interval, interval_of_means};
 pub use table::text_table;
 
 use benchmarks::Items;
 use question::{Asked, Question};
+use tally::Tally;
 
-/// Rows whose questions are encoded and sorted together.
+/// Rows whose questions are sorted together.
 const WINDOW: usize = 256;
+/// Or fewer, once their questions hold this much memory: images are megabytes each as a model takes them.
+const WINDOW_BYTES: usize = 256 << 20;
+/// Rows encoded at a time, on all threads.
+const ENCODED_AT_ONCE: usize = 16;
 
 /// What to evaluate, on what, and how.
 #[derive(Clone, Debug)]
@@ -121,9 +124,12 @@ pub struct Summary {
     /// The 95 % interval of the accuracy by a bootstrap over the questions; absent when none was graded here.
     #[serde(default)]
     pub interval: Option<[f64; 2]>,
-    /// Answers that are graded elsewhere, in `submission.json`.
+    /// Answers that are graded elsewhere.
     #[serde(default)]
     pub submitted: usize,
+    /// The files that they are in: `submission.json`, or one for each file of questions.
+    #[serde(default)]
+    pub submissions: Vec<String>,
     /// The same by kind of question, where the rows' ids tell kinds apart.
     pub by_type: BTreeMap<String, Score>,
     /// Tokens of all answers, those that end them included.
@@ -173,18 +179,21 @@ pub fn evaluate(options: &EvalOptions, progress: &mut dyn FnMut(&Progress)) -> R
     fs::create_dir_all(&options.out).with_context(|| format!("cannot create `{}`", options.out.display()))?;
     let mut tally = Tally::new(options)?;
     let started = Instant::now();
-    let mut window: Vec<Vec<Question>> = Vec::new();
+    let (mut read, mut window) = (Vec::with_capacity(ENCODED_AT_ONCE), Window::default());
     let mut rows_left = options.limit.unwrap_or(usize::MAX);
-    while !window.is_empty() || rows_left > 0 {
-        let row = if rows_left > 0 { rows.next_row()? } else { None };
+    while rows_left > 0 {
+        let row = rows.next_row()?;
         rows_left = if row.is_some() { rows_left - 1 } else { 0 };
         match row {
-            Some(Ok(questions)) => window.push(questions),
+            Some(Ok(questions)) => read.push(questions),
             Some(Err(reason)) => tally.set_aside(&reason, progress),
             None => {}
         }
-        if window.len() >= WINDOW || rows_left == 0 {
-            answerer.answer(std::mem::take(&mut window), &mut tally, progress)?;
+        if read.len() == ENCODED_AT_ONCE || rows_left == 0 {
+            answerer.encode(std::mem::take(&mut read), &mut window, &mut tally, progress);
+        }
+        if window.is_full() || rows_left == 0 {
+            answerer.answer(std::mem::take(&mut window), &mut tally)?;
             progress(&Progress::Answered(tally.score, rows.progress()));
         }
     }
@@ -229,6 +238,26 @@ impl Rows {
     }
 }
 
+/// Questions that are sorted and answered together.
+#[derive(Default)]
+struct Window {
+    questions: Vec<Asked>,
+    num_rows: usize,
+    num_bytes: usize,
+}
+
+impl Window {
+    fn add(&mut self, row: Vec<Asked>) {
+        self.num_rows += 1;
+        self.num_bytes += row.iter().map(|question| question.encoded.num_bytes()).sum::<usize>();
+        self.questions.extend(row);
+    }
+
+    fn is_full(&self) -> bool {
+        self.num_rows >= WINDOW || self.num_bytes >= WINDOW_BYTES
+    }
+}
+
 /// The model with what it needs to answer.
 struct Answerer<'a> {
     options: &'a EvalOptions,
@@ -248,25 +277,30 @@ impl<'a> Answerer<'a> {
         Ok(Self { options, model: models::load(&options.model, &load)?, processor, repetition_penalty })
     }
 
-    /// Answers the questions of some rows, in batches of like length, and writes them in their own order.
-    fn answer(
+    /// Encodes the questions of some rows; a row with one that cannot be asked is set aside.
+    fn encode(
         &self,
         rows: Vec<Vec<Question>>,
+        window: &mut Window,
         tally: &mut Tally,
         progress: &mut dyn FnMut(&Progress),
-    ) -> Result<()> {
+    ) {
         let encode = |row: Vec<Question>| row.into_iter().map(|it| it.encode(&self.processor)).collect();
         let encoded: Vec<Result<Vec<Asked>, String>> = rows.into_par_iter().map(encode).collect();
-        let mut asked: Vec<Asked> = Vec::new();
         for row in encoded {
             match row {
                 Ok(questions) => {
                     tally.samples += 1;
-                    asked.extend(questions);
+                    window.add(questions);
                 }
                 Err(reason) => tally.set_aside(&reason, progress),
             }
         }
+    }
+
+    /// Answers the questions of a window, in batches of like length, and writes them in their own order.
+    fn answer(&self, window: Window, tally: &mut Tally) -> Result<()> {
+        let asked = window.questions;
         let lengths: Vec<usize> = asked.iter().map(Asked::num_tokens).collect();
         let mut answers = vec![String::new(); asked.len()];
         for batch in models::in_like_lengths(&lengths, self.options.max_tokens_per_batch) {
@@ -289,99 +323,5 @@ impl<'a> Answerer<'a> {
             tally.add(question.answered(answer, self.options.metric), is_graded)?;
         }
         Ok(())
-    }
-}
-
-/// Counts and writes.
-struct Tally {
-    file: BufWriter<File>,
-    path: PathBuf,
-    samples: usize,
-    quarantined: usize,
-    tokens: usize,
-    generated_tokens: usize,
-    score: Score,
-    outcomes: Vec<bool>,
-    submission: serde_json::Map<String, Value>,
-    by_type: BTreeMap<String, Score>,
-}
-
-impl Tally {
-    fn new(options: &EvalOptions) -> Result<Self> {
-        let summary = options.out.join("summary.json");
-        if summary.exists() {
-            fs::remove_file(&summary).with_context(|| format!("cannot replace `{}`", summary.display()))?;
-        }
-        let path = options.out.join("predictions.jsonl");
-        let file = File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(Self {
-            file: BufWriter::new(file),
-            path,
-            samples: 0,
-            quarantined: 0,
-            tokens: 0,
-            generated_tokens: 0,
-            score: Score::default(),
-            outcomes: Vec::new(),
-            submission: serde_json::Map::new(),
-            by_type: BTreeMap::new(),
-        })
-    }
-
-    fn set_aside(&mut self, reason: &str, progress: &mut dyn FnMut(&Progress)) {
-        self.quarantined += 1;
-        progress(&Progress::Quarantined(reason));
-    }
-
-    fn add(&mut self, prediction: Prediction, is_graded: bool) -> Result<()> {
-        if is_graded {
-            self.score.add(prediction.correct);
-            self.outcomes.push(prediction.correct);
-            if let Some(kind) = &prediction.kind {
-                self.by_type.entry(kind.clone()).or_default().add(prediction.correct);
-            }
-        } else {
-            let id = prediction.id.clone().unwrap_or_else(|| prediction.row.to_string());
-            self.submission.insert(id, prediction.prediction.clone().into());
-        }
-        let line = serde_json::to_string(&prediction)?;
-        writeln!(self.file, "{line}").with_context(|| format!("cannot write `{}`", self.path.display()))
-    }
-
-    fn finish(mut self, options: &EvalOptions, seconds: f64) -> Result<Summary> {
-        if self.score.questions == 0 && self.submission.is_empty() {
-            bail!(
-                "no question could be asked: {} rows were set aside\nhint: see the reasons above",
-                self.quarantined
-            );
-        }
-        self.file.flush().with_context(|| format!("cannot write `{}`", self.path.display()))?;
-        let submitted = self.submission.len();
-        if submitted > 0 {
-            let path = options.out.join("submission.json");
-            let text = serde_json::to_string_pretty(&self.submission)? + "\n";
-            fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
-        }
-        // A kind a question is no grouping but an id.
-        let grouped = self.by_type.len() <= 1 + self.score.questions / 4;
-        let summary = Summary {
-            model: options.model.display().to_string(),
-            data: options.sources.clone(),
-            metric: options.metric,
-            samples: self.samples,
-            quarantined: self.quarantined,
-            score: self.score,
-            interval: interval(&self.outcomes),
-            submitted,
-            by_type: if grouped { self.by_type } else { BTreeMap::new() },
-            generated_tokens: self.generated_tokens,
-            seconds,
-            tokens_per_second: self.tokens as f64 / seconds.max(1e-9),
-            peak_rss_bytes: peak_rss_bytes().unwrap_or(0),
-        };
-        let path = options.out.join("summary.json");
-        let text = serde_json::to_string_pretty(&summary)? + "\n";
-        fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(summary)
     }
 }

@@ -173,8 +173,10 @@ fn what_there_is(run: &Path) -> String {
     let mut steps: Vec<usize> =
         names("checkpoints").iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
     steps.sort_unstable();
-    let stages =
-        names("stages").into_iter().filter(|name| run.join("stages").join(name).join("student").is_dir());
+    // One that begins with a dot was never whole.
+    let is_whole =
+        |name: &String| !name.starts_with('.') && run.join("stages").join(name).join("student").is_dir();
+    let stages = names("stages").into_iter().filter(is_whole);
     let list: Vec<String> = stages
         .map(|name| format!("--after {name}"))
         .chain(steps.iter().map(|step| format!("--step {step}")))
@@ -198,7 +200,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = folder.path();
         std::fs::write(run.join("config.toml"), toml::to_string(&RunConfig::default()).unwrap()).unwrap();
-        for dir in ["checkpoints/step-20", "checkpoints/step-7", "stages/distill/student", "stages/align"] {
+        let there = ["checkpoints/step-20", "checkpoints/step-7", "stages/distill/student", "stages/align"];
+        let killed = ["checkpoints/.step-30.partial", "stages/.finetune.partial/student"];
+        for dir in there.iter().chain(&killed) {
             std::fs::create_dir_all(run.join(dir)).unwrap();
         }
         let asked = |moment| {
@@ -207,7 +211,7 @@ mod tests {
         };
         let error = asked(Moment::End);
         assert!(error.contains("not finished") && error.contains("hint:"), "{error}");
-        assert!(error.contains("--after distill, --step 7, --step 20"), "{error}");
+        assert!(error.ends_with(": --after distill, --step 7, --step 20"), "{error}");
         let error = asked(Moment::Step(8));
         assert!(error.contains("no checkpoint of step 8"), "{error}");
         let error = asked(Moment::After(StageName::Align));

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use shared::cache::{Codec, Part};
 use shared::dataset::Format;
-use shared::models::checkout;
+use shared::models::{DeviceName, checkout};
 use shared::settings;
 
 use crate::answers::AnswersSettings;
@@ -256,6 +256,7 @@ impl RunConfig {
         out: &str,
     ) -> Result<RunConfig> {
         let settings = Settings::load(common, flags)?;
+        settings.teacher.device.parse::<DeviceName>().map_err(|error| Usage(error.to_string()))?;
         let teacher = required(settings.teacher.dir.clone(), "a teacher", "--teacher DIR", "teacher.dir")?;
         let teacher = checkout(&teacher)?;
         let out = required(settings.cache.dir.clone(), what, out, "cache.dir")?;

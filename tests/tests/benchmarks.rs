@@ -211,6 +211,37 @@ fn answers_come_as_texts_numbers_and_lists() {
 }
 
 #[test]
+fn answers_that_are_handed_in_never_take_each_others_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = fixture("benchmarks/v1_0.png");
+    let row = |id: u32| json!({ "image": image, "question": "Which?", "question_id": id });
+    let paths = ["a", "b"].map(|folder| dir.path().join(folder).join("test.json"));
+    for (path, rows) in paths.iter().zip([json!([row(7), row(8), row(7)]), json!([row(7)])]) {
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        std::fs::write(path, rows.to_string()).unwrap();
+    }
+    let [model, first, second, out] = [&fixture("internvl"), &paths[0], &paths[1], &dir.path().join("out")]
+        .map(|it| it.display().to_string());
+    let args =
+        ["eval", "--device", "cpu", "--json", "--max-new-tokens", "3", "--model", &model, "--out", &out];
+    let finished = run("distill", [&args[..], &["--data", &first, "--data", &second]].concat()).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    // One file can hold one answer for an id: its third row is set aside, and said.
+    assert!(finished.stderr.contains("row 2: its answer would be handed in as `7`"), "{}", finished.stderr);
+    let summary: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!((&summary["submitted"], &summary["quarantined"]), (&json!(3), &json!(1)));
+    assert_eq!(summary["submissions"], json!(["submission-test.json", "submission-test-2.json"]));
+    let ids = |name: &str| -> Vec<String> {
+        let text = std::fs::read(Path::new(&out).join(name)).unwrap();
+        serde_json::from_slice::<serde_json::Map<String, Value>>(&text).unwrap().keys().cloned().collect()
+    };
+    assert_eq!(
+        (ids("submission-test.json"), ids("submission-test-2.json")),
+        (vec!["7".into(), "8".into()], vec!["7".into()])
+    );
+}
+
+#[test]
 fn mmmu_pro_has_ten_options_or_its_question_in_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let (_, predictions) = evaluate("mmmu_pro.parquet", &dir.path().join("standard"));

@@ -47,6 +47,9 @@ fn wrong_use_ends_with_2_and_says_how() {
     let missing = refused(&with(&["--config", "/no/such/file.toml"]), 1, &["/no/such/file.toml"]);
     assert_eq!(missing.stderr.matches("os error 2").count(), 1, "said once:\n{}", missing.stderr);
     refused(&with(&["--json", "--set", "align.lr_end=nan"]), 2, &["`align.lr_end`", "NaN"]);
+    refused(&with(&["--device", "xyz"]), 2, &["`xyz`: not a device", "cuda:N"]);
+    refused(&["eval", "--model", "m", "--data", "d", "--device", "xyz"], 2, &["`xyz`: not a device"]);
+    refused(&with(&["--set", "eval.holdout=1"]), 2, &["`eval.holdout` is 1", "hint:"]);
     refused(&["eval"], 2, &["--model DIR"]);
     refused(&["eval", "--model", "m"], 2, &["--data SRC"]);
     refused(&["export", "r"], 2, &["--out DIR"]);
@@ -80,6 +83,21 @@ fn every_command_takes_its_keys_from_a_file_and_from_set() {
         told(&["report", "--json", "--set", &set, "--set", "title=Two words", "--out", &path("r.html")]);
     assert_eq!(report["accuracies"].as_array().unwrap().len(), 1, "the evaluation in the run is found");
     assert!(fs::read_to_string(path("r.html")).unwrap().contains("<h1>Two words</h1>"));
+}
+
+#[test]
+fn a_folder_that_is_no_run_keeps_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    for own in ["config.toml", "student"] {
+        let out = dir.path().join(format!("with {own}"));
+        fs::create_dir(&out).unwrap();
+        fs::write(out.join(own), "mine").unwrap();
+        let args = arguments(&out, &["--stages", "finetune"]).unwrap();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        refused(&args, 1, &["is no run", own, "hint: choose another --out"]);
+        assert_eq!(fs::read_to_string(out.join(own)).unwrap(), "mine");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing is written");
+    }
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn what_cannot_be_used_is_code_one_with_a_hint() {
         1,
         &["prose.jsonl", "neither a JSON list nor JSON lines", "hint: "],
     );
-    assert_fails(&place.run_with("--device", "tpu"), 1, &["`tpu`: not a device", "hint: "]);
+    assert_fails(&place.run_with("--device", "tpu"), 2, &["`tpu`: not a device", "hint: "]);
     if shared::models::device("cuda:0").is_err() {
         assert_fails(&place.run_with("--device", "cuda:0"), 1, &["`cuda:0`", "CUDA", "hint: "]);
     }

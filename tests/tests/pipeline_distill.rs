@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::Tensor;
-use e2e::distilled::{NUM_SAMPLES, distilled, extract, inputs, is_same, metrics, weights};
+use e2e::distilled::{NUM_SAMPLES, distill, distilled, extract, inputs, is_same, metrics, weights};
 use e2e::programs::run;
 use e2e::rows::fixture;
 use shared::models::{Processor, config_of};
@@ -110,6 +110,20 @@ fn each_stage_moves_what_the_table_says_and_nothing_else() {
     assert_eq!(again, summary);
 }
 
+#[test]
+fn one_usable_held_out_sample_is_said_and_has_no_other_to_exchange_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    // Of the four held-out samples one has at most 100 tokens.
+    let keys = ["--stages", "distill", "--set", "data.max_length=100", "--set", "data.max_bad=1.0"];
+    let finished = distill(&out, &keys).unwrap();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert!(finished.stderr.contains("one held-out sample can be used"), "{}", finished.stderr);
+    let rows = metrics(&out).unwrap();
+    assert_eq!(steps_with(&rows, "control_shuffled"), [0; 0]);
+    assert_eq!(steps_with(&rows, "control_zeroed"), [2, 4, 5]);
+}
+
 fn steps_with(rows: &[serde_json::Value], field: &str) -> Vec<u64> {
     rows.iter().filter(|row| row[field].is_number()).map(|row| row["step"].as_u64().unwrap()).collect()
 }
@@ -186,9 +200,20 @@ fn kept_student_features_change_no_bit() {
     let sets = ["--stages", "align", "--set", "align.steps=10"];
     let run = |name: &str, more: &[&str]| {
         let out = dir.path().join(name);
-        distilled(&out, &[&sets[..], more].concat()).unwrap();
+        let features = out.join("student_features");
+        let args = [&sets[..], more].concat();
+        let stop = ["--set", "checkpoint.stop_after_steps=7"];
+        assert_eq!(distill(&out, &[&args[..], &stop].concat()).unwrap().code, Some(1));
+        let kept = features.join("features.bin").exists();
+        distilled(&out, &args).unwrap();
+        assert!(!features.exists(), "no later stage reads them");
+        // Killed before they were gone: the next call removes them.
+        std::fs::remove_file(out.join("summary.json")).unwrap();
+        std::fs::create_dir(&features).unwrap();
+        distilled(&out, &args).unwrap();
+        assert!(!features.exists());
         let recalibrator = weights(&out.join("stages/align/recalibrator.safetensors")).unwrap();
-        (computed(&out), recalibrator, out.join("student_features/features.bin").exists())
+        (computed(&out), recalibrator, kept)
     };
     let (rows, recalibrator, kept) = run("auto", &[]);
     let (other_rows, other, other_kept) = run("never", &["--set", "align.keep_student_features=never"]);

@@ -73,6 +73,92 @@ fn stopping_in_every_stage_and_killing_changes_nothing() {
     assert_same(&killed, &whole);
 }
 
+/// A kill at any moment after a step leaves its checkpoint, files that go on behind it, and stages that ended before it.
+#[test]
+fn a_run_killed_behind_any_step_goes_on_from_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    // Samples above this length are left out and listed, of training and of the evaluation: 100 tokens are a middle one.
+    let keys = [
+        "checkpoint.every=1",
+        "checkpoint.keep=99",
+        "data.max_length=100",
+        "data.max_bad=1.0",
+        "ema.decay=0.5",
+    ];
+    let keys: Vec<&str> = keys.iter().flat_map(|key| ["--set", key]).collect();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    distilled(&whole, &keys).unwrap();
+    let skipped = |out: &Path| fs::read_to_string(out.join("skipped.jsonl")).unwrap();
+    let listed = skipped(&whole);
+    assert!(listed.lines().count() > 12, "the list grows all along:\n{listed}");
+    distilled(&killed, &keys).unwrap();
+    for step in 0..=12 {
+        // A stage's last step has its checkpoint before what the stage leaves.
+        for is_left in [true, false].into_iter().take(if ENDS.contains(&step) { 2 } else { 1 }) {
+            rewind(&killed, step, is_left);
+            let summary = distilled(&killed, &keys).unwrap();
+            assert_eq!(summary["resumed_from"].as_u64(), Some(step).filter(|step| *step > 0), "step {step}");
+            assert_same(&killed, &whole);
+            assert_eq!(skipped(&killed), listed, "step {step}");
+        }
+    }
+}
+
+/// The stages' last steps.
+const ENDS: [u64; 3] = [4, 9, 12];
+
+/// Takes away what a run has published after a step, and its end; what a stage that ended with this step left stays if it
+/// `is_left`.
+fn rewind(out: &Path, step: u64, is_left: bool) {
+    for name in ["summary.json", "report.html"] {
+        fs::remove_file(out.join(name)).unwrap();
+    }
+    let gone = |path: PathBuf| fs::remove_dir_all(path).unwrap();
+    gone(out.join("student"));
+    (step + 1..=12).for_each(|later| gone(out.join(format!("checkpoints/step-{later}"))));
+    for (stage, end) in ["align", "distill", "finetune"].into_iter().zip(ENDS) {
+        if end > step || (end == step && !is_left) {
+            gone(out.join("stages").join(stage));
+        }
+    }
+}
+
+#[test]
+fn a_short_run_keeps_the_checkpoints_of_its_stages_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    distilled(&out, &["--set", "checkpoint.every=200"]).unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(out.join("checkpoints")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    // The stages end at steps 4, 9 and 12, and `checkpoint.keep` is 2.
+    assert_eq!(names, ["step-12", "step-9"]);
+    let exported = |more: &[&str]| {
+        let student = dir.path().join(more[1]).display().to_string();
+        let run = out.display().to_string();
+        let args = [&["export", run.as_str(), "--out", student.as_str(), "--dtype", "f32"], more].concat();
+        let finished = e2e::programs::run("distill", args).unwrap();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        fs::read(Path::new(&student).join("model.safetensors")).unwrap()
+    };
+    for (step, stage) in [("9", "distill"), ("12", "finetune")] {
+        assert!(exported(&["--step", step]) == exported(&["--after", stage]), "{stage}");
+    }
+}
+
+#[test]
+fn what_a_killed_end_left_undone_is_done_by_the_next_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let keys = ["--stages", "finetune"];
+    let summary = distilled(&out, &keys).unwrap();
+    let report = out.join("report.html");
+    fs::remove_file(&report).unwrap();
+    fs::write(out.join("images.bin"), "left").unwrap();
+    assert_eq!(distilled(&out, &keys).unwrap(), summary);
+    assert!(report.exists() && !out.join("images.bin").exists());
+}
+
 /// Starts the run again and again, killing it without warning each time it has written another checkpoint or a stage's
 /// end; returns how often.
 fn kill_until_done(out: &Path) -> usize {

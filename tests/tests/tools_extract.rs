@@ -198,6 +198,11 @@ fn repair_extracts_what_is_damaged_and_nothing_else() {
     fails(&args, &["another fingerprint"]);
     flip("manifest.json", 700);
     fails(&args, &["manifest.json"]);
+    let Finished { stderr, .. } = run("extract", words(&["verify"], &[&cache])).unwrap();
+    assert!(
+        stderr.contains("hint: restore the file from a copy") && !stderr.contains("extract verify"),
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use shared::agreement::Metric;
 use shared::dataset::DatasetOptions;
-use shared::models::checkout;
+use shared::models::{DeviceName, checkout};
 use toml::Table;
 
 use super::{CommonArgs, UsageError, print_summary};
@@ -25,7 +25,8 @@ use crate::eval::{self, EvalOptions, Progress};
 Reads the datasets of `distill run`, and as published MMBench (TSV), MMMU and MMMU-Pro (Parquet), ChartQA, MM-Vet \
 and plain VQA (JSON). Answers are the model's likeliest tokens, with the repetition penalty of its \
 generation_config.json. Writes predictions.jsonl, summary.json with the accuracy and its 95 % interval, and \
-submission.json for answers that are graded elsewhere (MM-Vet, hidden test splits). The table has a line for each \
+submission.json for answers that are graded elsewhere (MM-Vet, hidden test splits); of several files each has its \
+submission-NAME.json. The table has a line for each \
 kind of question: what stands before the number in its row's id, as in `count/0012` or `count-12`.")]
 pub struct EvalArgs {
     /// The checkpoint: a student or a teacher as on the Hugging Face hub, the name of one there (`org/name@revision`, the revision optional), or
@@ -109,7 +110,10 @@ impl EvalKeys {
         let missing = match (keys.model.as_os_str().is_empty(), keys.data.is_empty()) {
             (true, _) => "no model given\nhint: --model DIR, a checkpoint or a finished run",
             (false, true) => "no questions given\nhint: --data SRC, a dataset with reference answers",
-            (false, false) => return Ok(keys),
+            (false, false) => {
+                keys.device.parse::<DeviceName>().map_err(|error| UsageError(error.to_string()))?;
+                return Ok(keys);
+            }
         };
         Err(UsageError(missing.into()).into())
     }

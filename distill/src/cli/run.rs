@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use super::{CommonArgs, on_interrupt, print_summary};
 use crate::config::{self, Method, RunConfig, StageName};
 use crate::train;
-use crate::train::run::Summary;
 use crate::train::stage_loop::INTERRUPTED;
+use crate::train::summary::Summary;
 
 const EXAMPLES: &str = "Examples:
   distill run --cache CACHE --student DIR --out RUN --data train.jsonl --image-root images
@@ -30,7 +30,7 @@ fn long_help() -> String {
     // Tables of plain values are always TOML.
     let defaults = toml::to_string(&RunConfig::default()).unwrap_or_default();
     format!(
-        "{EXAMPLES}\n\nEvery key with its default, as --config FILE has it; `steps` and `lora` of a stage have none:\n\n{defaults}"
+        "{EXAMPLES}\n\nEvery key with its default, as --config FILE has it; `steps` and `lora` of a stage and `recalibrator.from` have none:\n\n{defaults}"
     )
 }
 

@@ -12,6 +12,7 @@ use super::config::{Asked, GridConfig, NamedStudent, NamedTeacher, Variant};
 use crate::cli::UsageError;
 use crate::config::RunConfig;
 use crate::train::checkpoint::publish_file;
+use crate::train::summary::{Summary, read_summary};
 
 /// The folder of runs without a teacher.
 const NO_TEACHER: &str = "no-teacher";
@@ -210,10 +211,10 @@ impl Cell {
     }
 
     /// What the run says of itself; none for a student as it came.
-    pub(super) fn run_summary(&self) -> Result<Option<crate::train::run::Summary>> {
+    pub(super) fn run_summary(&self) -> Result<Option<Summary>> {
         match &self.run {
             None => Ok(None),
-            Some(_) => match crate::train::run::read_summary(&self.dir)? {
+            Some(_) => match read_summary(&self.dir)? {
                 None => bail!("`{}` has no summary", self.dir.display()),
                 summary => Ok(summary),
             },

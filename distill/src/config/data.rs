@@ -8,6 +8,9 @@ use shared::cache::Access;
 
 use crate::cli::UsageError;
 
+/// No machine has more cores; many more threads than that bring it to a stop.
+const MOST_WORKERS: usize = 1024;
+
 /// One cache of a mixture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,8 +92,26 @@ impl DataConfig {
         (self.memory_mib << 20) / 2
     }
 
-    /// Refuses a mixture that says nothing, or too much beside the one cache of the run.
-    pub(super) fn validate_mixture(&self, cache: Option<&Path>) -> Result<()> {
+    /// Refuses what cannot be read so, beside the one cache of the run if it has one.
+    pub(super) fn validate(&self, cache: Option<&Path>) -> Result<()> {
+        let usage = |text: String| -> Result<()> { Err(UsageError(text).into()) };
+        if self.bucket_steps == 0 {
+            return usage("`data.bucket_steps` must be at least 1".into());
+        }
+        if !(0.0..=1.0).contains(&self.max_bad) {
+            return usage("`data.max_bad` is a share, from 0 to 1".into());
+        }
+        if self.workers > MOST_WORKERS {
+            return usage(format!(
+                "`data.workers` is {}, and must be at most {MOST_WORKERS}\nhint: 0 takes a thread a core",
+                self.workers
+            ));
+        }
+        self.validate_mixture(cache)
+    }
+
+    /// Refuses a mixture that says nothing, or too much beside the one cache.
+    fn validate_mixture(&self, cache: Option<&Path>) -> Result<()> {
         let mixture = &self.mixture;
         let usage = |text: String| -> Result<()> { Err(UsageError(text).into()) };
         if !mixture.is_empty() && cache.is_some() {

@@ -84,6 +84,34 @@ fn impossible_combinations_are_refused_with_a_hint() {
     assert!(with_cache(|c| c.finetune.beta2 = 1.0).unwrap_err().contains("finetune.beta2"));
     assert!(with_cache(|c| c.stages = Some(vec![StageName::Distill, StageName::Align])).is_err());
     assert!(with_cache(|c| c.method = Method::Sft).is_ok());
+    assert!(with_cache(|c| c.device = "xyz".into()).unwrap_err().contains("not a device"));
+    // A control exchanges samples where there is a Recalibrator.
+    let one_held_out = |c: &mut RunConfig| c.eval.holdout = 1;
+    assert!(with_cache(one_held_out).unwrap_err().contains("`eval.holdout` is 1"));
+    let without = with_cache(|c| {
+        c.eval.holdout = 1;
+        c.method = Method::Kd;
+    });
+    assert_eq!(without, Ok(()));
+}
+
+#[test]
+fn an_aligned_recalibrator_leaves_stage_align_out_unless_it_is_named() {
+    let mut config = RunConfig::default();
+    config.recalibrator.from = Some("other".into());
+    assert_eq!(config.stages(), [StageName::Distill, StageName::Finetune]);
+    config.stages = Some(vec![StageName::Align, StageName::Distill]);
+    assert_eq!(config.stages(), [StageName::Align, StageName::Distill]);
+    let mut refused = |change: fn(&mut RunConfig)| {
+        (config.student, config.out, config.cache) = ("s".into(), "o".into(), Some("c".into()));
+        let mut config = config.clone();
+        change(&mut config);
+        config.validate().unwrap_err().to_string()
+    };
+    let copied = refused(|c| c.recalibrator.init = RecalibratorInit::Copy);
+    assert!(copied.contains("both `recalibrator.from` and `recalibrator.init=copy`"), "{copied}");
+    let unused = refused(|c| c.stages = Some(vec![StageName::Finetune]));
+    assert!(unused.contains("`recalibrator.from` is for stages align and distill"), "{unused}");
 }
 
 #[test]
@@ -108,6 +136,7 @@ fn what_is_no_number_or_of_the_wrong_sign_is_refused_by_name() {
         "alm.temperature=inf",
         "data.max_bad=nan",
         "data.max_bad=1.5",
+        "data.workers=1000000",
     ];
     for set in wrong {
         let (key, _) = set.split_once('=').unwrap();

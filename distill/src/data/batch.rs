@@ -16,7 +16,8 @@ use shared::ids::SampleKey;
 use shared::models::{Encoded, PackedBatch};
 
 use super::align::Piece;
-use super::source::{Sample, TeacherSample};
+use super::source::Sample;
+use super::teacher_sample::TeacherSample;
 use crate::recalibrator::{Plan, SampleStarts, SampleTurns, Source};
 
 /// What to build of a batch.

@@ -14,7 +14,8 @@ use rayon::prelude::*;
 use super::ahead::Ahead;
 use super::index::Skipped;
 use super::sampler::Sampler;
-use super::source::{Sample, Source, TeacherNeed};
+use super::source::{Sample, Source};
+use super::teacher_sample::TeacherNeed;
 use crate::config::DataConfig;
 
 /// The samples of one step.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use shared::cache::{CacheReader, SampleMeta};
 use shared::dataset::{canonical_json, parse_canonical};
 use shared::explained::Explained;
@@ -12,24 +12,13 @@ use shared::ids::{Digest, SampleKey};
 use shared::image::decode;
 use shared::models::{Encoded, Processor};
 
-use super::align::{CutText, Piece, pieces};
 use super::disk_order::DiskOrder;
 use super::index::{Conversation, Index, Skipped};
 use super::mixture::{Caches, MixedOrder};
 use super::sampler::Order;
+use super::teacher_sample::{TeacherNeed, TeacherSample};
 use crate::config::{Answers, Method, RunConfig};
 use crate::methods;
-
-/// What a stage takes of the teacher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TeacherNeed {
-    /// Nothing: the text alone.
-    Nothing,
-    /// Features of the answers and of the token before each.
-    Answers,
-    /// Features of every token, where the cache has them.
-    All,
-}
 
 /// One sample, ready for a batch.
 #[derive(Debug)]
@@ -40,38 +29,6 @@ pub struct Sample {
     pub student: Encoded,
     /// As the teacher saw it, when the stage needs it.
     pub teacher: Option<TeacherSample>,
-}
-
-/// What the cache knows of a sample.
-#[derive(Clone, Debug)]
-pub struct TeacherSample {
-    /// The teacher's token ids.
-    pub input_ids: Vec<u32>,
-    /// The answers' tokens, turn by turn.
-    pub answers: Vec<Range<usize>>,
-    /// For each answer, the pieces of text that both tokenizers cut alike.
-    pub pieces: Vec<Vec<Piece>>,
-    /// Tokens whose features are here, ascending.
-    pub positions: Vec<u32>,
-    /// Values per feature.
-    pub width: usize,
-    /// (positions, width).
-    pub features: Vec<f32>,
-}
-
-impl TeacherSample {
-    /// The row of `features` that belongs to a token.
-    #[must_use]
-    pub fn row_of(&self, token: usize) -> Option<usize> {
-        self.positions.binary_search(&(token as u32)).ok()
-    }
-
-    /// Whether every token up to the end of the last answer has a feature.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        let end = self.answers.last().map_or(0, |answer| answer.end);
-        self.positions.len() >= end && self.row_of(end.saturating_sub(1)) == Some(end.saturating_sub(1))
-    }
 }
 
 struct Entry {
@@ -310,7 +267,7 @@ impl Source {
         }
         let teacher = match (need, meta) {
             (TeacherNeed::Nothing, _) | (_, None) => None,
-            (_, Some((cache, row, meta))) => Some(teacher_sample(cache, row, &meta, need, &student)?),
+            (_, Some((cache, row, meta))) => Some(TeacherSample::read(cache, row, &meta, need, &student)?),
         };
         if let Some(teacher) = teacher.as_ref().filter(|teacher| teacher.answers.len() != num_answers) {
             bail!("{num_answers} answers for the student, {} for the teacher", teacher.answers.len());
@@ -367,63 +324,6 @@ fn cached_entries(caches: &Caches, index: &mut Index) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-fn teacher_sample(
-    cache: &CacheReader,
-    row: usize,
-    meta: &SampleMeta,
-    need: TeacherNeed,
-    student: &Encoded,
-) -> Result<TeacherSample> {
-    let answered = meta.turns.iter().filter(|turn| turn.num_answer_tokens > 0);
-    let answers: Vec<Range<usize>> = answered
-        .map(|turn| turn.answer_start as usize..(turn.answer_start + turn.num_answer_tokens) as usize)
-        .collect();
-    let wanted = |position: u32| {
-        let position = position as usize;
-        need == TeacherNeed::All
-            || answers.iter().any(|answer| answer.start <= position + 1 && position < answer.end)
-    };
-    // From the first wanted position to the last: what lies outside is not even decoded.
-    let (width, mut span) = (cache.width(), Vec::new());
-    let first = meta.positions.iter().position(|&position| wanted(position)).unwrap_or(0);
-    let last = meta.positions.iter().rposition(|&position| wanted(position)).unwrap_or(0);
-    cache.features_f32_at(row, first..last + 1, &mut span)?;
-    let positions = &meta.positions[first..=last];
-    if let Some(bad) = span.iter().position(|value| !value.is_finite()) {
-        let reason = format!("a feature of token {} is not finite", positions[bad / width]);
-        return Err(cache.damaged(row, reason).into());
-    }
-    let rows = positions.iter().zip(span.chunks_exact(width)).filter(|(position, _)| wanted(**position));
-    let (positions, rows): (Vec<u32>, Vec<&[f32]>) = rows.unzip();
-    let sample = TeacherSample {
-        input_ids: meta.input_ids.clone(),
-        pieces: common_pieces(student, meta, &answers),
-        answers,
-        positions,
-        width,
-        features: rows.concat(),
-    };
-    let needed = sample.answers.iter().flat_map(|answer| answer.start - 1..answer.end);
-    for token in needed {
-        sample.row_of(token).with_context(|| {
-            format!("the cache has no feature of token {token}, which an answer needs\nhint: `extract repair` the cache")
-        })?;
-    }
-    Ok(sample)
-}
-
-/// The pieces of each answer that both models have.
-fn common_pieces(student: &Encoded, meta: &SampleMeta, answers: &[Range<usize>]) -> Vec<Vec<Piece>> {
-    let prompt = &student.prompt;
-    let ours = prompt.turns.iter().filter_map(|turn| turn.answer.clone());
-    let cut = |(ours, theirs): (Range<usize>, &Range<usize>)| {
-        let student = CutText { text: &prompt.text, offsets: prompt.offsets.get(ours).unwrap_or_default() };
-        let offsets = meta.offsets.get(theirs.clone()).unwrap_or_default();
-        pieces(student, CutText { text: &meta.text, offsets })
-    };
-    ours.zip(answers).map(cut).collect()
-}
-
 impl Kept {
     fn keep(&mut self, place: (usize, TeacherNeed), sample: &Arc<Sample>) {
         let num_bytes = sample.num_bytes();
@@ -439,10 +339,7 @@ impl Sample {
     /// About how much memory it takes.
     #[must_use]
     pub fn num_bytes(&self) -> usize {
-        let student = &self.student;
-        let pixels: usize = student.images.iter().map(|image| image.pixels.len() * 4).sum();
         let teacher = self.teacher.as_ref().map_or(0, |t| t.features.len() * 4 + t.input_ids.len() * 4);
-        // Token id, character range and position: 4 + 8 + 12 bytes.
-        pixels + teacher + student.prompt.input_ids.len() * 24 + student.prompt.text.len() + 256
+        self.student.num_bytes() + teacher + 256
     }
 }

@@ -21,7 +21,8 @@ pub fn text_table(summary: &Summary) -> String {
         let _ = writeln!(text, "95 % interval of the accuracy: {:.1} to {:.1} %", low * 100.0, high * 100.0);
     }
     if summary.submitted > 0 {
-        let _ = writeln!(text, "{} answers to be graded elsewhere are in submission.json", summary.submitted);
+        let files = summary.submissions.join(", ");
+        let _ = writeln!(text, "{} answers to be graded elsewhere are in {files}", summary.submitted);
     }
     if summary.quarantined > 0 {
         let _ = writeln!(text, "{} rows could not be evaluated", summary.quarantined);

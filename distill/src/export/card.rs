@@ -4,10 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::Value;
+use shared::ids::Fingerprint;
 
 use super::Moment;
 use crate::config::{Method, RunConfig, StageName};
 use crate::report::run::Run;
+use crate::train::aligned::FIELD;
+use crate::train::identity::IDENTITY;
 
 /// The card's text.
 pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
@@ -28,6 +31,10 @@ pub(super) fn text(config: &RunConfig, run: &Path, moment: Moment) -> String {
     // All caches of a run are of one teacher.
     for (title, value) in caches.first().iter().flat_map(|(cache, _)| provenance(cache)) {
         let _ = writeln!(card, "| {title} | `{value}` |");
+    }
+    if let Some((run, digest)) = config.recalibrator.from.as_ref().zip(aligned_digest(run)) {
+        let _ = writeln!(card, "| Recalibrator begun from stage align of | `{}` |", run.display());
+        let _ = writeln!(card, "| its weights | `{digest}` |");
     }
     let stages: Vec<&str> = config.stages().into_iter().map(StageName::as_str).collect();
     let _ = writeln!(card, "| stages | {} |\n| seed | {} |", stages.join(", "), config.seed);
@@ -101,6 +108,12 @@ fn sentence(config: &RunConfig, moment: Moment) -> String {
         Moment::After(stage) => format!("{how}; as stage {} left it.", stage.as_str()),
         Moment::Step(step) => format!("{how}; a checkpoint of step {step}, not the run's end."),
     }
+}
+
+/// The digest of the weights that the run's Recalibrator began with, where another run had aligned them.
+fn aligned_digest(run: &Path) -> Option<String> {
+    let identity: Fingerprint = serde_json::from_slice(&std::fs::read(run.join(IDENTITY)).ok()?).ok()?;
+    identity.fields.get(FIELD).cloned()
 }
 
 /// What the cache's manifest says of the teacher; nothing when it is out of reach.

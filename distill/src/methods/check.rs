@@ -5,7 +5,8 @@ use shared::cache::CacheReader;
 
 use super::Distillation;
 use crate::config::Method;
-use crate::data::source::{Source, TeacherNeed};
+use crate::data::source::Source;
+use crate::data::teacher_sample::TeacherNeed;
 
 /// Samples that are tried.
 const TRIED: usize = 32;

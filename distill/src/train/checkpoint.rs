@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use shared::ids::Fingerprint;
 
 use super::ema::Ema;
-use super::metrics::Offsets;
 use super::optim::AdamW;
+use super::run_log::Offsets;
 use crate::config::StageName;
 
 /// Counted up when a checkpoint of older code can no longer be continued bit for bit.
@@ -46,7 +46,7 @@ pub struct State {
     pub num_updates: u64,
     /// Samples left out so far, in the stage.
     pub num_skipped: usize,
-    /// How far the metrics had come.
+    /// How far the run's own files had come.
     pub offsets: Offsets,
 }
 
@@ -124,13 +124,22 @@ impl Checkpoints {
         Ok(steps)
     }
 
-    /// Removes the oldest checkpoints, and what a process that was killed left of one that never appeared.
-    fn prune(&self) -> Result<()> {
+    /// Removes the oldest checkpoints, and what a process that was killed left of those that never appeared or were being
+    /// removed.
+    ///
+    /// # Errors
+    /// When a folder cannot be removed.
+    pub fn prune(&self) -> Result<()> {
+        let remove =
+            |dir: &Path| fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()));
+        self.partial()?.iter().try_for_each(|dir| remove(dir))?;
         let steps = self.steps()?;
-        let old = &steps[..steps.len().saturating_sub(self.keep)];
-        let old = old.iter().map(|step| self.dir.join(format!("step-{step}")));
-        for dir in old.chain(self.partial()?) {
-            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        for step in &steps[..steps.len().saturating_sub(self.keep)] {
+            // Under the other name first: a checkpoint is never there in part.
+            let (dir, partial) =
+                (self.dir.join(format!("step-{step}")), self.dir.join(format!(".step-{step}{PARTIAL}")));
+            fs::rename(&dir, &partial).with_context(|| format!("cannot remove {}", dir.display()))?;
+            remove(&partial)?;
         }
         Ok(())
     }
@@ -232,6 +241,11 @@ impl Tensors {
     /// When there is none of this name.
     pub fn get(&self, name: &str) -> candle_core::Result<Tensor> {
         self.map.load(name, &Device::Cpu)
+    }
+
+    /// Name and shape of each tensor.
+    pub fn shapes(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        self.map.tensors().into_iter().map(|(name, tensor)| (name, tensor.shape().to_vec()))
     }
 
     /// Sets every variable to the tensor of its name.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use shared::ids::Fingerprint;
 use shared::models::{self, Processor};
@@ -12,10 +12,14 @@ use super::checkpoint::{FORMAT_VERSION, publish_file, refuse_differences};
 use crate::config::RunConfig;
 use crate::data::mixture::Caches;
 
-const FILE_NAME: &str = "run.json";
+/// The identity, in a run's folder.
+pub const IDENTITY: &str = "run.json";
+
+/// What a run writes into its folder and reads again: there before the run's claim, it is somebody else's.
+const OWN: [&str; 6] = ["config.toml", "metrics.jsonl", "checkpoints", "stages", "student", "summary.json"];
 
 /// Keys that say where things lie or how fast they are read, not what is computed.
-const IRRELEVANT: [&str; 15] = [
+const IRRELEVANT: [&str; 16] = [
     "out",
     "cache",
     "student",
@@ -31,6 +35,8 @@ const IRRELEVANT: [&str; 15] = [
     "data.max_bad",
     "memory.recompute",
     "align.keep_student_features",
+    // Its weights count: `aligned` adds them.
+    "recalibrator.from",
 ];
 
 /// The identity of a run, but for its samples.
@@ -69,10 +75,16 @@ fn flatten(identity: &mut Fingerprint, prefix: &str, table: &Table) {
 /// Claims a run's folder: writes the identity, or compares with the one that is there.
 ///
 /// # Errors
-/// When the folder belongs to another run, naming each difference, or cannot be written.
+/// When the folder belongs to another run, naming each difference, is no run's, or cannot be written.
 pub fn claim(out: &Path, identity: &Fingerprint) -> Result<()> {
-    let path = out.join(FILE_NAME);
+    let path = out.join(IDENTITY);
     if !path.exists() {
+        if let Some(name) = OWN.iter().find(|name| out.join(name).exists()) {
+            bail!(
+                "`{}` is no run and has a `{name}`, where a run keeps its own\nhint: choose another --out",
+                out.display()
+            );
+        }
         return publish_file(&path, &serde_json::to_vec_pretty(identity)?);
     }
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

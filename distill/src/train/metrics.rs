@@ -1,14 +1,9 @@
-//! One line a step in `metrics.jsonl`, and the same scalars for TensorBoard.
+//! What one step tells: a line of `metrics.jsonl`.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
 
-use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::tensorboard::EventWriter;
 use crate::config::StageName;
 
 /// The file's name in a run.
@@ -92,84 +87,8 @@ pub struct EvalRow {
     pub control_zeroed_kl: Option<f64>,
 }
 
-/// How far the files had come; what a checkpoint keeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offsets {
-    /// Bytes of `metrics.jsonl`.
-    pub metrics_bytes: u64,
-    /// Bytes of the event file.
-    pub events_bytes: u64,
-}
-
-/// Writes both files.
-#[derive(Debug)]
-pub struct MetricsWriter {
-    file: File,
-    num_bytes: u64,
-    events: EventWriter,
-}
-
-impl MetricsWriter {
-    /// Opens the files of a run, cut to what a checkpoint vouches for.
-    ///
-    /// # Errors
-    /// When a file cannot be written, or rows are missing.
-    pub fn open(dir: &Path, offsets: Offsets) -> Result<Self> {
-        let path = dir.join(FILE_NAME);
-        let cannot = || format!("cannot write {}", path.display());
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let mut file = file.with_context(cannot)?;
-        let num_bytes = file.metadata().with_context(cannot)?.len();
-        if num_bytes < offsets.metrics_bytes {
-            bail!(
-                "`{}` has {num_bytes} bytes, and had {} when the run stopped\n\
-                 hint: put the file back, or start anew in another --out",
-                path.display(),
-                offsets.metrics_bytes
-            );
-        }
-        let cut = file.set_len(offsets.metrics_bytes);
-        cut.and_then(|()| file.seek(SeekFrom::Start(offsets.metrics_bytes))).with_context(cannot)?;
-        let events = EventWriter::open(dir, offsets.events_bytes)?;
-        Ok(Self { file, num_bytes: offsets.metrics_bytes, events })
-    }
-
-    /// Appends a row to both files.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn append(&mut self, row: &Row) -> Result<()> {
-        let value = serde_json::to_value(row)?;
-        let line = format!("{value}\n");
-        self.file.write_all(line.as_bytes()).context("cannot write metrics.jsonl")?;
-        self.num_bytes += line.len() as u64;
-        let fields = value.as_object().into_iter().flatten();
-        let terms = value["method_terms"].as_object().into_iter().flatten();
-        let tagged: Vec<(String, f64)> = fields
-            .filter(|(name, _)| *name != "step")
-            .chain(terms)
-            .filter_map(|(name, value)| Some((format!("{}/{name}", row.stage.as_str()), value.as_f64()?)))
-            .collect();
-        let scalars: Vec<(&str, f64)> = tagged.iter().map(|(tag, value)| (tag.as_str(), *value)).collect();
-        self.events.scalars(row.step as u64, &scalars)
-    }
-
-    /// Brings both files to the disk and says how far they are.
-    ///
-    /// # Errors
-    /// When a file cannot be written.
-    pub fn sync(&mut self) -> Result<Offsets> {
-        self.file.sync_data().context("cannot write metrics.jsonl")?;
-        self.events.sync()?;
-        Ok(Offsets { metrics_bytes: self.num_bytes, events_bytes: self.events.num_bytes() })
-    }
-}
-
 /// The most memory this process has held, in bytes; 0 where the system does not tell.
 #[must_use]
 pub fn peak_rss_bytes() -> u64 {
     shared::memory::peak_rss_bytes().unwrap_or(0)
 }
-
-#[cfg(test)]
-mod tests;

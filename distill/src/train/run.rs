@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! RUN/config.toml, run.json       as resolved; what the run is made from
-//! RUN/checkpoints/step-N/         the newest, while a stage runs
+//! RUN/checkpoints/step-N/         the newest; each stage's last step has one
 //! RUN/stages/<name>/              what a stage left: recalibrator.safetensors, student/ (float32)
-//! RUN/student_features/           of the frozen student, where stage align sees samples more than once
+//! RUN/student_features/           of the frozen student, until stage align, which sees samples more than once, is done
 //! RUN/images.bin                  images of the data's own rows, until the run is done
 //! RUN/student/                    the result, in the student's own type
 //! RUN/summary.json                the run is done
@@ -19,57 +19,35 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use shared::ids::Fingerprint;
-use shared::models::{self, Model, Processor};
+use shared::models::{self, Processor};
 
+use super::aligned::Aligned;
 use super::checkpoint::{Checkpoint, Checkpoints, publish, publish_file, refuse_differences};
-use super::ema::Ema;
 use super::identity::{claim, identity};
 use super::lock::RunLock;
-use super::metrics::{Offsets, Row, peak_rss_bytes};
-use super::optim::AdamW;
+use super::metrics::peak_rss_bytes;
 use super::progress::LINE_EVERY;
-use super::schedule::Schedule;
-use super::stage_loop::{Ended, StageLoop, append_skipped};
-use super::step::{MethodSide, RecomputedSides, Trainer};
+use super::run_log::{Offsets, RunLog};
+use super::stage_loop::{Ended, StageLoop};
+use super::step::Trainer;
 use super::student_features::StudentFeatures;
-use super::teacher::{Start, TeacherSide, require_all_tokens, teacher_head};
+use super::summary::{SUMMARY, Summary, last_evaluations, read_rows, read_summary};
 use crate::config::{LoraConfig, RunConfig, StageName};
 use crate::data::mixture::Caches;
 use crate::data::source::Source;
 use crate::data::spill::Spill;
 use crate::lora;
-use crate::methods;
 use crate::report::{self, ReportOptions};
-use crate::stage::{RecalibratorRole, Stage};
+use crate::stage::Stage;
 use crate::student;
 
-const SUMMARY: &str = "summary.json";
-const RECALIBRATOR: &str = "recalibrator.safetensors";
+mod trainer;
 
-/// What a run did.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// The run's folder.
-    pub run: PathBuf,
-    /// The stages that the run consists of, in order.
-    pub stages: Vec<StageName>,
-    /// Samples that train.
-    pub samples: usize,
-    /// Steps done in all.
-    pub steps: usize,
-    /// The last step.
-    pub last: Option<Row>,
-    /// The last evaluation of each stage that has one.
-    pub evaluations: Vec<Row>,
-    /// Seconds of this call.
-    pub seconds: f64,
-    /// The most memory the process held.
-    pub peak_rss_bytes: u64,
-    /// The step this call continued from; absent for a fresh run.
-    pub resumed_from: Option<usize>,
-    /// The trained student.
-    pub student: PathBuf,
-}
+/// What stages left, in a run's folder.
+pub const STAGES: &str = "stages";
+const REPORT: &str = "report.html";
+/// The Recalibrator's weights, where a stage left them.
+pub const RECALIBRATOR: &str = "recalibrator.safetensors";
 
 /// One stage of the plan.
 #[derive(Clone, Copy, Debug)]
@@ -89,11 +67,17 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
     let device = models::device(&config.device)?;
     let processor = Processor::load(&config.student)?;
     let caches = Caches::open(config)?.map(Arc::new);
-    let base_identity = identity(config, &device, &processor, caches.as_deref())?;
+    let mut base_identity = identity(config, &device, &processor, caches.as_deref())?;
+    let aligned = aligned(config, caches.as_deref(), &base_identity)?;
+    aligned.iter().for_each(|aligned| aligned.identify(&mut base_identity));
     std::fs::create_dir_all(out).with_context(|| format!("cannot write {}", out.display()))?;
     claim(out, &base_identity)?;
     if let Some(summary) = read_summary(out)? {
         shared::say!("{} is done", out.display());
+        clear_away(out)?;
+        if !out.join(REPORT).exists() {
+            report(out)?;
+        }
         return Ok(summary);
     }
     let _lock = RunLock::take(out)?;
@@ -110,11 +94,21 @@ pub fn run(config: &RunConfig) -> Result<Summary> {
         identity: with_samples(base_identity, &source),
         source: Arc::new(source),
         base: config.student.clone(),
-        recalibrator: None,
+        recalibrator: aligned.map(|aligned| aligned.file),
         offsets: Offsets::default(),
     };
     let resumed_from = run.all_stages()?;
     run.finish(start, resumed_from)
+}
+
+/// Another run's Recalibrator to begin with, if the keys name one and a stage has use for it.
+fn aligned(config: &RunConfig, caches: Option<&Caches>, identity: &Fingerprint) -> Result<Option<Aligned>> {
+    let Some(caches) = caches.filter(|_| config.has_recalibrator()) else { return Ok(None) };
+    let Some(aligned) = Aligned::open(&config.recalibrator)? else { return Ok(None) };
+    let student = models::config_of(&config.student)?;
+    let spec = config.recalibrator.spec(student.config.decoder(), caches.first().width());
+    aligned.check(identity, &spec)?;
+    Ok(Some(aligned))
 }
 
 /// Tells how many rows of the data are read, now and then.
@@ -171,12 +165,10 @@ struct StageEnd {
 impl Run<'_> {
     fn all_stages(&mut self) -> Result<Option<usize>> {
         let checkpoints = Checkpoints::of(&self.config.out, self.config.checkpoint.keep);
+        checkpoints.prune()?;
         let checkpoint = checkpoints.latest()?;
         if let Some(checkpoint) = &checkpoint {
             checkpoint.check(&self.identity)?;
-        }
-        if !self.source.skipped.is_empty() && checkpoint.is_none() {
-            append_skipped(&self.config.out, &self.source.skipped)?;
         }
         let mut resumed_from = None;
         for planned in self.plan.clone() {
@@ -191,6 +183,9 @@ impl Run<'_> {
                 self.offsets = checkpoint.state.offsets;
             } else if planned.first_step == 0 {
                 self.check_adapters()?;
+                let mut log = RunLog::open(&self.config.out, self.offsets)?;
+                log.skip(&self.source.skipped)?;
+                self.offsets = log.sync()?;
             }
             self.one_stage(planned, checkpoint, &checkpoints)?;
         }
@@ -219,21 +214,27 @@ impl Run<'_> {
             serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))?;
         refuse_differences(&dir, &end.identity, &self.identity)?;
         self.offsets = end.offsets;
-        self.move_on(&dir);
+        self.move_on(planned.name)?;
         Ok(true)
     }
 
     fn stage_dir(&self, name: StageName) -> PathBuf {
-        self.config.out.join("stages").join(name.as_str())
+        self.config.out.join(STAGES).join(name.as_str())
     }
 
-    fn move_on(&mut self, dir: &Path) {
+    /// Takes what a finished stage left as the next one's start, and drops what served it alone.
+    fn move_on(&mut self, name: StageName) -> Result<()> {
+        let dir = self.stage_dir(name);
         let (student, recalibrator) = (dir.join("student"), dir.join(RECALIBRATOR));
         if student.exists() {
             self.base = student;
         }
         if recalibrator.exists() {
             self.recalibrator = Some(recalibrator);
+        }
+        match name {
+            StageName::Align => StudentFeatures::remove(&self.config.out),
+            StageName::Distill | StageName::Finetune => Ok(()),
         }
     }
 
@@ -281,103 +282,7 @@ impl Run<'_> {
             std::fs::write(dir.join("done.json"), serde_json::to_vec_pretty(&end)?)
                 .context("cannot write the stage's end")
         })?;
-        self.move_on(&dir);
-        Ok(())
-    }
-
-    /// Loads what a stage needs, from where the last one ended.
-    fn trainer(&self, planned: Planned) -> Result<Trainer> {
-        let stage = Stage::new(self.config, planned.name);
-        let keys = self.config.stage(planned.name).clone();
-        let recomputed = RecomputedSides::default();
-        let mut model = student::open(&self.base, &stage, &self.device, self.config.dtype.on(&self.device))?;
-        if let Some(keys) = &keys.lora {
-            lora::adapt(&mut model, keys, self.config.seed)?;
-        }
-        let recompute = self.config.memory.recompute.applies(model.body.decoder(), keys.microbatch_tokens);
-        if recompute {
-            model.body.recompute(recomputed.student.clone());
-        }
-        let mut params = student::params(&model);
-        let teacher = match (&self.caches, stage.recalibrator) {
-            (_, RecalibratorRole::Absent) => None,
-            (None, _) => bail!("stage {} needs a cache", planned.name.as_str()),
-            (Some(caches), role) => {
-                if stage.regularisation {
-                    require_all_tokens(caches)?;
-                }
-                let start = Start {
-                    file: self.recalibrator.as_deref(),
-                    trains: role == RecalibratorRole::Trains,
-                    regularisation: stage.regularisation,
-                    seed: self.config.seed,
-                    student: &self.base,
-                };
-                let mut side = TeacherSide::open(&self.config.recalibrator, caches.first(), &model, &start)?;
-                if recompute {
-                    side.recalibrator.recompute(recomputed.recalibrator.clone());
-                }
-                params.extend(side.params());
-                Some(side)
-            }
-        };
-        let method = self.method_side(&stage, &model)?;
-        params.extend(method.iter().flat_map(|side| side.method.params()));
-        if params.is_empty() {
-            bail!("stage {} trains nothing", planned.name.as_str());
-        }
-        let num_trained: usize = params.iter().map(|param| param.var.elem_count()).sum();
-        shared::say!(
-            "stage {} trains {num_trained} weights, {} of them the student's",
-            planned.name.as_str(),
-            model.params.num_elements()
-        );
-        let student_features = self.student_features(planned, &model)?;
-        let averaged = self.config.ema.decay > 0.0;
-        let ema = averaged.then(|| Ema::new(self.config.ema.decay, &params)).transpose()?;
-        let optimizer = AdamW::new((&keys).into(), self.config.memory.optimizer, params)?;
-        let schedule = Schedule::new(&keys, planned.num_steps);
-        let loss = self.config.loss.clone();
-        Ok(Trainer {
-            stage,
-            schedule,
-            loss,
-            model,
-            teacher,
-            method,
-            student_features,
-            recomputed,
-            optimizer,
-            ema,
-            evaluates_ema: self.config.ema.evaluate,
-            keys,
-        })
-    }
-
-    /// Where a stage with a frozen student keeps its features. A student is its weights and what encodes its samples.
-    fn student_features(&self, planned: Planned, model: &Model) -> Result<Option<StudentFeatures>> {
-        let keys = self.config.stage(planned.name);
-        if !keys.keeps_features(planned.num_steps, self.source.num_train()) {
-            return Ok(None);
-        }
-        let fields = self.identity.fields.iter();
-        let of_student = fields.filter(|(field, _)| {
-            field.starts_with("student ") || ["device", "dtype"].contains(&field.as_str())
-        });
-        let identity = Fingerprint { fields: of_student.map(|(k, v)| (k.clone(), v.clone())).collect() };
-        let dir = self.config.out.join("student_features");
-        let width = model.body.decoder().hidden_size;
-        StudentFeatures::open(&dir, &identity, width, (&model.device, model.dtype)).map(Some)
-    }
-
-    /// The method without a Recalibrator, if this stage has one.
-    fn method_side(&self, stage: &Stage, model: &Model) -> Result<Option<MethodSide>> {
-        let Some(caches) = self.caches.as_ref().filter(|_| stage.method) else { return Ok(None) };
-        let cache = caches.first();
-        let Some(method) = methods::open(self.config, model, cache.width())? else { return Ok(None) };
-        let head = teacher_head(cache, &model.device, model.dtype)?;
-        methods::check(self.config.method, method.as_ref(), cache, &self.source)?;
-        Ok(Some(MethodSide { method, head }))
+        self.move_on(name)
     }
 
     /// Writes the result and the summary.
@@ -390,52 +295,37 @@ impl Run<'_> {
             student::export(&self.base, &student, &[], Some(dtype), None)?;
         }
         let rows = read_rows(out)?;
-        let evaluated = rows.iter().filter(|row| row.eval != Default::default());
-        let mut evaluations: Vec<Row> = Vec::new();
-        for row in evaluated {
-            evaluations.retain(|earlier| earlier.stage != row.stage);
-            evaluations.push(row.clone());
-        }
         let summary = Summary {
             run: out.clone(),
             stages: self.config.stages(),
             samples: self.source.num_train(),
             steps: self.plan.iter().map(|planned| planned.num_steps).sum(),
             last: rows.last().cloned(),
-            evaluations,
+            evaluations: last_evaluations(&rows),
             seconds: start.elapsed().as_secs_f64(),
             peak_rss_bytes: peak_rss_bytes(),
             resumed_from,
             student,
         };
         publish_file(&out.join(SUMMARY), &serde_json::to_vec_pretty(&summary)?)?;
-        let images = Spill::path(out);
-        if images.exists() {
-            std::fs::remove_file(&images).with_context(|| format!("cannot remove {}", images.display()))?;
-        }
-        let shown =
-            ReportOptions { title: report::TITLE.into(), runs: vec![out.clone()], evaluations: Vec::new() };
-        report::write(&report::render(&shown)?.page, &out.join("report.html"))?;
+        clear_away(out)?;
+        report(out)?;
         Ok(summary)
     }
 }
 
-/// What a finished run says of itself; `None` when it is not finished.
-///
-/// # Errors
-/// When the file cannot be read or is damaged.
-pub fn read_summary(out: &Path) -> Result<Option<Summary>> {
-    let path = out.join(SUMMARY);
-    if !path.exists() {
-        return Ok(None);
+/// Removes what serves a run that is under way alone.
+fn clear_away(out: &Path) -> Result<()> {
+    let images = Spill::path(out);
+    match images.exists() {
+        true => std::fs::remove_file(&images).with_context(|| format!("cannot remove {}", images.display())),
+        false => Ok(()),
     }
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} is damaged", path.display()))
 }
 
-fn read_rows(out: &Path) -> Result<Vec<Row>> {
-    let path = out.join(super::metrics::FILE_NAME);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let rows = text.lines().map(serde_json::from_str::<Row>);
-    rows.collect::<Result<_, _>>().with_context(|| format!("{} is damaged", path.display()))
+/// Writes a finished run's report.
+fn report(out: &Path) -> Result<()> {
+    let shown =
+        ReportOptions { title: report::TITLE.into(), runs: vec![out.to_owned()], evaluations: Vec::new() };
+    report::write(&report::render(&shown)?.page, &out.join(REPORT))
 }

@@ -1,22 +1,23 @@
 //! One stage: from its checkpoint or its beginning to its last step.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use shared::ids::Fingerprint;
 
 use super::checkpoint::{Checkpoint, Checkpoints, FORMAT_VERSION, State};
-use super::metrics::{EvalRow, MetricsWriter, Offsets, Row, peak_rss_bytes};
+use super::metrics::{EvalRow, Row, peak_rss_bytes};
 use super::progress::Progress;
+use super::run_log::{Offsets, RunLog};
 use super::step::{StepReport, Trainer};
 use crate::config::{RunConfig, StageName};
 use crate::data::index::{Skipped, check_budget};
 use crate::data::loader::{Loader, read};
 use crate::data::sampler::{Buckets, Sampler};
-use crate::data::source::{Sample, Source, TeacherNeed};
+use crate::data::source::{Sample, Source};
+use crate::data::teacher_sample::TeacherNeed;
 
 /// Set by an interrupt: the step under way is finished, a checkpoint written, and the run ends.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -57,7 +58,6 @@ impl StageLoop<'_> {
         offsets: Offsets,
         checkpoints: &Checkpoints,
     ) -> Result<(Ended, Offsets)> {
-        let out = &self.config.out;
         let (mut done, mut num_skipped) =
             checkpoint.map_or((0, 0), |it| (it.state.stage_step, it.state.num_skipped));
         let (sampler, need) = (self.sampler()?, self.need());
@@ -67,13 +67,14 @@ impl StageLoop<'_> {
         if let Some(checkpoint) = checkpoint {
             checkpoint.restore(&mut self.trainer.optimizer, self.trainer.ema.as_ref())?;
         }
-        let mut metrics = MetricsWriter::open(out, offsets)?;
+        let mut log = RunLog::open(&self.config.out, offsets)?;
         let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
-        let held_out = self.held_out(need, checkpoint.is_none(), &progress)?;
+        let held_out = self.held_out(need, checkpoint.is_none(), &mut log, &progress)?;
         while done < self.num_steps {
             let start = Instant::now();
             let batch = loader.next_batch()?;
-            num_skipped += self.note_skipped(out, &progress, &batch.skipped, num_skipped, done)?;
+            log.skip(&batch.skipped)?;
+            num_skipped += self.note_skipped(&progress, &batch.skipped, num_skipped, done)?;
             // Where none of them can be used and that many may be bad, the step changes nothing and counts.
             let report = self.trainer.step(done, &batch.samples).map_err(|error| self.advised(error))?;
             let stall = loader.take_stall().as_secs_f64();
@@ -84,18 +85,19 @@ impl StageLoop<'_> {
                 false => EvalRow::default(),
             };
             let row = self.row(done, &report, eval, seconds, stall);
-            metrics.append(&row)?;
+            log.append(&row)?;
             progress.step(done, &row);
             let stop = self.stops(done);
-            if stop.is_some() || (done % self.config.checkpoint.every == 0 && done < self.num_steps) {
-                let state = self.state(done, num_skipped, metrics.sync()?);
+            let is_due = done == self.num_steps || done.is_multiple_of(self.config.checkpoint.every);
+            if stop.is_some() || is_due {
+                let state = self.state(done, num_skipped, log.sync()?);
                 checkpoints.save(&state, &self.trainer.optimizer, self.trainer.ema.as_ref())?;
             }
             if let Some(reason) = stop {
-                return Ok((Ended::Stopped(reason), metrics.sync()?));
+                return Ok((Ended::Stopped(reason), log.sync()?));
             }
         }
-        Ok((Ended::Done, metrics.sync()?))
+        Ok((Ended::Done, log.sync()?))
     }
 
     /// A GPU's memory is smaller than a host's, and what fills it has keys.
@@ -145,14 +147,23 @@ impl StageLoop<'_> {
         &self,
         need: TeacherNeed,
         is_beginning: bool,
+        log: &mut RunLog,
         progress: &Progress,
     ) -> Result<Vec<Arc<Sample>>> {
         let indices: Vec<usize> = self.source.held_out().collect();
         let batch = read(self.source, &indices, need.min(TeacherNeed::Answers));
-        if is_beginning && !batch.skipped.is_empty() {
-            append_skipped(&self.config.out, &batch.skipped)?;
+        if is_beginning {
+            log.skip(&batch.skipped)?;
             for sample in &batch.skipped {
                 progress.note(&format!("left out of the evaluation: {}: {}", sample.place, sample.reason));
+            }
+            let is_controlled = self.trainer.teacher.is_some();
+            match batch.samples.len() {
+                0 if !indices.is_empty() => progress.note("no held-out sample can be used: no evaluation"),
+                1 if is_controlled => progress.note(
+                    "one held-out sample can be used: no other to exchange questions with, no `control_shuffled`",
+                ),
+                _ => {}
             }
         }
         Ok(batch.samples)
@@ -199,10 +210,9 @@ impl StageLoop<'_> {
         }
     }
 
-    /// Lists samples that could not be used, and stops once they are too many.
+    /// Names samples that could not be used, and stops once they are too many; how many they are.
     fn note_skipped(
         &self,
-        out: &Path,
         progress: &Progress,
         skipped: &[Skipped],
         so_far: usize,
@@ -211,7 +221,6 @@ impl StageLoop<'_> {
         if skipped.is_empty() {
             return Ok(0);
         }
-        append_skipped(out, skipped)?;
         for sample in skipped {
             progress.note(&format!("left out: {}: {}", sample.place, sample.reason));
         }
@@ -219,21 +228,4 @@ impl StageLoop<'_> {
         check_budget(skipped, so_far + skipped.len(), drawn, self.config.data.max_bad)?;
         Ok(skipped.len())
     }
-}
-
-/// Adds rows to `skipped.jsonl` in the run's folder.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn append_skipped(out: &Path, skipped: &[Skipped]) -> Result<()> {
-    use std::io::Write;
-    let path = out.join("skipped.jsonl");
-    let mut lines = String::new();
-    for sample in skipped {
-        lines.push_str(&serde_json::to_string(sample)?);
-        lines.push('\n');
-    }
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-    file.and_then(|mut file| file.write_all(lines.as_bytes()))
-        .with_context(|| format!("cannot write {}", path.display()))
 }

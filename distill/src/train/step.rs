@@ -274,14 +274,16 @@ impl Trainer {
             eval_method: as_is.method,
             ..EvalRow::default()
         };
+        let total = |terms: &Terms| terms.ce_teacher.zip(terms.kl).map(|(ce, kl)| ce + kl);
         // One sample alone has no other to take questions from.
         if self.teacher.is_some() && samples.len() > 1 {
             let shuffled = run(QuestionFeatures::Shuffled)?;
-            let zeroed = run(QuestionFeatures::Zeroed)?;
-            let total = |terms: &Terms| terms.ce_teacher.zip(terms.kl).map(|(ce, kl)| ce + kl);
             row.control_shuffled = total(&shuffled);
             row.control_shuffled_ce = shuffled.ce_teacher;
             row.control_shuffled_kl = shuffled.kl;
+        }
+        if self.teacher.is_some() {
+            let zeroed = run(QuestionFeatures::Zeroed)?;
             row.control_zeroed = total(&zeroed);
             row.control_zeroed_ce = zeroed.ce_teacher;
             row.control_zeroed_kl = zeroed.kl;

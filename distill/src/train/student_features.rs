@@ -7,7 +7,7 @@
 //!
 //! A feature's bits do not depend on the other samples of a microbatch (a promise of the CPU kernels), so losses are the
 //! same with it and without. Records are only appended; a last one that is cut off is dropped, and one whose values do not
-//! fit their hash is made again. Another student's folder is made anew.
+//! fit their hash is made again. Another student's folder is made anew. It goes once stage align is done.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -17,11 +17,13 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use indicatif::HumanBytes;
 use shared::ids::{Digest, Fingerprint, SampleKey};
 
 use super::checkpoint::publish_file;
 use crate::data::batch::Microbatch;
 
+const VALUES: &str = "features.bin";
 const HEADER_BYTES: usize = 16 + 8 + 32;
 
 /// The folder, open.
@@ -41,6 +43,27 @@ struct Records {
 }
 
 impl StudentFeatures {
+    /// The folder's place in a run's folder.
+    #[must_use]
+    pub fn path(run: &Path) -> PathBuf {
+        run.join("student_features")
+    }
+
+    /// Removes the folder, if there is one, and says how much room that gives back.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove(run: &Path) -> Result<()> {
+        let dir = Self::path(run);
+        if !dir.exists() {
+            return Ok(());
+        }
+        let num_bytes = fs::metadata(dir.join(VALUES)).map_or(0, |it| it.len());
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        shared::say!("removed {}, {}: no later stage reads it", dir.display(), HumanBytes(num_bytes));
+        Ok(())
+    }
+
     /// Opens the folder, or makes it for a student of this identity and width that computes on `device` in `dtype`.
     ///
     /// # Errors
@@ -52,7 +75,7 @@ impl StudentFeatures {
         (device, dtype): (&Device, DType),
     ) -> Result<Self> {
         let cannot = || format!("cannot write {}", dir.display());
-        let (named, path) = (dir.join("identity.json"), dir.join("features.bin"));
+        let (named, path) = (dir.join("identity.json"), dir.join(VALUES));
         let there =
             fs::read(&named).ok().and_then(|bytes| serde_json::from_slice::<Fingerprint>(&bytes).ok());
         if there.as_ref() != Some(identity) {

@@ -30,7 +30,7 @@ pub enum QuestionFeatures {
 /// How a stage's Recalibrator begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
-    /// What an earlier stage left; a new one where there was none.
+    /// What an earlier stage left, here or in another run; a new one where there was none.
     pub file: Option<&'a Path>,
     /// Whether it trains.
     pub trains: bool,
@@ -72,14 +72,7 @@ impl TeacherSide {
         model: &Model,
         start: &Start,
     ) -> Result<Self> {
-        let spec = RecalibratorSpec {
-            num_blocks: config.depth,
-            new_positions: config.new_positions,
-            projection_bias: config.projection_bias,
-            init_std: config.init_std,
-            norm: config.norm,
-            ..RecalibratorSpec::new(model.body.decoder().clone(), cache.width())
-        };
+        let spec = config.spec(model.body.decoder(), cache.width());
         let recalibrator = match (start.file, config.init) {
             (Some(file), _) => Recalibrator::load(&spec, file, &model.device)
                 .with_context(|| format!("{} does not fit", file.display()))?,

@@ -3,12 +3,12 @@
 //! Such a file is a sequence of TFRecords: length (u64), its masked CRC-32C, the bytes, their masked CRC-32C, all
 //! little endian. The bytes are `Event` protocol buffers, of which we write three fields by hand.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+
+use super::append_file::AppendFile;
 
 /// The one file of a run; TensorBoard looks for `tfevents` in the name.
 pub const FILE_NAME: &str = "events.out.tfevents.0.distill";
@@ -16,8 +16,7 @@ pub const FILE_NAME: &str = "events.out.tfevents.0.distill";
 /// Appends scalars to the event file of a run.
 #[derive(Debug)]
 pub struct EventWriter {
-    file: File,
-    num_bytes: u64,
+    file: AppendFile,
 }
 
 impl EventWriter {
@@ -28,16 +27,12 @@ impl EventWriter {
     /// When the file cannot be written.
     pub fn open(dir: &Path, num_bytes: u64) -> Result<Self> {
         let path = dir.join(FILE_NAME);
-        let open = || -> std::io::Result<(File, u64)> {
-            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-            let num_bytes = if file.metadata()?.len() < num_bytes { 0 } else { num_bytes };
-            file.set_len(num_bytes)?;
-            file.seek(SeekFrom::Start(num_bytes))?;
-            Ok((file, num_bytes))
-        };
-        let (file, num_bytes) = open().with_context(|| format!("cannot write {}", path.display()))?;
-        let mut writer = Self { file, num_bytes };
-        if num_bytes == 0 {
+        let mut file = AppendFile::open(&path, num_bytes)?;
+        if file.num_bytes() < num_bytes {
+            file = AppendFile::open(&path, 0)?;
+        }
+        let mut writer = Self { file };
+        if writer.num_bytes() == 0 {
             let mut event = event_head(0);
             put_bytes(&mut event, 3, b"brain.Event:2");
             writer.write_record(&event)?;
@@ -66,15 +61,15 @@ impl EventWriter {
     /// Bytes in the file; what a checkpoint keeps.
     #[must_use]
     pub fn num_bytes(&self) -> u64 {
-        self.num_bytes
+        self.file.num_bytes()
     }
 
     /// Brings the file to the disk.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn sync(&mut self) -> Result<()> {
-        self.file.sync_data().context("cannot write the event file")
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync()
     }
 
     fn write_record(&mut self, data: &[u8]) -> Result<()> {
@@ -84,9 +79,7 @@ impl EventWriter {
         record.extend_from_slice(&masked_crc(&length).to_le_bytes());
         record.extend_from_slice(data);
         record.extend_from_slice(&masked_crc(data).to_le_bytes());
-        self.file.write_all(&record).context("cannot write the event file")?;
-        self.num_bytes += record.len() as u64;
-        Ok(())
+        self.file.append(&record)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::MANIFEST;
 use crate::ids::Difference;
 
 /// An error of the cache's writer, reader or verifier. The message ends with a `hint:` line.
@@ -87,7 +88,7 @@ pub enum CacheError {
         reason: String,
     },
     /// Bytes of a file are not what was written.
-    #[error("`{}`{}: {reason}\nhint: run `extract verify` on the cache; then restore the file from a copy, or extract again into a new directory", path.display(), at(row))]
+    #[error("`{}`{}: {reason}\nhint: {}", path.display(), at(row), damage_hint(path))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -163,6 +164,16 @@ fn io_hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::NotFound => "\nhint: check the path; a cache is a directory with a `manifest.json`",
         _ => "\nhint: check the disk, then run the same command again: what was committed is kept",
+    }
+}
+
+/// Without its manifest nothing can be said about a cache's other files; of these `extract verify` finds all that are damaged.
+fn damage_hint(path: &Path) -> &'static str {
+    match path.file_name().is_some_and(|name| name == MANIFEST) {
+        true => "restore the file from a copy, or extract again into a new directory",
+        false => {
+            "run `extract verify` on the cache; then restore the file from a copy, or extract again into a new directory"
+        }
     }
 }
 

@@ -46,7 +46,7 @@ pub fn verify(dir: impl AsRef<Path>, progress: impl Fn(u64, u64) + Sync) -> Resu
     let bytes = manifest.files().map(|entry| entry.bytes).sum();
     let mut report = VerifyReport { files, bytes, samples: 0, problems };
     if report.problems.is_empty() {
-        check_rows(dir, &mut report)?;
+        check_rows(dir, &mut report).unwrap_or_else(|problem| report.problems.push(problem));
     }
     Ok(report)
 }

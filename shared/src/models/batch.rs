@@ -18,6 +18,16 @@ pub struct Encoded {
     pub positions: Vec<[u32; 3]>,
 }
 
+impl Encoded {
+    /// About how much memory it takes.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        let pixels: usize = self.images.iter().map(|image| image.pixels.len() * 4).sum();
+        // Token id, character range and position: 4 + 8 + 12 bytes.
+        pixels + self.prompt.input_ids.len() * 24 + self.prompt.text.len()
+    }
+}
+
 /// Samples concatenated for one forward pass: no padding anywhere.
 #[derive(Clone, Debug, Default)]
 pub struct PackedBatch {

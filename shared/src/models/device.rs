@@ -1,24 +1,48 @@
 //! The device a model runs on.
 
 use std::ffi::CStr;
+use std::str::FromStr;
 
 use candle_core::Device;
 
 use super::error::ModelError;
 
-/// Resolves `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the first GPU if this build and this machine have one.
+/// What a user may call a device, on any machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The first GPU if this build and this machine have one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceName {
+    type Err = ModelError;
+
+    fn from_str(asked: &str) -> Result<Self, ModelError> {
+        match asked {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match asked.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(ordinal)) => Ok(Self::Cuda(ordinal)),
+                _ => Err(refused(asked, "not a device", "use `auto`, `cpu`, `cuda` or `cuda:N`")),
+            },
+        }
+    }
+}
+
+/// Resolves the name of a device.
 ///
 /// # Errors
-/// When a GPU is asked for and this build has no CUDA, the machine no driver, or the driver no such device.
+/// When it is no such name, or names a GPU and this build has no CUDA, the machine no driver, or the driver no such device.
 pub fn device(asked: &str) -> Result<Device, ModelError> {
-    match asked {
-        "cpu" => Ok(Device::Cpu),
-        "auto" => Ok(cuda(asked, 0).unwrap_or(Device::Cpu)),
-        "cuda" => cuda(asked, 0),
-        _ => match asked.strip_prefix("cuda:").map(str::parse) {
-            Some(Ok(ordinal)) => cuda(asked, ordinal),
-            _ => Err(refused(asked, "not a device", "use `auto`, `cpu`, `cuda` or `cuda:N`")),
-        },
+    match asked.parse()? {
+        DeviceName::Cpu => Ok(Device::Cpu),
+        DeviceName::Auto => Ok(cuda(asked, 0).unwrap_or(Device::Cpu)),
+        DeviceName::Cuda(ordinal) => cuda(asked, ordinal),
     }
 }
 

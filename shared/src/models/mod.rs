@@ -65,7 +65,7 @@ pub mod weights;
 pub use batch::{Encoded, PackedBatch, in_like_lengths};
 pub use blocks::BlockSize;
 pub use checkpoint::{Checkpoint, Entry};
-pub use device::device;
+pub use device::{DeviceName, device};
 pub use error::ModelError;
 pub use export::{Replacement, export_checkout};
 pub use generate::{

@@ -9,8 +9,9 @@
 //! | VQA | JSON: `image`, `question`, `answer` or `answers` | equality after normalisation |
 //!
 //! `--metric` overrides how answers are graded. A row without a reference answer, as in a hidden test split, goes to
-//! `submission.json` and is not graded. MMBench's circular evaluation is not made: each row counts for itself.
+//! `submission.json` under its id and is not graded; a second one of a file with that id is set aside. MMBench's circular evaluation is not made: each row counts for itself.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -86,7 +87,31 @@ pub(super) fn open_all(sources: &[String], image_root: Option<&Path>) -> Result<
     if count < opened.len() {
         bail!("benchmarks and other datasets cannot be evaluated together\nhint: one command for each");
     }
-    Ok(Some(Box::new(opened.into_iter().flatten().flatten())))
+    Ok(Some(Box::new(opened.into_iter().flatten().flat_map(each_id_once))))
+}
+
+/// Sets aside a row whose answer is handed in under an id that an earlier row of the file has: there is place for one.
+fn each_id_once(items: Items) -> impl Iterator<Item = Result<Item, String>> {
+    let mut rows: HashMap<String, u64> = HashMap::new();
+    items.map(move |item| {
+        let item = item?;
+        if item.grading != Grading::Elsewhere {
+            return Ok(item);
+        }
+        let Record { source, row, .. } = &item.record;
+        let id = submitted_as(item.record.id.as_deref(), *row);
+        match rows.insert(id.clone(), *row) {
+            None => Ok(item),
+            Some(earlier) => Err(format!(
+                "`{source}` row {row}: its answer would be handed in as `{id}`, as that of row {earlier}"
+            )),
+        }
+    })
+}
+
+/// What an answer is called where it is handed in: by its row's id, or its number.
+pub(super) fn submitted_as(id: Option<&str>, row: u64) -> String {
+    id.map_or_else(|| row.to_string(), str::to_owned)
 }
 
 /// What a row of any benchmark has.

@@ -33,7 +33,7 @@ fn state(step: usize) -> State {
         step,
         num_updates: step as u64,
         num_skipped: 0,
-        offsets: Offsets { metrics_bytes: 7, events_bytes: 9 },
+        offsets: Offsets { metrics_bytes: 7, events_bytes: 9, skipped_bytes: 0 },
     }
 }
 
@@ -56,6 +56,8 @@ fn the_newest_are_kept_and_the_newest_continues_bit_for_bit() {
     std::fs::create_dir(&killed).unwrap();
     checkpoints.save(&state(3), &adam, None).unwrap();
     assert!(!killed.exists(), "what was never whole is removed");
+    Checkpoints::of(dir.path(), 1).prune().unwrap();
+    assert_eq!(checkpoints.names().unwrap(), ["step-3"]);
     let checkpoint = checkpoints.latest().unwrap().unwrap();
     assert_eq!(checkpoint.state, state(3));
     let mut resumed = optimizer(&[0.0, 0.0]);
