@@ -30,8 +30,8 @@ def torch_side(args, folder):
     import torch
     from safetensors.torch import load_file
 
-    from peer import Peer, cache_rows, images_of
-    from twin_step import Recalibrator, terms_of
+    from peer import Peer, cache_rows
+    from twin import Recalibrator, Sample, terms_of
 
     torch.set_num_threads(args.threads)
     student = Peer(args.student, attn_implementation="sdpa")
@@ -45,18 +45,7 @@ def torch_side(args, folder):
                        student.model.config.get_text_config())
     head = load_file(pathlib.Path(folder, "cache", "head.safetensors"))["lm_head.weight"].float()
 
-    class Sample:
-        def __init__(self, row):
-            messages, images = json.loads(row["messages"]), images_of(row)
-            self.inputs = student.inputs(messages, images)
-            self.ids, self.answers = self.inputs["input_ids"][0], student.answers(messages, images)
-            self.teacher_ids = torch.tensor(row["input_ids"])
-            self.teacher_answers = [(turn["answer_start"], turn["answer_start"] + turn["num_answer_tokens"])
-                                    for turn in row["turns"] if turn["num_answer_tokens"]]
-            self.z = torch.zeros(len(row["input_ids"]), len(row["features"][0]))
-            self.z[row["positions"]] = torch.tensor(row["features"])
-
-    samples = [Sample(row) for row in cache_rows(pathlib.Path(folder, "cache"))]
+    samples = [Sample(row, student) for row in cache_rows(pathlib.Path(folder, "cache"))]
     tokens = sum(len(sample.ids) for sample in samples)
     scored = sum(end - start for sample in samples for start, end in sample.answers)
     trained = [*body.parameters(), *rec.w.values()]
@@ -66,7 +55,7 @@ def torch_side(args, folder):
         start = time.perf_counter()
         for sample in samples:
             terms = terms_of("distill", sample, student, rec, head)
-            sum(value / scored for value, _ in terms.values()).backward()
+            sum(value / scored for value, _, _ in terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

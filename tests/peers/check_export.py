@@ -34,9 +34,9 @@ def check_answer(peer, prediction):
     images = [Image.open(path).convert("RGB") for path in prediction["images"]]
     content = [{"type": "image"}] * len(images) + [{"type": "text", "text": prediction["question"]}]
     inputs = peer.inputs([{"role": "user", "content": content}], images, question=True)
-    tokens = peer.model.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=peer.eos,
-                                 pad_token_id=peer.eos)[0][inputs["input_ids"].shape[1]:]
-    answer = peer.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    tokens = peer.model.generate(**inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=sorted(peer.ends),
+                                 pad_token_id=min(peer.ends))[0][inputs["input_ids"].shape[1]:]
+    answer = peer.tokenizer.decode(tokens, skip_special_tokens=True).strip()
     assert answer == prediction["prediction"], f"{prediction['question']!r}: {answer!r}, ours {prediction['prediction']!r}"
 
 

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from peer import Peer, cache_rows, program
-from twin_step import BETA1, Recalibrator, Sample, torch_name, torch_step
+from twin import Recalibrator, Sample, torch_step
+from twin_step import BETA1, torch_name
 
 RANK, ALPHA, RATE, NUM_UPDATES = 3, 6.0, 1e-2, 3
 KEYS = ["distill.train=[]", f"distill.lora.rank={RANK}", f"distill.lora.alpha={ALPHA}", "distill.lora.linears=['q_proj', 'mlp.*']",
@@ -24,13 +25,13 @@ KEYS = ["distill.train=[]", f"distill.lora.rank={RANK}", f"distill.lora.alpha={A
         "eval.holdout=0", "checkpoint.every=1"]
 
 
-def hooked(model, adapters):
+def hooked(model, adapters, scale=ALPHA / RANK):
     """Adds to each adapted layer's output, and nothing else changes; the layers by our names."""
     layers = {}
     for name, (a, b) in adapters.items():
         path = torch_name(f"{name}.weight", dict(model.named_parameters())).removesuffix(".weight")
         layers[name] = model.get_submodule(path)
-        layers[name].register_forward_hook(lambda _, x, y, a=a, b=b: y + (ALPHA / RANK) * (x[0] @ a.T) @ b.T)
+        layers[name].register_forward_hook(lambda _, x, y, a=a, b=b: y + scale * (x[0] @ a.T) @ b.T)
     return layers
 
 
@@ -56,7 +57,7 @@ def main():
         begun = load_file(distilled("still", 1e-30) / "checkpoints" / "step-1" / "weights.safetensors")
         run = distilled("run", RATE)
         teacher, student = Peer(args.teacher), Peer(args.student)
-        samples = [Sample(row, teacher, student) for row in cache_rows(cache)]
+        samples = [Sample(row, student, teacher).assert_teacher(teacher) for row in cache_rows(cache)]
         head = load_file(cache / "head.safetensors")["lm_head.weight"].float()
         student.model.requires_grad_(False)
         weights = {name: weight.requires_grad_() for name, weight in begun.items()}

@@ -6,6 +6,7 @@ Inputs are random features and heads of two models with unlike widths and vocabu
   python tests/peers/methods.py [OUT]    default: tests/fixtures/methods/golden.safetensors
 """
 
+import math
 import pathlib
 import sys
 
@@ -17,12 +18,12 @@ D_S, D_L, V_S, V_L = 6, 5, 19, 23
 # (sample, tokens of the student, tokens of the teacher), and the pieces of text that both cut alike.
 ANSWERS = [(0, 4, 3), (0, 2, 3), (1, 5, 4)]
 PIECES = [[((0, 1), (0, 1)), ((1, 4), (1, 3))], [((0, 2), (0, 2))], [((0, 2), (0, 1)), ((2, 3), (1, 3)), ((3, 5), (3, 4))]]
-TOP_K, OT_TOP_K, OT_WEIGHTS, OT_EPSILON, OT_ITERATIONS, ALM_T = 4, 7, (0.1, 0.1), 0.1, 20, 100.0
+TOP_K, OT_TOP_K, OT_WEIGHTS, OT_EPSILON, OT_ITERATIONS, ALM_T, ALM_LEAST = 4, 7, (0.1, 0.1), 0.1, 20, 100.0, 1e-6
 
 
-def ranges(side):
+def ranges(x, side):
     """(start, end) of each answer among all tokens of one side."""
-    ends = torch.tensor([answer[side] for answer in ANSWERS]).cumsum(0).tolist()
+    ends = torch.tensor([answer[side] for answer in x["answers"]]).cumsum(0).tolist()
     return list(zip([0, *ends[:-1]], ends))
 
 
@@ -48,7 +49,7 @@ def kd(kind, top_k, t):
         logits, teacher = x["features"] @ x["head"].T, x["same_features"] @ x["same_head"].T
         vocab = min(logits.shape[1], teacher.shape[1])
         logits, teacher = logits[:, :vocab], teacher[:, :vocab]
-        if top_k:
+        if 0 < top_k < vocab:
             kept = teacher.topk(top_k, -1).indices
             logits, teacher = logits.gather(1, kept), teacher.gather(1, kept)
         return {"kd": divergence(kind, teacher, logits, t)}
@@ -59,7 +60,7 @@ def kd(kind, top_k, t):
 def uld(t):
     def loss(x):
         total = 0.0
-        for (start, end), (t_start, t_end) in zip(ranges(1), ranges(2)):
+        for (start, end), (t_start, t_end) in zip(ranges(x, 1), ranges(x, 2)):
             for i in range(min(end - start, t_end - t_start)):
                 q = (x["head"] @ x["features"][start + i] / t).softmax(-1)
                 p = (x["teacher_head"] @ x["teacher_features"][t_start + i] / t).softmax(-1)
@@ -71,20 +72,20 @@ def uld(t):
     return loss
 
 
-def multilevel_ot(t):
-    def ranked(features, head):
+def multilevel_ot(t, top_k=OT_TOP_K, epsilon=OT_EPSILON, iterations=OT_ITERATIONS):
+    def ranked(features, head, count):
         probabilities = (features @ head.T / t).softmax(-1)
-        return probabilities[:, probabilities.detach().sum(0).argsort(descending=True)[:OT_TOP_K]]
+        return probabilities[:, probabilities.detach().sum(0).argsort(descending=True, stable=True)[:count]]
 
     def loss(x):
-        sums = [0.0, 0.0, 0.0]
-        for (start, end), (t_start, t_end) in zip(ranges(1), ranges(2)):
+        sums, count = [0.0, 0.0, 0.0], min(top_k, len(x["head"]), len(x["teacher_head"]))
+        for (start, end), (t_start, t_end) in zip(ranges(x, 1), ranges(x, 2)):
             length = min(end - start, t_end - t_start)
-            q = ranked(x["features"][start:start + length], x["head"])
-            p = ranked(x["teacher_features"][t_start:t_start + length], x["teacher_head"])
+            q = ranked(x["features"][start:start + length], x["head"], count)
+            p = ranked(x["teacher_features"][t_start:t_start + length], x["teacher_head"], count)
             cost = torch.cdist(q, p, p=1)
-            plan = (-cost / OT_EPSILON).exp()
-            for _ in range(OT_ITERATIONS):
+            plan = (-cost / epsilon).exp()
+            for _ in range(iterations):
                 plan = plan / plan.sum(1, keepdim=True)
                 plan = plan / plan.sum(0, keepdim=True)
             parts = (p - q).abs().sum(), -(p * q.log()).sum(), (plan * cost).sum()
@@ -94,33 +95,36 @@ def multilevel_ot(t):
     return loss
 
 
-def alm(x):
-    log_q = (x["features"] @ x["head"].T).log_softmax(-1)
-    log_p = (x["teacher_features"] @ x["teacher_head"].T).log_softmax(-1)
-    log_q = log_q[torch.arange(len(log_q)), x["targets"].long()]
-    log_p = log_p[torch.arange(len(log_p)), x["teacher_targets"].long()]
-    total = 0.0
-    for (start, _), (t_start, _), pieces in zip(ranges(1), ranges(2), PIECES):
-        for (first, last), (t_first, t_last) in pieces:
-            a = (log_p[t_start + t_first:t_start + t_last].sum() / ALM_T).exp()
-            b = (log_q[start + first:start + last].sum() / ALM_T).exp()
-            total = total + F.kl_div(torch.stack((b, 1 - b)).log(), torch.stack((a, 1 - a)), reduction="sum")
-    return {"alm": total}
+def alm(t, least=ALM_LEAST):
+    def loss(x):
+        log_q = (x["features"] @ x["head"].T).log_softmax(-1)
+        log_p = (x["teacher_features"] @ x["teacher_head"].T).log_softmax(-1)
+        log_q = log_q[torch.arange(len(log_q)), x["targets"].long()]
+        log_p = log_p[torch.arange(len(log_p)), x["teacher_targets"].long()]
+        total = 0.0
+        for (start, _), (t_start, _), pieces in zip(ranges(x, 1), ranges(x, 2), x["pieces"]):
+            for (first, last), (t_first, t_last) in pieces:
+                a = (log_p[t_start + t_first:t_start + t_last].sum() / t).clamp(max=math.log1p(-least)).exp()
+                b = (log_q[start + first:start + last].sum() / t).clamp(max=math.log1p(-least)).exp()
+                total = total + F.kl_div(torch.stack((b, 1 - b)).log(), torch.stack((a, 1 - a)), reduction="sum")
+        return {"alm": total}
+
+    return loss
 
 
 def dskd(t):
     def loss(x):
         sums = [0.0, 0.0, 0.0]
-        for sample in (0, 1):
-            own = [index for index, answer in enumerate(ANSWERS) if answer[0] == sample]
-            rows, t_rows = (slice(ranges(side)[own[0]][0], ranges(side)[own[-1]][1]) for side in (1, 2))
+        for sample in sorted({answer[0] for answer in x["answers"]}):
+            own = [index for index, answer in enumerate(x["answers"]) if answer[0] == sample]
+            rows, t_rows = (slice(ranges(x, side)[own[0]][0], ranges(x, side)[own[-1]][1]) for side in (1, 2))
             z, zt = x["features"][rows], x["teacher_features"][t_rows]
             target, t_target = x["targets"][rows].long(), x["teacher_targets"][t_rows].long()
             embed, t_embed = x["embedding"], x["teacher_head"]
             index = torch.cat((embed[x["inputs"][rows].long()], embed[target]), -1)
             t_next = t_embed[t_target]
             t_index = torch.cat((t_embed[x["teacher_inputs"][t_rows].long()], t_next), -1)
-            scores = F.linear(index, x["query"]) @ (t_index / t_index.std()).T / (2 * D_L) ** 0.5
+            scores = F.linear(index, x["query"]) @ (t_index / t_index.std()).T / t_index.shape[1] ** 0.5
             values = F.linear(zt / zt.std() + t_next / t_next.std(), x["t2s"])
             in_student = scores.softmax(-1) @ values
             in_teacher = scores.T.softmax(-1) @ F.linear(z, x["s2t"])
@@ -141,7 +145,7 @@ CASES = {f"kd_{kind}_{k}": (kd(kind, k, t), None) for kind, k, t in
 CASES |= {
     "uld": (uld(1.5), None),
     "multilevel_ot": (multilevel_ot(2.0), (1.0, *OT_WEIGHTS)),
-    "alm": (alm, None),
+    "alm": (alm(ALM_T), None),
     "dskd": (dskd(2.0), None),
 }
 
@@ -162,6 +166,7 @@ def main():
     for name, count, vocab in [("targets", n_s, V_S), ("inputs", n_s, V_S), ("teacher_targets", n_l, V_L), ("teacher_inputs", n_l, V_L)]:
         x[name] = torch.randint(vocab, (count,), generator=generator)
         tensors[name] = x[name].long()
+    x |= {"answers": ANSWERS, "pieces": PIECES}
     learns = ["features", "head", "query", "s2t", "t2s"]
     for case, (formula, weights) in CASES.items():
         leaves = x | {name: x[name].clone().requires_grad_() for name in learns}

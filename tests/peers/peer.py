@@ -12,9 +12,10 @@ import sys
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+ENDS = ["<|im_end|>", "</s>", "<end_of_utterance>", "<end_of_turn>"]
 
 
 def program(name, build, *arguments):
@@ -42,15 +43,19 @@ def images_of(row):
 class Peer:
     """A checkpoint in transformers, float32 on the CPU."""
 
+    auto, auto_processor = AutoModelForImageTextToText, AutoProcessor
+
     def __init__(self, folder, attn_implementation="eager"):
-        self.processor = AutoProcessor.from_pretrained(folder)
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        self.processor = self.auto_processor.from_pretrained(folder)
+        model, info = self.auto.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attn_implementation, output_loading_info=True
         )
         wrong = {kind: names for kind, names in info.items() if names}
         assert not wrong, f"transformers does not load {folder} cleanly: {wrong}"
         self.model = model.eval()
-        self.eos = self.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        # Any of the words that end a turn in a template.
+        self.ends = {self.tokenizer.get_vocab()[end] for end in ENDS if end in self.tokenizer.get_vocab()}
 
     def render(self, messages, question=False):
         """The chat template's text; `question`: with the words that open the next answer."""
@@ -78,13 +83,58 @@ class Peer:
         whole = self.process(text, images)["input_ids"][0].tolist()
         spans = []
         for index, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or message.get("skip_loss"):
                 continue
             before = messages[:index]
             used = sum(part["type"] == "image" for said in before for part in said["content"])
-            content = "".join(part["text"] for part in message["content"])
-            start = text.index(content, len(self.render(before)))
+            asked = self.render(before, question=True)
+            if text.startswith(asked):
+                start = len(asked)
+            else:
+                marked = before + [message | {"content": [{"type": "text", "text": "\1"}]}]
+                start = self.render(marked).index("\1")
             ids = self.process(text[:start], images[:used])["input_ids"][0].tolist()
-            assert whole[: len(ids)] == ids, "the text before an answer is not a prefix of the tokens"
-            spans.append((len(ids), whole.index(self.eos, len(ids)) + 1))
+            # A token that has both the last characters before the answer and its first ones is the answer's.
+            first = next((i for i, (ours, theirs) in enumerate(zip(ids, whole)) if ours != theirs), len(ids))
+            assert len(ids) - first <= 1, "the text before an answer is not a prefix of the tokens"
+            spans.append((first, next(i for i in range(first, len(whole)) if whole[i] in self.ends) + 1))
         return spans
+
+
+class Suffixed(Peer):
+    """PaliGemma, whose processor takes a prefix and a suffix, and whose question is seen both ways where there are labels."""
+
+    def inputs(self, messages, images):
+        question, answer = (" ".join(part["text"] for part in message["content"] if part["type"] == "text") for message in messages)
+        return self.processor(text="<image>" * len(images) + question, images=[images], suffix=[answer], return_tensors="pt")
+
+    def features(self, inputs):
+        caught = []
+        hook = self.model.lm_head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0][0]))
+        self.model(**inputs)
+        hook.remove()
+        return caught[0]
+
+    def answers(self, messages, images):
+        suffix = self.inputs(messages, images)["token_type_ids"][0].nonzero()[:, 0]
+        return [(suffix[0].item(), suffix[-1].item() + 1)]
+
+
+class TextPeer(Peer):
+    """A decoder alone, whose template takes each message's text."""
+
+    auto, auto_processor = AutoModelForCausalLM, AutoTokenizer
+
+    def render(self, messages, question=False):
+        texts = [{"role": m["role"], "content": "".join(part["text"] for part in m["content"])} for m in messages]
+        return self.processor.apply_chat_template(texts, tokenize=False, add_generation_prompt=question)
+
+    def process(self, text, images):
+        return self.processor(text, return_tensors="pt", return_token_type_ids=False)
+
+
+def peer_of(folder):
+    """The peer that a checkout's files ask for."""
+    config = json.loads(pathlib.Path(folder, "config.json").read_text())
+    kinds = {"paligemma": Suffixed, **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral"), TextPeer)}
+    return kinds.get(config["model_type"], Peer)(folder)

@@ -19,10 +19,10 @@ import pathlib
 import tempfile
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from peer import Peer, cache_rows, images_of, program
+from peer import Peer, cache_rows, program
+from twin import Recalibrator, Sample, torch_step
 
 BETA1 = 0.9
 STAGES = ["align", "distill", "finetune"]
@@ -40,166 +40,12 @@ UPDATE_KEYS += ["finetune.train=['vision','projector','body','head']", "eval.hol
 STEPS = dict(zip(STAGES, (1, 3, 5)))
 
 
-class Recalibrator:
-    """Rec of the paper in plain PyTorch, from our safetensors by name."""
-
-    def __init__(self, weights, text_config, answer="features"):
-        self.w, self.c, self.answer = weights, text_config, answer
-        self.blocks = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-
-    def linear(self, x, name):
-        return F.linear(x, self.w[f"{name}.weight"], self.w.get(f"{name}.bias"))
-
-    def rms_norm(self, x, name):
-        return F.rms_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.c.rms_norm_eps)
-
-    def rope(self, x, width):
-        parameters = getattr(self.c, "rope_parameters", None) or {}
-        theta = parameters.get("rope_theta") or self.c.rope_theta
-        frequency = theta ** (-torch.arange(0, width, 2).double() / width)
-        angle = torch.outer(torch.arange(x.shape[-2]).double(), frequency).repeat(1, 2)
-        first, second = x.chunk(2, -1)
-        return x * angle.cos().float() + torch.cat((-second, first), -1) * angle.sin().float()
-
-    def attention(self, x, name):
-        heads, kv_heads = self.c.num_attention_heads, self.c.num_key_value_heads
-        width = getattr(self.c, "head_dim", None) or self.c.hidden_size // heads
-
-        def split(part, count):
-            return self.linear(x, f"{name}.{part}").view(len(x), count, width).transpose(0, 1)
-
-        q, k = self.rope(split("q_proj", heads), width), self.rope(split("k_proj", kv_heads), width)
-        k, v = (part.repeat_interleave(heads // kv_heads, 0) for part in (k, split("v_proj", kv_heads)))
-        scores = q @ k.transpose(1, 2) / width**0.5
-        scores = scores.masked_fill(torch.ones(len(x), len(x)).triu(1).bool(), float("-inf"))
-        mixed = (scores.softmax(-1) @ v).transpose(0, 1).reshape(len(x), -1)
-        return self.linear(mixed, f"{name}.o_proj")
-
-    def __call__(self, x):
-        for index in range(self.blocks):
-            name = f"blocks.{index}"
-            x = x + self.attention(self.rms_norm(x, f"{name}.input_layernorm"), f"{name}.self_attn")
-            y = self.rms_norm(x, f"{name}.post_attention_layernorm")
-            gate = F.silu(self.linear(y, f"{name}.mlp.gate_proj"))
-            x = x + self.linear(gate * self.linear(y, f"{name}.mlp.up_proj"), f"{name}.mlp.down_proj")
-        r = self.linear(x, "proj_post")
-        return F.layer_norm(r, r.shape[-1:], self.w["norm.weight"], self.w["norm.bias"], 1e-5)
-
-
-class Sample:
-    """One sample as both models take it."""
-
-    def __init__(self, row, teacher, student):
-        messages, images = json.loads(row["messages"]), images_of(row)
-        self.inputs = student.inputs(messages, images)
-        self.ids = self.inputs["input_ids"][0]
-        self.answers = student.answers(messages, images)
-        inputs = teacher.inputs(messages, images)
-        self.teacher_ids = inputs["input_ids"][0]
-        assert self.teacher_ids.tolist() == row["input_ids"], "the teacher's tokens"
-        assert row["positions"] == list(range(len(row["input_ids"]))), "features of all tokens"
-        self.teacher_answers = teacher.answers(messages, images)
-        self.starts = [pair for ours, theirs in zip(self.answers, self.teacher_answers)
-                       for pair in common_starts(student, self.ids, ours, teacher, self.teacher_ids, theirs)]
-        spans = [(turn["answer_start"], turn["answer_start"] + turn["num_answer_tokens"])
-                 for turn in row["turns"] if turn["num_answer_tokens"]]
-        assert spans == self.teacher_answers, "the teacher's answer spans"
-        self.z = torch.tensor(row["features"])
-        with torch.no_grad():
-            error = (teacher.features(inputs) - self.z).abs().max().item()
-        assert error < 2e-4, f"the teacher's features differ by {error}"
-
-
-def common_starts(student, ids, ours, teacher, teacher_ids, theirs):
-    """Tokens of one answer, ours and the teacher's, that begin at the same character of it."""
-    def starts(peer, ids, span):
-        # The fixtures' unknown characters are one each.
-        text = [peer.processor.tokenizer.decode(ids[span[0]:token]).replace("<unk>", "?") for token in range(*span)]
-        return {len(said): token for said, token in zip(text, range(*span))}
-
-    ours, theirs = starts(student, ids, ours), starts(teacher, teacher_ids, theirs)
-    return [(ours[at], theirs[at]) for at in sorted(ours.keys() & theirs.keys())]
-
-
-def answer_rows(rec, head, sample, start, end):
-    """What the Recalibrator sees of tokens `start` to `end` of the teacher's answer."""
-    if rec.answer == "tokens":
-        rows = head[sample.teacher_ids[start:end]]
-        return rec.linear(rows / rows.square().mean(-1, keepdim=True).sqrt(), "proj_pre")
-    return rec.linear(sample.z[start:end], "proj_pre")
-
-
-def through_recalibrator(rec, head, sample, questions, spans):
-    """Sums of CE and KL of one sample, and its scored tokens; `questions` stand for all that is no answer."""
-    parts, scored, targets, teacher_rows, length, before = [], [], [], [], 0, 0
-    for (start, end), (answer_start, answer_end) in zip(spans, sample.teacher_answers):
-        parts.append(questions[before:start])
-        length += start - before
-        scored += range(length - 1, length - 1 + answer_end - answer_start)
-        targets += range(answer_start, answer_end)
-        teacher_rows += range(answer_start - 1, answer_end - 1)
-        parts.append(answer_rows(rec, head, sample, answer_start, answer_end))
-        length += answer_end - answer_start
-        before = end
-    return predictions(rec(torch.cat(parts))[scored], head, sample, targets, teacher_rows)
-
-
-def predictions(r, head, sample, targets, teacher_rows):
-    """CE and KL of features `r` for the teacher's tokens `targets`, which its features `teacher_rows` predict."""
-    log_q = (r @ head.T).log_softmax(-1)
-    log_p = (sample.z[teacher_rows] @ head.T).log_softmax(-1)
-    ce = F.nll_loss(log_q, sample.teacher_ids[targets], reduction="sum")
-    return ce, F.kl_div(log_q, log_p, reduction="sum", log_target=True), len(targets)
-
-
-def through_recalibrator_from_student(rec, head, sample, features):
-    """The same from the student's features of questions and answers, where both models begin a token."""
-    ours, theirs = map(list, zip(*sample.starts))
-    return predictions(rec(features)[[token - 1 for token in ours]], head, sample, theirs, [token - 1 for token in theirs])
-
-
-def terms_of(stage, sample, student, rec, head):
-    """Name of each loss term: its sum over one sample's tokens, and their number."""
-    terms = {}
-    features = student.features(sample.inputs)
-    if stage != "finetune":
-        if rec.answer == "student":
-            ce, kl, count = through_recalibrator_from_student(rec, head, sample, features)
-        else:
-            ce, kl, count = through_recalibrator(rec, head, sample, features, sample.answers)
-        terms |= {"ce_teacher": (ce, count), "kl": (kl, count)}
-    if stage == "align":
-        questions = rec.linear(sample.z, "proj_pre")
-        ce, kl, count = through_recalibrator(rec, head, sample, questions, sample.teacher_answers)
-        terms |= {"ce_regularisation": (ce, count), "kl_regularisation": (kl, count)}
-    else:
-        rows = [token - 1 for start, end in sample.answers for token in range(start, end)]
-        logits = features[rows] @ student.head().T
-        ce = F.cross_entropy(logits, sample.ids[[row + 1 for row in rows]], reduction="sum")
-        terms["ce_student"] = (ce, len(rows))
-    return terms
-
-
-def torch_step(stage, samples, student, rec, head):
-    """The means of the loss terms; gradients are left in the weights."""
-    counts = {}
-    with torch.no_grad():
-        for sample in samples:
-            for name, (_, count) in terms_of(stage, sample, student, rec, head).items():
-                counts[name] = counts.get(name, 0) + count
-    means = dict.fromkeys(counts, 0.0)
-    for sample in samples:
-        terms = terms_of(stage, sample, student, rec, head)
-        sum(value / counts[name] for name, (value, _) in terms.items()).backward()
-        for name, (value, _) in terms.items():
-            means[name] += value.item() / counts[name]
-    return {"loss": sum(means.values()), **means}
-
-
 def torch_name(ours, names):
     """The transformers parameter that a name of the hub's layout means."""
     bare = ours.removeprefix("language_model.").removeprefix("model.")
     ends = [name for name in names if name == ours or name == bare or name.endswith("." + bare)]
+    # CLIP's blocks end as a decoder's do.
+    ends = [name for name in ends if ("vision" in name) == ("vision" in ours)]
     assert len(ends) == 1, f"{ours} is one of {ends}"
     return ends[0]
 
@@ -279,12 +125,12 @@ def main():
         sets = answer + [part for key in RUN_KEYS for part in ("--set", key)]
         program("distill", args.build, "run", "--cache", cache, "--student", args.student, "--out", run, *sets)
         teacher, student = Peer(args.teacher), Peer(args.student)
-        samples = [Sample(row, teacher, student) for row in cache_rows(cache)]
+        samples = [Sample(row, student, teacher).assert_teacher(teacher) for row in cache_rows(cache)]
         head = load_file(cache / "head.safetensors")["lm_head.weight"].float()
         weights = load_file(run / "checkpoints" / "step-1" / "weights.safetensors")
         rec_weights = {name.removeprefix("recalibrator."): weight.requires_grad_()
                        for name, weight in weights.items() if name.startswith("recalibrator.")}
-        rec = Recalibrator(rec_weights, student.model.config.get_text_config(), args.answer)
+        rec = Recalibrator(rec_weights, student.model.config.get_text_config(), {"recalibrator.answer": args.answer})
         golden = {stage: compare(stage, STEPS[stage], run, samples, student, rec, head) for stage in STAGES}
         sets = answer + [part for key in UPDATE_KEYS for part in ("--set", key)]
         program("distill", args.build, "run", "--cache", cache, "--student", args.student, "--out", f"{folder}/updates", *sets)

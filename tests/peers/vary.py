@@ -22,7 +22,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from peer import ROOT, Peer, cache_rows, images_of, program
+from peer import ROOT, cache_rows, images_of, peer_of, program
 
 FIXTURES = ROOT / "tests/fixtures"
 sys.path.insert(0, str(FIXTURES))
@@ -128,17 +128,20 @@ def in_original_layout(checkout, folder, rng):
     return folder
 
 
-def make_checkout(family, folder, rng):
-    """A checkout of random sizes and weights; only what is said in its files is known of it."""
+def make_checkout(family, folder, rng, padding=0, dtype=torch.float32):
+    """A checkout of random sizes and weights, `padding` tokens more than its tokenizer; only what is said in its files is known of it."""
     from make_families import randomise
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     make_files(family, folder, rng)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     text = config.get("text_config", config)
-    drawn_text(text, rng, family)
-    drawn_vision(config["vision_config"], rng, family, text)
+    text["vocab_size"] += padding
+    is_text = family.endswith("_text")
+    drawn_text(text, rng, "text" if is_text else family)
+    if not is_text:
+        drawn_vision(config["vision_config"], rng, family, text)
     for key in ("hidden_size", "projection_dim"):
         if key in config and text is not config:
             config[key] = text["hidden_size"]
@@ -147,14 +150,16 @@ def make_checkout(family, folder, rng):
         if "tie_word_embeddings" in text:
             text["tie_word_embeddings"] = config["tie_word_embeddings"]
     path.write_text(json.dumps(config, indent=1))
-    path = folder / "preprocessor_config.json"
-    settings = json.loads(path.read_text())
-    drawn_processor(settings, rng, family)
-    path.write_text(json.dumps(settings, indent=1))
-    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32).eval()
+    if not is_text:
+        path = folder / "preprocessor_config.json"
+        settings = json.loads(path.read_text())
+        drawn_processor(settings, rng, family)
+        path.write_text(json.dumps(settings, indent=1))
+    auto = AutoModelForCausalLM if is_text else AutoModelForImageTextToText
+    model = auto.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32).eval()
     randomise(model, rng.randrange(1 << 30))
     saved = folder / "saved"
-    model.save_pretrained(saved)
+    model.to(dtype).save_pretrained(saved)
     shutil.move(saved / "model.safetensors", folder / "model.safetensors")
     shutil.rmtree(saved)
 
@@ -174,34 +179,20 @@ def make_image(path, rng):
     return path.with_suffix(f".{suffix}").name
 
 
-def make_rows(family, folder, rng, count=6):
+def make_rows(family, folder, rng, count=6, num_images=None, longest=8):
     """Conversations as LLaVA JSON, with their pictures beside them; PaliGemma takes one question, and has no template for more."""
     one = family == "paligemma"
-    said = lambda: " ".join(rng.choices(WORDS, k=rng.randrange(1, 9))).strip() or "yes"
+    num_images = num_images or ([1, 1, 2] if one else [0, 1, 1, 1, 2])
+    said = lambda: " ".join(rng.choices(WORDS, k=rng.randrange(1, longest + 1))).strip() or "yes"
     rows = []
     for index in range(count):
-        images = [make_image(folder / f"{index}-{i}", rng) for i in range(rng.choice([1, 1, 2] if one else [0, 1, 1, 1, 2]))]
+        images = [make_image(folder / f"{index}-{i}", rng) for i in range(rng.choice(num_images))]
         turns = []
         for turn in range(1 if one else rng.choice([1, 1, 2, 3])):
             question = "".join("<image>\n" for _ in images) + said() if turn == 0 else said()
             turns += [{"from": "human", "value": question}, {"from": "gpt", "value": said()}]
         rows.append({"id": str(index), "images": images, "conversations": turns})
     return rows
-
-
-class Suffixed(Peer):
-    """PaliGemma, whose processor takes a prefix and a suffix, and whose question is seen both ways where there are labels."""
-
-    def inputs(self, messages, images):
-        question, answer = (" ".join(part["text"] for part in message["content"] if part["type"] == "text") for message in messages)
-        return self.processor(text="<image>" * len(images) + question, images=[images], suffix=[answer], return_tensors="pt")
-
-    def features(self, inputs):
-        caught = []
-        hook = self.model.lm_head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0][0]))
-        self.model(**inputs)
-        hook.remove()
-        return caught[0]
 
 
 def run(name, build, teacher, data, *more):
@@ -237,7 +228,7 @@ def equal_answers(peer, rows, folder, file):
             said = peer.model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, inputs["input_ids"].shape[1]:]
         # Python strips control characters that are no white space in Unicode.
         response = json.loads(written)["provenance"]["turns"][0]["response"].strip()
-        equal += response == peer.processor.tokenizer.decode(said, skip_special_tokens=True).strip()
+        equal += response == peer.tokenizer.decode(said, skip_special_tokens=True).strip()
     return equal
 
 
@@ -251,7 +242,7 @@ def check(family, seed, build):
         rows, data, asked = make_rows(family, folder, rng), folder / "data.json", folder / "asked.json"
         data.write_text(json.dumps(rows))
         run("run", build, teacher, data, "--dtype", "f32", "--out", folder / "cache", "--features-all-for", len(rows), "--embed-images")
-        peer = (Suffixed if family == "paligemma" else Peer)(folder / "peer")
+        peer = peer_of(folder / "peer")
         error, tokens = worst_feature(peer, folder / "cache", name)
         assert error < TOLERANCE, f"{name}: features off by {error:.1e}"
         said = f"{len(rows)} samples, {tokens:5} tokens: features within {error:.1e}"
