@@ -87,13 +87,21 @@ pub enum CacheError {
         reason: String,
     },
     /// Bytes of a file are not what was written.
-    #[error("`{}`{}: {reason}\nhint: run `extract verify` on the cache; then restore the file from a copy, or extract again into a new directory", path.display(), at(row))]
+    #[error("`{}`{}: {reason}\nhint: `extract verify` names all that is damaged, `extract repair` extracts it again; or restore the file from a copy", path.display(), at(row))]
     Damaged {
         /// The file.
         path: PathBuf,
         /// The row in that file, where one is concerned.
         row: Option<u64>,
         /// What differs.
+        reason: String,
+    },
+    /// The manifest is lost, or more than one bit of it is wrong.
+    #[error("`{}`: {reason}\nhint: give `extract repair` the teacher and the flags that the cache was made with (`--features`, `--features-all-for`, `--codec`, `--dtype`), or restore the file from a copy", path.display())]
+    BeyondRepair {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
         reason: String,
     },
     /// A Parquet file lies among the shards that no manifest names.
@@ -160,6 +168,9 @@ fn io_hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "\nhint: check who owns the directory and whether it may be written"
+        }
+        _ if error.raw_os_error() == Some(libc::EMFILE) => {
+            "\nhint: let the process open more files than the cache has shards (`ulimit -n`)"
         }
         io::ErrorKind::NotFound => "\nhint: check the path; a cache is a directory with a `manifest.json`",
         _ => "\nhint: check the disk, then run the same command again: what was committed is kept",
