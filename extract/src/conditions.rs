@@ -1,6 +1,7 @@
 //! What `extract subset --where` takes: a field of a sample, an operator, a value.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::str::FromStr;
 
 use shared::cache::SampleMeta;
@@ -44,6 +45,8 @@ const OPERATORS: [(&str, Holds); 7] = [
 /// One condition, such as `num_tokens<=1024`, `source=train.json` or `text~cube`.
 #[derive(Clone, Debug)]
 pub struct Condition {
+    /// As it was written.
+    text: String,
     field: Field,
     test: Test,
 }
@@ -77,6 +80,12 @@ impl Condition {
     }
 }
 
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 impl FromStr for Condition {
     type Err = String;
 
@@ -97,7 +106,7 @@ impl FromStr for Condition {
             return if is_number {
                 Err(wrong("`~` is for text"))
             } else {
-                Ok(Self { field, test: Test::Contains(part.trim().into()) })
+                Ok(Self { text: text.to_owned(), field, test: Test::Contains(part.trim().into()) })
             };
         }
         let found = OPERATORS.iter().find_map(|(name, holds)| Some((holds, rest.strip_prefix(name)?)));
@@ -109,7 +118,7 @@ impl FromStr for Condition {
             }
             false => Test::Text(*holds, value.to_owned()),
         };
-        Ok(Self { field, test })
+        Ok(Self { text: text.to_owned(), field, test })
     }
 }
 

@@ -65,10 +65,13 @@ pub fn merge(args: &MergeArgs) -> Result<Copied> {
     }
     let mut identity = CacheIdentity::of(first)?;
     for reader in others {
-        let Manifest { dataset, lossy_error, .. } = reader.manifest();
+        let Manifest { dataset, lossy_error, selected, .. } = reader.manifest();
         identity.dataset.extend(dataset.clone());
         if let (Some(total), Some(error)) = (&mut identity.lossy_error, lossy_error) {
             total.add(error);
+        }
+        if identity.selected != *selected {
+            identity.selected.clear();
         }
     }
     copy(&args.out, identity, &readers, &[])
@@ -85,7 +88,8 @@ pub fn subset(args: &SubsetArgs) -> Result<Copied> {
         return Err(Usage(format!("nothing says which samples to take\nhint: {hint}")).into());
     }
     let reader = CacheReader::open(&args.cache)?;
-    let identity = CacheIdentity::of(&reader)?;
+    let mut identity = CacheIdentity::of(&reader)?;
+    identity.selected.extend(args.conditions.iter().map(Condition::to_string));
     copy(&args.out, identity, std::slice::from_ref(&reader), &args.conditions)
 }
 

@@ -150,11 +150,11 @@ impl Chosen {
             .into_iter()
             .filter(|row| row.as_ref().map_or(true, |row| is_new.remove(&row.key)))
             .collect();
-        let (max_length, embed) = (files.max_length(config), config.settings.cache.embed_images);
+        let (limits, embed) = (files.limits(config), config.settings.cache.embed_images);
         let prepare = |row: Result<Identified, QuarantinedRow>| {
             let row = row?;
             let keep = if all_up_to.is_some_and(|last| row.key <= last) { Keep::All } else { features.keep };
-            prepare(row, &files.processor, max_length, keep, embed)
+            prepare(row, &files.processor, limits, keep, embed)
         };
         let prepared: Vec<_> = unique.into_par_iter().map(prepare).collect();
         let num_prepared = prepared.len();

@@ -14,7 +14,8 @@ use shared::models::Processor;
 use crate::batch::{BatchSize, Window};
 use crate::config::Keep;
 use crate::plan::{Plan, Work};
-use crate::sample::{Identified, Prepared, identify, prepare, refused};
+use crate::sample::{Identified, Limits, Prepared, identify, prepare, refused};
+use crate::scope::Scope;
 use crate::sink::Delivery;
 use crate::stop::Stop;
 use crate::tally::Tally;
@@ -29,10 +30,12 @@ pub struct Feed<'a> {
     pub dataset: Dataset,
     /// What to do with each.
     pub plan: Plan,
+    /// Which of them the run is after.
+    pub scope: &'a Scope,
     /// The teacher's template, tokenizer and image processing.
     pub processor: &'a Processor,
-    /// Longest sample, in tokens.
-    pub max_length: usize,
+    /// What a sample may have at most.
+    pub limits: Limits,
     /// Whether image files go into the cache.
     pub embed_images: bool,
     /// How large a batch may become.
@@ -103,17 +106,18 @@ impl Feed<'_> {
         for row in identified {
             work.extend(self.plan(row)?);
         }
-        let (processor, max_length, embed) = (self.processor, self.max_length, self.embed_images);
+        let (processor, limits, embed) = (self.processor, self.limits, self.embed_images);
         let tally = self.tally;
         let prepare = |(row, keep)| {
             let start = Instant::now();
-            let prepared = prepare(row, processor, max_length, keep, embed);
+            let prepared = prepare(row, processor, limits, keep, embed);
             Tally::add_time(&tally.prepare_nanos, start);
             prepared
         };
         let prepared: Vec<_> = work.into_par_iter().map(prepare).collect();
         for sample in prepared {
             match sample {
+                Ok(sample) if !self.scope.takes(sample.meta()) => Tally::add(&self.tally.not_owed, 1),
                 Ok(sample) => window.push(sample),
                 Err(row) => self.quarantine(row)?,
             }
@@ -138,6 +142,7 @@ impl Feed<'_> {
             Err(row) => return self.quarantine(row).map(|()| None),
         };
         match self.plan.decide(row.key) {
+            Work::New(_) if !self.scope.names(&row.key) => Tally::add(&self.tally.not_owed, 1),
             Work::New(keep) => return Ok(Some((row, keep))),
             Work::Committed => Tally::add(&self.tally.committed, 1),
             Work::Elsewhere => Tally::add(&self.tally.elsewhere, 1),
@@ -147,6 +152,10 @@ impl Feed<'_> {
     }
 
     fn quarantine(&self, row: QuarantinedRow) -> Result<(), Closed> {
+        if !self.scope.bad_rows {
+            Tally::add(&self.tally.not_owed, 1);
+            return Ok(());
+        }
         self.tally.add_bad(self.max_bad, self.stop);
         self.deliveries.send(Delivery::Bad(row)).map_err(|_| Closed)
     }

@@ -129,7 +129,7 @@ fn first_samples(config: &RunConfig, files: &TeacherFiles) -> Result<Vec<Prepare
     let prepared: Vec<Option<Prepared>> = rows
         .into_par_iter()
         .map(|row| {
-            prepare(identify(row.ok()?).ok()?, &files.processor, files.max_length(config), keep, false).ok()
+            prepare(identify(row.ok()?).ok()?, &files.processor, files.limits(config), keep, false).ok()
         })
         .collect();
     Ok(prepared.into_iter().flatten().take(SAMPLES).collect())

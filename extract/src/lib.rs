@@ -39,6 +39,7 @@ pub mod progress;
 pub mod repair;
 pub mod run;
 pub mod sample;
+pub mod scope;
 pub mod sink;
 pub mod stop;
 pub mod stream;

@@ -26,6 +26,11 @@ pub struct PartChoice {
     count: usize,
 }
 
+impl PartChoice {
+    /// One process for everything, whatever a scheduler says.
+    pub const ALL: PartChoice = PartChoice { index: Some(0), count: 1 };
+}
+
 impl FromStr for PartChoice {
     type Err = String;
 

@@ -14,7 +14,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use shared::cache::{CacheIdentity, CacheReader, CacheWriter, FeatureDtype, Manifest, WriterOptions};
+use shared::cache::{
+    CacheIdentity, CacheReader, CacheWriter, FeatureDtype, Manifest, WriterOptions, most_positions,
+};
 use shared::dataset::{self, Dataset, DatasetOptions};
 use shared::ids::{Digest, Fingerprint};
 use shared::memory;
@@ -32,7 +34,8 @@ use crate::head::StoredHead;
 use crate::passes::{Batch, Passes, Question};
 use crate::plan::{Plan, last_of_first_keys};
 use crate::progress;
-use crate::sample::Prepared;
+use crate::sample::{Limits, Prepared};
+use crate::scope::Scope;
 use crate::sink;
 use crate::stop::{self, Stop, StopReason};
 use crate::stream::Streamed;
@@ -56,14 +59,14 @@ pub(crate) struct TeacherFiles {
 /// When something of the teacher, the dataset or the cache cannot be used, when the error budget is spent, or when a signal
 /// ended the run. What was written is committed in each case.
 pub fn run(config: &RunConfig) -> Result<Summary> {
-    run_owing(config, 0)
+    run_within(config, &Scope::default())
 }
 
-/// The same on a cache that lost samples: without so many new ones it is not complete.
+/// The same over a part of the dataset.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn run_owing(config: &RunConfig, owed: u64) -> Result<Summary> {
+pub(crate) fn run_within(config: &RunConfig, scope: &Scope) -> Result<Summary> {
     let started = Instant::now();
     // Under a limit what is freed goes back to the system at once.
     if config.settings.batch.memory_limit.is_none() {
@@ -74,9 +77,8 @@ pub(crate) fn run_owing(config: &RunConfig, owed: u64) -> Result<Summary> {
     let files = TeacherFiles::open(config)?;
     let streamed = Streamed::open(config, &files)?;
     let dataset = open_dataset(config)?;
-    // What was lost came from what the manifest names already.
-    let made_from = if owed == 0 { digests(&dataset)? } else { BTreeMap::new() };
-    let writer = open_cache(config, &files, made_from)?;
+    let made_from = if scope.is_new_data { digests(&dataset)? } else { BTreeMap::new() };
+    let writer = open_cache(config, &files, scope, made_from)?;
     let resumed_from = writer.manifest().totals.samples;
     if resumed_from > 0 {
         shared::say!("continuing: `{}` has {resumed_from} samples", config.out.display());
@@ -95,8 +97,16 @@ pub(crate) fn run_owing(config: &RunConfig, owed: u64) -> Result<Summary> {
     let tally = Tally::default();
     let streamed = streamed.map(|streamed| streamed.settled(config, &files)).transpose()?;
     let watch = streamed.as_ref().map(|streamed| streamed.watch());
-    let run = Run { config, files: &files, tally: &tally, stop: &stop, streamed, embed_images, owed };
+    let run = Run { config, files: &files, tally: &tally, stop: &stop, streamed, embed_images, scope };
     let manifest = run.all(dataset, plan, writer)?;
+    if let Some(owed) = manifest.owed.as_ref().filter(|owed| scope.is_new_data && owed.samples() > 0) {
+        shared::say!(
+            "{} samples that a repair found lost are still missing, without which the cache is not complete\nhint: `extract \
+             repair` gives them back; `extract merge OUT {}` makes a cache without them",
+            owed.samples(),
+            config.out.display()
+        );
+    }
     let counts = tally.counts();
     let mut summary = Summary::new(&manifest, &counts, resumed_from, started.elapsed().as_secs_f64());
     summary.streaming = watch.map(|watch| watch.end(&counts));
@@ -129,9 +139,13 @@ impl TeacherFiles {
         TeacherWeights { dir: &config.teacher, gguf, device: &self.device, dtype: self.dtype }
     }
 
-    /// Longest sample, in tokens.
-    pub(crate) fn max_length(&self, config: &RunConfig) -> usize {
-        config.settings.data.max_length.unwrap_or_else(|| self.config.config.max_positions())
+    /// What a sample may have at most.
+    pub(crate) fn limits(&self, config: &RunConfig) -> Limits {
+        let model = &self.config.config;
+        Limits {
+            tokens: config.settings.data.max_length.unwrap_or_else(|| model.max_positions()),
+            positions: most_positions(model.decoder().hidden_size),
+        }
     }
 
     /// What decides the features: two runs with the same answer may write into one cache.
@@ -169,6 +183,7 @@ pub(crate) fn identity<'a>(config: &RunConfig, files: &'a TeacherFiles) -> Resul
         head: vec![files.head.tensor()],
         about: BTreeMap::from([("teacher".to_owned(), models::checkout_name(&config.teacher))]),
         dataset: BTreeMap::new(),
+        selected: Vec::new(),
     })
 }
 
@@ -190,12 +205,14 @@ pub(crate) fn digests(dataset: &Dataset) -> Result<BTreeMap<String, String>> {
     dataset.paths().map(digest).collect()
 }
 
-fn open_cache(
+pub(crate) fn open_cache(
     config: &RunConfig,
     files: &TeacherFiles,
+    scope: &Scope,
     dataset: BTreeMap<String, String>,
 ) -> Result<CacheWriter> {
-    let mut identity = CacheIdentity { dataset, ..identity(config, files)? };
+    let selected = scope.selected.clone();
+    let mut identity = CacheIdentity { dataset, selected, ..identity(config, files)? };
     // A cache that exists says what was measured when it was made.
     if let Some(path) = config.settings.teacher.gguf.as_ref().filter(|_| Manifest::load(&config.out).is_err())
     {
@@ -223,9 +240,8 @@ fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Declares the cache complete if the run got to the end and gave what is owed; a cache that was complete and has nothing new
-/// is left untouched.
-fn close(mut writer: CacheWriter, tally: &Tally, stop: &Stop, owed: u64) -> Result<Manifest> {
+/// Declares the cache complete if the run got to the end; a cache that was complete and has nothing new is left untouched.
+fn close(writer: CacheWriter, tally: &Tally, stop: &Stop) -> Result<Manifest> {
     let counts = tally.counts();
     if stop.is_raised() || (writer.manifest().complete && counts.written == 0) {
         return Ok(writer.manifest().clone());
@@ -236,10 +252,6 @@ fn close(mut writer: CacheWriter, tally: &Tally, stop: &Stop, owed: u64) -> Resu
             counts.read,
             counts.settled()
         );
-    }
-    if counts.written < owed {
-        writer.commit()?;
-        return Ok(writer.manifest().clone());
     }
     Ok(writer.finish()?)
 }
@@ -254,14 +266,14 @@ struct Run<'a> {
     streamed: Option<Streamed>,
     /// Whether image files go into the cache.
     embed_images: bool,
-    /// New samples without which the cache is not complete.
-    owed: u64,
+    /// Which rows it is after.
+    scope: &'a Scope,
 }
 
 impl Run<'_> {
     /// Starts the threads, works until there is nothing left or a reason to stop, and gives the cache's state back.
     fn all(self, dataset: Dataset, plan: Plan, writer: CacheWriter) -> Result<Manifest> {
-        let Run { config, files, tally, stop, embed_images, owed, .. } = self;
+        let Run { config, files, tally, stop, embed_images, scope, .. } = self;
         let settings = &config.settings;
         let (batches, to_run) = sync_channel(feed::QUEUE);
         let (deliveries, to_write) = sync_channel(sink::QUEUE);
@@ -269,8 +281,9 @@ impl Run<'_> {
         let feed = Feed {
             dataset,
             plan,
+            scope,
             processor: &files.processor,
-            max_length: files.max_length(config),
+            limits: files.limits(config),
             embed_images,
             batch_size: self.batch_size(),
             max_bad: settings.data.max_bad,
@@ -302,7 +315,7 @@ impl Run<'_> {
             if max_bad.is_spent(counts.quarantined, counts.read, true) {
                 stop.raise(StopReason::BudgetSpent);
             }
-            close(writer, tally, stop, owed)
+            close(writer, tally, stop)
         })
     }
 

@@ -32,6 +32,15 @@ pub struct Prepared {
     pub encoded: Encoded,
 }
 
+/// What a sample may have at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens.
+    pub tokens: usize,
+    /// Positions that keep features: more do not fit into a cache.
+    pub positions: usize,
+}
+
 /// Reads a row's images and computes its key.
 ///
 /// # Errors
@@ -54,11 +63,11 @@ pub fn identify(record: Record) -> Result<Identified, QuarantinedRow> {
 /// image files go into the cache.
 ///
 /// # Errors
-/// The row with the reason: a broken image, a prompt that the processor refuses, more than `max_length` tokens, no answer.
+/// The row with the reason: a broken image, a prompt that the processor refuses, more than `limits` allow, no answer.
 pub fn prepare(
     row: Identified,
     processor: &Processor,
-    max_length: usize,
+    limits: Limits,
     keep: Keep,
     embed_images: bool,
 ) -> Result<Prepared, QuarantinedRow> {
@@ -72,10 +81,16 @@ pub fn prepare(
     let image_files = if embed_images { image_files } else { Vec::new() };
     let mut encoded = processor.encode(&record.messages, &images).map_err(|error| bad(&error))?;
     let num_tokens = encoded.prompt.input_ids.len();
-    if num_tokens > max_length {
-        return Err(bad(&format!("{num_tokens} tokens, more than the maximum of {max_length}")));
+    if num_tokens > limits.tokens {
+        return Err(bad(&format!("{num_tokens} tokens, more than the maximum of {}", limits.tokens)));
     }
     let positions = kept_positions(&encoded.prompt, &record.messages, keep).map_err(|reason| bad(&reason))?;
+    if positions.len() > limits.positions {
+        let (count, most) = (positions.len(), limits.positions);
+        return Err(bad(&format!(
+            "{count} positions have features, more than the {most} that a cache can hold"
+        )));
+    }
     let sizes = images.iter().map(|image| (image.width, image.height));
     let images = cached_images(&encoded.prompt, &digests, sizes);
     let turns = encoded.prompt.turns.iter().map(cached_turn).collect();
@@ -111,6 +126,11 @@ impl Prepared {
     /// The tokens that keep features, ascending.
     pub fn positions(&self) -> &[u32] {
         &self.meta.positions
+    }
+
+    /// All that the cache will say of it but its features.
+    pub fn meta(&self) -> &SampleMeta {
+        &self.meta
     }
 
     /// What it is.

@@ -50,6 +50,8 @@ pub struct Summary {
     pub duplicates: u64,
     /// Rows that are left to the other parts.
     pub elsewhere: u64,
+    /// Rows that neither the cache had nor a repair owed it.
+    pub not_owed: u64,
     /// Whether the dataset was read to its end, by all parts.
     pub complete: bool,
 }
@@ -95,6 +97,7 @@ impl Summary {
             written: counts.written,
             duplicates: counts.duplicates,
             elsewhere: counts.elsewhere,
+            not_owed: counts.not_owed,
             complete: manifest.complete,
         }
     }
@@ -102,7 +105,8 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = self.read - self.written - self.quarantined - self.duplicates - self.elsewhere;
+        let known =
+            self.read - self.written - self.quarantined - self.duplicates - self.elsewhere - self.not_owed;
         writeln!(
             f,
             "read {} rows: {} written, {known} already there, {} quarantined, {} duplicates",
@@ -110,6 +114,9 @@ impl fmt::Display for Summary {
         )?;
         if self.elsewhere > 0 {
             writeln!(f, "{} rows are left to the other parts", self.elsewhere)?;
+        }
+        if self.not_owed > 0 {
+            writeln!(f, "{} rows were not in the cache before, nor are they now", self.not_owed)?;
         }
         writeln!(
             f,

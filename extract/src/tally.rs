@@ -18,6 +18,8 @@ pub struct Tally {
     pub duplicates: AtomicU64,
     /// Rows that are another part's.
     pub elsewhere: AtomicU64,
+    /// Rows that a repair does not owe.
+    pub not_owed: AtomicU64,
     /// Rows in quarantine.
     pub quarantined: AtomicU64,
     /// Samples handed to the writer.
@@ -55,6 +57,8 @@ pub struct Counts {
     pub duplicates: u64,
     /// See [`Tally::elsewhere`].
     pub elsewhere: u64,
+    /// See [`Tally::not_owed`].
+    pub not_owed: u64,
     /// See [`Tally::quarantined`].
     pub quarantined: u64,
     /// See [`Tally::written`].
@@ -116,6 +120,7 @@ impl Tally {
             committed: get(&self.committed),
             duplicates: get(&self.duplicates),
             elsewhere: get(&self.elsewhere),
+            not_owed: get(&self.not_owed),
             quarantined: get(&self.quarantined),
             written: get(&self.written),
             tokens: get(&self.tokens),
@@ -146,7 +151,7 @@ impl Tally {
 impl Counts {
     /// Rows whose fate is known.
     pub fn settled(&self) -> u64 {
-        self.committed + self.duplicates + self.elsewhere + self.quarantined + self.written
+        self.committed + self.duplicates + self.elsewhere + self.not_owed + self.quarantined + self.written
     }
 
     /// How fast the teacher is.

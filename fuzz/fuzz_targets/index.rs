@@ -6,11 +6,6 @@ use shared::cache::fuzzing;
 
 const SHARD: &[u8] = include_bytes!("../../tests/fixtures/cache_v1/bf16/data/train-00000-of-00002.parquet");
 
-fuzz_target!(
-    // The reader makes an error of a panic of the `parquet` crate, before which libFuzzer's hook would abort. A panic that
-    // nothing catches still ends the run.
-    init: std::panic::set_hook(Box::new(|_| {})),
-    |bytes: &[u8]| {
-        let _ = fuzzing::index(SHARD, bytes);
-    }
-);
+fuzz_target!(init: fuzzing::let_the_reader_catch_panics(), |bytes: &[u8]| {
+    let _ = fuzzing::index(SHARD, bytes);
+});

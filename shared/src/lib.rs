@@ -15,6 +15,7 @@ pub mod explained;
 pub mod html;
 pub mod ids;
 pub mod image;
+pub mod lock;
 pub mod memory;
 #[cfg(feature = "models")]
 pub mod models;

@@ -14,3 +14,4 @@ pub mod programs;
 pub mod random;
 pub mod reference;
 pub mod rows;
+pub mod tools;

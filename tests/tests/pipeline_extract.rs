@@ -10,9 +10,13 @@ use candle_core::Tensor;
 use e2e::programs::{Finished, run};
 use e2e::reference::samples;
 use e2e::rows::{Contents, bmp, by_id, contents, fixture, llava_row, made_up, question, write_rows};
+use extract::config::Keep;
+use extract::sample::{Limits, identify, prepare};
 use half::bf16;
 use serde_json::{Value, json};
-use shared::cache::{CacheReader, FeatureDtype, verify};
+use shared::cache::{CacheReader, FeatureDtype, most_positions, verify};
+use shared::dataset::{self, DatasetOptions};
+use shared::models::Processor;
 use tempfile::TempDir;
 
 const FAMILIES: [&str; 2] = ["qwen2_vl", "internvl"];
@@ -252,6 +256,25 @@ fn bad_rows_go_to_quarantine_with_the_reason_and_the_run_goes_on() {
     let (summary, _) = bench.cache("cache", &limits);
     assert_eq!((&summary["written"], &summary["resumed_from"]), (&json!(0), &json!(10)));
     assert_eq!(fs::read(bench.path("cache/manifest.json")).unwrap(), manifest);
+}
+
+/// A page holds 2 GB of float32, so that the limit is what is small here.
+#[test]
+fn a_sample_too_large_for_a_cache_is_a_bad_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let sources = [made_up(dir.path(), 1).unwrap().to_str().unwrap().to_owned()];
+    let processor = Processor::load(&fixture("qwen2_vl")).unwrap();
+    let prepared = |positions| {
+        let record = dataset::open(&sources, &DatasetOptions::default()).unwrap().next().unwrap().unwrap();
+        let limits = Limits { tokens: usize::MAX, positions };
+        identify(record.unwrap()).and_then(|row| prepare(row, &processor, limits, Keep::Answer, false))
+    };
+    let count = prepared(usize::MAX).ok().unwrap().positions().len();
+    assert!(prepared(count).is_ok());
+    let reason = prepared(count - 1).err().unwrap().reason;
+    assert!(reason.contains(&format!("{count} positions have features, more than the")), "{reason}");
+    // 2 GB by the 8,192 bytes of a position.
+    assert_eq!(most_positions(2048), 244_140);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The tools around a cache: codecs, estimate, repair, merge, subset, inspect, and a cache that was moved or cannot be written.
+//! The tools around a cache: codecs, estimate, merge, subset, inspect, and a cache that was moved or cannot be written.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
@@ -7,33 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use e2e::jobs::Job;
-use e2e::programs::{Finished, run};
-use e2e::rows::{Contents, contents, fixture, made_up};
-use serde_json::Value;
-use shared::cache::{CacheReader, Codec, FeatureBlock, Manifest, verify};
+use e2e::programs::run;
+use e2e::rows::{Contents, contents, made_up};
+use e2e::tools::{fails, is_sound, object, text, words};
+use shared::cache::{CacheReader, Codec, FeatureBlock, Manifest};
 use shared::ids::SampleKey;
-
-fn text(path: impl AsRef<Path>) -> String {
-    path.as_ref().to_str().unwrap().to_owned()
-}
-
-/// The command succeeds; its JSON object.
-fn object(args: &[String]) -> Value {
-    let finished = run("extract", args.iter().chain([&"--json".to_owned()])).unwrap();
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    serde_json::from_str(&finished.stdout).unwrap()
-}
-
-fn fails(args: &[String], says: &[&str]) {
-    let Finished { code, stderr, .. } = run("extract", args).unwrap();
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(says.iter().chain(&["hint: "]).all(|part| stderr.contains(part)), "{says:?}: {stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
-
-fn words(words: &[&str], paths: &[&Path]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).chain(paths.iter().map(text)).collect()
-}
 
 /// Every file of a cache by name, with its bytes; lock files hold nothing.
 fn files(cache: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -46,10 +24,6 @@ fn files(cache: &Path) -> BTreeMap<String, Vec<u8>> {
         }
     }
     files
-}
-
-fn is_sound(cache: &Path) -> bool {
-    verify(cache, |_, _| ()).unwrap().problems.is_empty()
 }
 
 #[test]
@@ -148,89 +122,6 @@ fn an_estimate_is_within_ten_percent_of_the_run() {
         );
         assert!(estimate["free_bytes"].as_u64().unwrap() > 0);
     }
-}
-
-#[test]
-fn repair_extracts_what_is_damaged_and_nothing_else() {
-    let job = Job::new(30);
-    let expected = job.expected();
-    let cache = job.cache("undisturbed");
-    let repair = || {
-        let data = job.dir.path().join("rows.jsonl");
-        let mut args = words(&["repair", "--device", "cpu", "--teacher"], &[&job.teacher]);
-        args.extend(words(&["--data"], &[&data]));
-        args.extend([text(&cache)]);
-        args
-    };
-    assert_eq!(object(&repair())["run"], Value::Null, "nothing to do");
-
-    let reader = CacheReader::open(&cache).unwrap();
-    let shards: Vec<(String, u64)> =
-        reader.manifest().shards.iter().map(|shard| (shard.entry.file.clone(), shard.samples)).collect();
-    drop(reader);
-    assert!(shards.len() > 4);
-    let flip = |file: &str, at: usize| {
-        let mut bytes = fs::read(cache.join(file)).unwrap();
-        bytes[at] ^= 4;
-        fs::write(cache.join(file), bytes).unwrap();
-    };
-    // The first feature page of one shard, the footer of another, a whole third one, the card and the head.
-    flip(&shards[0].0, 100);
-    let footer = fs::metadata(cache.join(&shards[2].0)).unwrap().len() as usize - 20;
-    flip(&shards[2].0, footer);
-    fs::remove_file(cache.join(&shards[3].0)).unwrap();
-    flip("README.md", 100);
-    flip("head.safetensors", 2000);
-    assert!(!is_sound(&cache));
-    let repaired = object(&repair());
-    let lost = 1 + shards[2].1 + shards[3].1;
-    assert_eq!((repaired["lost"].as_u64(), repaired["run"]["written"].as_u64()), (Some(lost), Some(lost)));
-    assert_eq!(repaired["saved"].as_u64(), Some(shards[0].1 - 1));
-    assert_eq!(repaired["damaged"].as_array().unwrap().len(), 5);
-    assert!(is_sound(&cache) && contents(&cache).unwrap() == expected);
-    assert!(Manifest::load(&cache).unwrap().complete);
-
-    // Another teacher repairs nothing, and a damaged manifest cannot be repaired. The shards have their names anew.
-    flip(&Manifest::load(&cache).unwrap().shards[0].entry.file, 100);
-    let other = Job { teacher: fixture("internvl"), ..job };
-    let mut args = words(&["repair", "--device", "cpu", "--teacher"], &[&other.teacher]);
-    args.extend(words(&["--data"], &[&other.dir.path().join("rows.jsonl"), &cache]));
-    fails(&args, &["another fingerprint"]);
-    flip("manifest.json", 700);
-    fails(&args, &["manifest.json"]);
-    let Finished { stderr, .. } = run("extract", words(&["verify"], &[&cache])).unwrap();
-    assert!(
-        stderr.contains("hint: restore the file from a copy") && !stderr.contains("extract verify"),
-        "{stderr}"
-    );
-}
-
-#[test]
-fn a_repair_that_had_too_little_data_is_not_forgotten() {
-    let job = Job::new(12);
-    let expected = job.expected();
-    let cache = job.cache("undisturbed");
-    let all = job.dir.path().join("rows.jsonl");
-    let half = job.dir.path().join("half.jsonl");
-    let rows = fs::read_to_string(&all).unwrap();
-    fs::write(&half, rows.lines().take(6).map(|row| format!("{row}\n")).collect::<String>()).unwrap();
-    let repair = |data: &Path| {
-        words(&["repair", "--device", "cpu", "--teacher"], &[&job.teacher])
-            .into_iter()
-            .chain(words(&["--data"], &[data, &cache]))
-            .collect::<Vec<_>>()
-    };
-    for shard in Manifest::load(&cache).unwrap().shards {
-        fs::remove_file(cache.join(shard.entry.file)).unwrap();
-    }
-    fails(&repair(&half), &["12 samples were lost and 6 extracted again"]);
-    assert!(!Manifest::load(&cache).unwrap().complete, "what is lost is owed");
-    fails(&repair(&half), &["is unfinished", "rows.jsonl"]);
-    assert_eq!(object(&repair(&all))["run"]["written"], 6);
-    let mut found = contents(&cache).unwrap();
-    // Half of the rows were read from the other file and say so.
-    found.values_mut().for_each(|(meta, _)| meta.source = text(&all));
-    assert!(Manifest::load(&cache).unwrap().complete && found == expected);
 }
 
 /// `distill` looks at one sample to know whether it needs the data.

@@ -1,34 +1,35 @@
 //! One process at a time in a run's folder: a second one would write the same metrics and checkpoints between the first one's.
 
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use shared::lock::FileLock;
 
-/// Held while a run is trained; the system gives it back when the process ends, however it ends.
+/// Held while a run is trained.
 #[derive(Debug)]
 pub(super) struct RunLock {
-    _file: File,
+    /// None on a file system without locks, which is no reason not to train on it.
+    _lock: Option<FileLock>,
 }
 
 impl RunLock {
     /// Takes the folder's lock, or refuses at once.
     pub(super) fn take(out: &Path) -> Result<Self> {
         let path = out.join(".lock");
-        let cannot = || format!("cannot lock `{}`", path.display());
-        let file =
-            File::options().create(true).truncate(false).write(true).open(&path).with_context(cannot)?;
-        match file.try_lock() {
+        match FileLock::exclusive(&path) {
+            Ok(lock) => Ok(Self { _lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => bail!(
                 "another process is training in `{}`\nhint: wait until it is done, or choose another --out",
                 out.display()
             ),
-            // A file system without locks is no reason not to train on it.
-            Err(TryLockError::Error(error)) if error.kind() != ErrorKind::Unsupported => {
-                Err(error).with_context(cannot)
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+                Ok(Self { _lock: None })
             }
-            _ => Ok(Self { _file: file }),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock `{}`", path.display()))
+            }
         }
     }
 }
@@ -43,7 +44,6 @@ mod tests {
     fn a_folder_is_one_processs_until_it_ends() {
         let dir = tempfile::tempdir().unwrap();
         let held = RunLock::take(dir.path()).unwrap();
-        // Locks of the same file through two handles exclude each other in one process, too.
         let error = RunLock::take(dir.path()).unwrap_err().to_string();
         assert!(error.contains("another process") && error.contains("hint:"), "{error}");
         drop(held);

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::dataset::Record;
+use shared::lock::FileLock;
 
 use super::cannot_write;
 use super::respond::{Origin, Provenance};
@@ -29,7 +30,7 @@ pub(super) struct Journal {
     out: PathBuf,
     part: PathBuf,
     /// None when the file is finished.
-    file: Option<File>,
+    file: Option<FileLock>,
     fingerprint: String,
     done: BTreeSet<(String, u64)>,
     pub(super) counts: Counts,
@@ -75,9 +76,9 @@ impl Journal {
         }
         let file =
             cannot_write(OpenOptions::new().create(true).append(true).open(&journal.part), &journal.part)?;
-        lock(&file, out)?;
+        let mut file = locked(file, out)?;
         let whole = journal.read(&journal.part.clone())?;
-        cannot_write(file.set_len(whole), &journal.part)?;
+        cannot_write(file.file().set_len(whole), &journal.part)?;
         journal.file = Some(file);
         Ok(journal)
     }
@@ -149,6 +150,7 @@ impl Journal {
             self.count(serde_json::from_value(row["provenance"].take())?);
         }
         let Some(file) = &mut self.file else { bail!("the output is finished\nhint: please report this") };
+        let file = file.file();
         cannot_write(file.write_all(&lines).and_then(|()| file.sync_data()), &self.part)
     }
 
@@ -163,18 +165,14 @@ impl Journal {
     }
 }
 
-/// Takes the lock of the file on its way to `out`, or refuses at once.
-fn lock(file: &File, out: &Path) -> Result<()> {
-    let taken = match file.try_lock() {
-        Ok(()) => out.exists(),
-        Err(TryLockError::WouldBlock) => true,
-        Err(TryLockError::Error(error)) => return cannot_write(Err(error), out),
-    };
-    if taken {
-        bail!(
+/// Takes the lock of the file on its way to `out`, or refuses at once: also where another process has finished meanwhile.
+fn locked(file: File, out: &Path) -> Result<FileLock> {
+    match FileLock::of(file) {
+        Ok(lock) if !out.exists() => Ok(lock),
+        Err(TryLockError::Error(error)) => cannot_write(Err(error), out),
+        Ok(_) | Err(TryLockError::WouldBlock) => bail!(
             "`{}` is being written by another process\nhint: wait for it, then run the same command",
             out.display()
-        );
+        ),
     }
-    Ok(())
 }

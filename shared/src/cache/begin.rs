@@ -6,6 +6,7 @@ use super::commit::{ASIDE, NEXT, Part, Staged, commit, entry_of, list, refuse_un
 use super::error::{CacheError, Result};
 use super::head::write_head;
 use super::identity::CacheIdentity;
+use super::lossy::LossyError;
 use super::manifest::{FeatureFormat, Manifest};
 use super::{DATA, FORMAT_VERSION, HEAD, MANIFEST};
 use crate::ids::Fingerprint;
@@ -61,9 +62,10 @@ pub(super) fn create(dir: &Path, identity: &CacheIdentity, part: Part) -> Result
     write_head(&aside, &identity.head)?;
     let format = FeatureFormat { dtype: identity.dtype, width: identity.width, codec: identity.codec };
     let mut manifest = Manifest::new(full_fingerprint(identity), format, entry_of(&aside, HEAD)?);
-    manifest.lossy_error = identity.lossy_error;
+    manifest.lossy_error = identity.lossy_error.filter(|error| error.positions > 0);
     manifest.about = identity.about.clone();
     manifest.dataset = identity.dataset.clone();
+    manifest.selected = identity.selected.clone();
     commit(dir, &[Staged { aside, file: HEAD.into() }], &manifest)?;
     Ok(manifest)
 }
@@ -75,6 +77,11 @@ pub(super) fn resume(dir: &Path, identity: &CacheIdentity, part: Part) -> Result
     refuse_unlisted(dir, &manifest)?;
     let before = manifest.clone();
     manifest.dataset.extend(identity.dataset.clone());
+    // Of two measurements of one teacher and codec the larger one counts; a copy that is continued brings the same again.
+    let positions = |error: &Option<LossyError>| error.map_or(0, |error| error.positions);
+    if positions(&identity.lossy_error) > positions(&manifest.lossy_error) {
+        manifest.lossy_error = identity.lossy_error;
+    }
     // This part begins again: whoever finishes last must not take its earlier end for its present one.
     manifest.parts_done.remove(&part.to_string());
     if manifest != before {

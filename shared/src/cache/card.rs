@@ -8,7 +8,7 @@ pub(super) fn card(manifest: &Manifest) -> String {
     let format = &manifest.features;
     let about: String = manifest.about.iter().map(|(name, value)| format!("- {name}: {value}\n")).collect();
     let identity: String =
-        manifest.fingerprint.fields.iter().map(|(name, value)| format!("| {name} | `{value}` |\n")).collect();
+        manifest.fingerprint.fields.iter().map(|(name, value)| field(name, value)).collect();
     let error = manifest.lossy_error.as_ref().map(|error| format!("| error of the codec | {error} |\n"));
     let error = error.unwrap_or_default();
     format!(
@@ -35,4 +35,9 @@ pub(super) fn card(manifest: &Manifest) -> String {
         format.dtype,
         format.codec.coding().about(),
     )
+}
+
+/// A line of the table of what the cache was made from.
+pub(super) fn field(name: &str, value: &str) -> String {
+    format!("| {name} | `{value}` |\n")
 }

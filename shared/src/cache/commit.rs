@@ -11,17 +11,18 @@
 //! opening for writing, and readers find a file under either name meanwhile. Thus no file under a
 //! final name is ever uncommitted, and no clean-up decides what is valid.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs::{self, File, Metadata, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::error::{CacheError, IoContext, Result};
 use super::manifest::{FileEntry, Manifest, ShardEntry};
 use super::{CARD, DATA, HEAD, MANIFEST, QUARANTINED};
 use crate::ids::{Digest, SampleKey};
+use crate::lock::FileLock;
 
 /// Marks a committed file whose last rename is still due.
 pub(super) const NEXT: &str = ".next";
@@ -69,31 +70,25 @@ impl fmt::Display for Part {
 
 /// Held while a process writes: alone, or beside the other parts of the same cache.
 pub(super) struct WriterLock {
-    cache: File,
-    _part: Option<File>,
+    cache: FileLock,
+    _part: Option<FileLock>,
 }
 
 impl WriterLock {
     /// Takes the lock or refuses at once. A single writer excludes all, a part only its own twin.
     pub(super) fn take(dir: &Path, part: Part) -> Result<Self> {
         let path = dir.join(LOCK);
-        let cache = lock_file(&path)?;
         if part.count <= 1 {
-            refuse(cache.try_lock(), &path)?;
-            return Ok(Self { cache, _part: None });
+            return Ok(Self { cache: taken(FileLock::exclusive(&path), &path)?, _part: None });
         }
-        refuse(cache.try_lock_shared(), &path)?;
+        let cache = taken(FileLock::shared(&path), &path)?;
         let path = dir.join(format!(".lock-{}-of-{}", part.index, part.count));
-        let own = lock_file(&path)?;
-        refuse(own.try_lock(), &path)?;
-        Ok(Self { cache, _part: Some(own) })
+        Ok(Self { cache, _part: Some(taken(FileLock::exclusive(&path), &path)?) })
     }
 
     /// Whether the lock in `dir` is still this one: a directory that was removed and made again has another.
     pub(super) fn is_of(&self, dir: &Path) -> bool {
-        let place = |file: &Metadata| (file.dev(), file.ino());
-        let theirs = fs::metadata(dir.join(LOCK)).map(|file| place(&file));
-        matches!((self.cache.metadata(), theirs), (Ok(ours), Ok(theirs)) if place(&ours) == theirs)
+        self.cache.is_at(&dir.join(LOCK))
     }
 }
 
@@ -101,23 +96,16 @@ impl WriterLock {
 const LOCK: &str = ".lock";
 
 /// Waits for the right to read, change and replace the manifest; held for moments.
-pub(super) fn lock_manifest(dir: &Path) -> Result<File> {
+pub(super) fn lock_manifest(dir: &Path) -> Result<FileLock> {
     let path = dir.join(".lock-manifest");
-    let file = lock_file(&path)?;
-    file.lock().at("lock", &path)?;
-    Ok(file)
+    FileLock::wait(&path).at("lock", &path)
 }
 
-fn lock_file(path: &Path) -> Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path).at("open", path)
-}
-
-fn refuse(outcome: Result<(), TryLockError>, path: &Path) -> Result<()> {
-    match outcome {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(CacheError::Locked { path: path.into() }),
-        Err(TryLockError::Error(source)) => Err(source).at("lock", path),
-    }
+fn taken(outcome: Result<FileLock, TryLockError>, path: &Path) -> Result<FileLock> {
+    outcome.map_err(|error| match error {
+        TryLockError::WouldBlock => CacheError::Locked { path: path.into() },
+        TryLockError::Error(source) => CacheError::Io { action: "lock", path: path.into(), source },
+    })
 }
 
 /// A finished, synced file and the name it is to have.
@@ -132,21 +120,26 @@ pub(super) fn commit(dir: &Path, staged: &[Staged], manifest: &Manifest) -> Resu
         rename(&file.aside, &dir.join(format!("{}{NEXT}", file.file)))?;
     }
     sync_directories(dir)?;
-    let path = dir.join(MANIFEST);
-    let aside = dir.join(format!("{MANIFEST}{ASIDE}"));
-    write_synced(&aside, &manifest.to_bytes()?)?;
-    rename(&aside, &path)?;
-    sync_directories(dir)?;
+    replace_manifest(dir, &manifest.to_bytes()?)?;
     for file in staged {
         rename(&dir.join(format!("{}{NEXT}", file.file)), &dir.join(&file.file))?;
     }
     sync_directories(dir)
 }
 
+/// Step 3 of the protocol.
+pub(super) fn replace_manifest(dir: &Path, bytes: &[u8]) -> Result<()> {
+    let aside = dir.join(format!("{MANIFEST}{ASIDE}"));
+    write_synced(&aside, bytes)?;
+    rename(&aside, &dir.join(MANIFEST))?;
+    sync_directories(dir)
+}
+
 /// Finishes an interrupted step 4 and removes what this part, or a single writer, left uncommitted.
 pub(super) fn roll_forward(dir: &Path, manifest: Option<&Manifest>, part: Part) -> Result<()> {
+    let places = Places::of(dir);
     for entry in manifest.into_iter().flat_map(Manifest::files) {
-        let (path, found) = (dir.join(&entry.file), locate(dir, entry));
+        let (path, found) = (dir.join(&entry.file), places.locate(entry));
         let foreign = is_next(&found) && digest_of(&found)? != entry.digest;
         if found != path && found.exists() && !foreign {
             rename(&found, &path)?;
@@ -168,31 +161,60 @@ pub(super) fn roll_forward(dir: &Path, manifest: Option<&Manifest>, part: Part) 
 
 /// Where a committed file lies: under its name, or under the one it still has from before.
 pub(super) fn locate(dir: &Path, entry: &FileEntry) -> PathBuf {
-    let path = dir.join(&entry.file);
-    let next = dir.join(format!("{}{NEXT}", entry.file));
-    if next.exists() {
-        // Beside a file that is already right, it is what a process left that never committed.
-        let right = path.exists() && digest_of(&path).is_ok_and(|digest| digest == entry.digest);
-        return if right { path } else { next };
-    }
-    if path.exists() {
-        return path;
-    }
-    let Some(expected) = shard_stem(&file_name(&path)).map(str::to_owned) else { return path };
-    let is_it = |file: &PathBuf| shard_stem(&file_name(file)) == Some(expected.as_str());
-    let renamed = list(&dir.join(DATA)).ok().and_then(|files| files.into_iter().find(is_it));
-    renamed.unwrap_or(path)
+    Places::of(dir).locate(entry)
 }
 
-/// Opens a committed file where it lies. It may get another name at this moment, where a run finishes.
-pub(super) fn open_located<T>(dir: &Path, entry: &FileEntry, open: impl Fn(&Path) -> Result<T>) -> Result<T> {
-    loop {
-        let path = locate(dir, entry);
-        match open(&path) {
-            Err(CacheError::Io { source, .. })
-                if source.kind() == ErrorKind::NotFound && locate(dir, entry) != path => {}
-            outcome => return outcome,
+/// Where the committed files of a cache lie. The shards are listed once, when the first of them is missed: a finishing run gives
+/// thousands of them new names.
+pub(super) struct Places<'a> {
+    dir: &'a Path,
+    shards: OnceLock<HashMap<String, PathBuf>>,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn of(dir: &'a Path) -> Self {
+        Self { dir, shards: OnceLock::new() }
+    }
+
+    /// Opens a committed file where it lies. It may get another name at this moment, where a run finishes.
+    pub(super) fn open<T>(&self, entry: &FileEntry, open: impl Fn(&Path) -> Result<T>) -> Result<T> {
+        let mut path = self.locate(entry);
+        loop {
+            let outcome = open(&path);
+            match &outcome {
+                Err(CacheError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+                _ => return outcome,
+            }
+            let now = locate(self.dir, entry);
+            if now == path {
+                return outcome;
+            }
+            path = now;
         }
+    }
+
+    fn locate(&self, entry: &FileEntry) -> PathBuf {
+        let path = self.dir.join(&entry.file);
+        let next = self.dir.join(format!("{}{NEXT}", entry.file));
+        if next.exists() {
+            // Beside a file that is already right, it is what a process left that never committed.
+            let right = path.exists() && digest_of(&path).is_ok_and(|digest| digest == entry.digest);
+            return if right { path } else { next };
+        }
+        if path.exists() {
+            return path;
+        }
+        let stem = file_name(&path);
+        let renamed = shard_stem(&stem).and_then(|stem| self.shards().get(stem));
+        renamed.cloned().unwrap_or(path)
+    }
+
+    /// Every file that is called as a shard is, by what tells it from the others.
+    fn shards(&self) -> &HashMap<String, PathBuf> {
+        let by_stem = |path: PathBuf| Some((shard_stem(&file_name(&path))?.to_owned(), path));
+        self.shards.get_or_init(|| {
+            list(&self.dir.join(DATA)).unwrap_or_default().into_iter().filter_map(by_stem).collect()
+        })
     }
 }
 
@@ -209,6 +231,11 @@ fn shard_stem(name: &str) -> Option<&str> {
     let name = name.strip_suffix(NEXT).unwrap_or(name).strip_suffix(".parquet")?;
     let (stem, _) = name.split_once("-of-").unwrap_or((name, ""));
     stem.starts_with("train-").then_some(stem)
+}
+
+/// Whether a file is called as a shard is.
+pub(super) fn is_shard(path: &Path) -> bool {
+    shard_stem(&file_name(path)).is_some()
 }
 
 /// The name of a shard while its cache is unfinished, and once the total is known.
@@ -256,17 +283,27 @@ fn sync_directories(dir: &Path) -> Result<()> {
 
 /// Parquet files that the manifest does not name: other tools would read them as part of the cache.
 pub(super) fn unlisted(dir: &Path, manifest: &Manifest) -> Result<Vec<PathBuf>> {
-    let data = dir.join(DATA);
-    if !data.exists() {
+    if !dir.join(DATA).exists() {
         return Ok(Vec::new());
     }
-    // Where a shard lies and where it is to lie: a run that finishes may rename it before the files are listed.
-    let places = |shard: &ShardEntry| [locate(dir, &shard.entry), dir.join(&shard.entry.file)];
-    let listed: HashSet<PathBuf> = manifest.shards.iter().flat_map(places).collect();
+    let mut found = unlisted_now(dir, manifest)?;
+    if !found.is_empty() {
+        // A run that finishes may have renamed it between two looks at the folder.
+        let again = unlisted_now(dir, manifest)?;
+        found.retain(|path| again.contains(path));
+    }
+    Ok(found)
+}
+
+fn unlisted_now(dir: &Path, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    let places = Places::of(dir);
+    // Where a shard lies and where it is to lie.
+    let of = |shard: &ShardEntry| [places.locate(&shard.entry), dir.join(&shard.entry.file)];
+    let listed: HashSet<PathBuf> = manifest.shards.iter().flat_map(of).collect();
     let foreign = |path: &PathBuf| {
         path.extension().is_some_and(|end| end == "parquet") && !listed.contains(path) && path.exists()
     };
-    Ok(list(&data)?.into_iter().filter(foreign).collect())
+    Ok(list(&dir.join(DATA))?.into_iter().filter(foreign).collect())
 }
 
 /// Refuses a cache with a shard too many.

@@ -97,6 +97,14 @@ pub enum CacheError {
         /// What differs.
         reason: String,
     },
+    /// The manifest is lost, or more than one bit of it is wrong.
+    #[error("`{}`: {reason}\nhint: give `extract repair` the teacher and the flags that the cache was made with (`--features`, `--features-all-for`, `--codec`, `--dtype`), or restore the file from a copy", path.display())]
+    BeyondRepair {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A Parquet file lies among the shards that no manifest names.
     #[error("`{}` lies in the cache, but `manifest.json` does not name it\nhint: move it elsewhere: other readers would take it for a part of the cache", path.display())]
     Unlisted {
@@ -162,17 +170,20 @@ fn io_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             "\nhint: check who owns the directory and whether it may be written"
         }
+        _ if error.raw_os_error() == Some(libc::EMFILE) => {
+            "\nhint: let the process open more files than the cache has shards (`ulimit -n`)"
+        }
         io::ErrorKind::NotFound => "\nhint: check the path; a cache is a directory with a `manifest.json`",
         _ => "\nhint: check the disk, then run the same command again: what was committed is kept",
     }
 }
 
-/// Without its manifest nothing can be said about a cache's other files; of these `extract verify` finds all that are damaged.
+/// A manifest that cannot be read says nothing of the other files, which are as they were.
 fn damage_hint(path: &Path) -> &'static str {
     match path.file_name().is_some_and(|name| name == MANIFEST) {
-        true => "restore the file from a copy, or extract again into a new directory",
+        true => "`extract repair` mends it, or restore the file from a copy",
         false => {
-            "run `extract verify` on the cache; then restore the file from a copy, or extract again into a new directory"
+            "`extract verify` names all that is damaged, `extract repair` extracts it again; or restore the file from a copy"
         }
     }
 }

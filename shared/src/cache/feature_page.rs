@@ -16,6 +16,11 @@ type Decoded<T> = Result<T, String>;
 /// Bytes of a page's values as float32: a page's size is a signed 32-bit number, and zstd may add a little.
 const LIMIT: usize = 2_000_000_000;
 
+/// The most positions that a sample of features of this width may have.
+pub fn most_positions(width: usize) -> usize {
+    LIMIT / (width.max(1) * size_of::<f32>())
+}
+
 /// The levels of a position, at the most; of a whole page a few more.
 const LEVEL_BYTES: usize = 8;
 
@@ -65,11 +70,9 @@ pub(super) fn make(
     buffers: &Buffers,
 ) -> Decoded<Page> {
     let rows = bytes.len() / (width * dtype.size());
-    let plain_bytes = rows * width * size_of::<f32>();
-    if plain_bytes > LIMIT {
-        return Err(format!(
-            "{rows} positions of width {width} are {plain_bytes} bytes as float32, the limit of a page is {LIMIT}"
-        ));
+    let most = most_positions(width);
+    if rows > most {
+        return Err(format!("{rows} positions of width {width}, the limit of a page is {most}"));
     }
     // The header is known once the body is, and is written before it into room that was left.
     let mut buffer = buffers.take(HEADER_ROOM + LEVEL_BYTES * rows + coding.room(dtype, rows * width));

@@ -27,6 +27,12 @@ const DTYPES: [FeatureDtype; 3] = [FeatureDtype::F32, FeatureDtype::F16, Feature
 /// Rows whose cells are read.
 const MOST_ROWS: usize = 64;
 
+/// For targets that call the `parquet` crate, of whose panics the reader makes errors: libFuzzer's own hook would abort before
+/// it can. A panic that nothing catches still ends the run.
+pub fn let_the_reader_catch_panics() {
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
 /// A feature page. The first 8 bytes say what is asked for: number type, codec, width, number of positions, and which values.
 pub fn page(bytes: &[u8]) -> bool {
     let Some((&[dtype, codec, width, low, middle, high, start, end], page)) = bytes.split_first_chunk::<8>()

@@ -30,6 +30,8 @@ pub struct CacheIdentity<'a> {
     pub about: BTreeMap<String, String>,
     /// Digest of each dataset file, by the name it was given as; further files join those before.
     pub dataset: BTreeMap<String, String>,
+    /// The conditions that all samples meet, where they are chosen from another cache by some.
+    pub selected: Vec<String>,
 }
 
 impl<'a> CacheIdentity<'a> {
@@ -44,10 +46,12 @@ impl<'a> CacheIdentity<'a> {
             width: manifest.features.width,
             codec: manifest.features.codec,
             fingerprint: manifest.fingerprint,
-            lossy_error: manifest.lossy_error,
+            // Rounded values do not show what rounding cost: they are not measured again, whatever is known.
+            lossy_error: manifest.features.codec.is_lossy().then(|| manifest.lossy_error.unwrap_or_default()),
             head: reader.head().to_write()?,
             about: manifest.about,
             dataset: manifest.dataset,
+            selected: manifest.selected,
         })
     }
 }

@@ -11,6 +11,7 @@ use super::packed::{delta_integers, delta_texts, plain_longs};
 use super::page::{DELTA_BINARY_PACKED, DELTA_LENGTH_BYTE_ARRAY, PLAIN};
 use super::parquet_file::ParquetFile;
 use super::schema::{Cell, FEATURES, KEY, SAMPLE_XXH3, SHARD, Take};
+use super::shard_file::MAGIC;
 use super::source::{Access, FileBytes};
 use super::xxh3;
 use crate::ids::SampleKey;
@@ -40,8 +41,18 @@ pub(super) struct Shard {
 impl Shard {
     /// Opens the shard and checks its length, its tail and its columns against the manifest.
     pub(super) fn open(path: PathBuf, entry: &ShardEntry, access: Access) -> Result<Self> {
-        let damaged = |reason: String| CacheError::damaged(&path, None, reason);
         let bytes = FileBytes::open(&path, access)?;
+        Self::check(path, bytes, entry)
+    }
+
+    /// Opens a shard to which bytes may have been appended.
+    pub(super) fn open_longer(path: PathBuf, entry: &ShardEntry, access: Access) -> Result<Self> {
+        let bytes = FileBytes::open(&path, access)?.first(entry.entry.bytes as usize);
+        Self::check(path, bytes, entry)
+    }
+
+    fn check(path: PathBuf, bytes: FileBytes, entry: &ShardEntry) -> Result<Self> {
+        let damaged = |reason: String| CacheError::damaged(&path, None, reason);
         if bytes.len() as u64 != entry.entry.bytes {
             return Err(damaged(format!("{} bytes, expected {}", bytes.len(), entry.entry.bytes)));
         }
@@ -76,6 +87,15 @@ impl Shard {
     /// The bytes of the shard.
     pub(super) fn bytes(&self) -> &FileBytes {
         self.file.bytes()
+    }
+
+    /// Where its pages end.
+    pub(super) fn tail_offset(&self) -> usize {
+        let groups = 0..self.file.groups().count();
+        let columns = groups.flat_map(|group| (0..SHARD.num_columns()).map(move |leaf| (group, leaf)));
+        let pages = columns.filter_map(|(group, leaf)| self.file.pages(group, leaf).last());
+        let ends = pages.map(|page| page.offset as usize + page.compressed_page_size as usize);
+        ends.max().unwrap_or(MAGIC.len())
     }
 
     /// How many rows each row group has.

@@ -17,6 +17,11 @@ pub(super) const POSITIONS_PER_SAMPLE: usize = 4;
 /// Positions measured of one cache: a head of 150,000 tokens takes about a gigaflop for each.
 pub(super) const POSITIONS_PER_CACHE: u64 = 2048;
 
+/// How many of a sample's positions are measured.
+pub(super) fn positions_measured(positions: usize) -> u64 {
+    positions.min(POSITIONS_PER_SAMPLE) as u64
+}
+
 /// The divergence between the head's probabilities before and after a lossy codec.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LossyError {

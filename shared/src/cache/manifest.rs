@@ -14,7 +14,7 @@ use super::error::{CacheError, IoContext, Result};
 use super::lossy::LossyError;
 use super::sample::FeatureDtype;
 use super::{CARD, FORMAT_VERSION, HEAD, MANIFEST, QUARANTINED};
-use crate::ids::{Digest, Fingerprint};
+use crate::ids::{Digest, Fingerprint, SampleKey};
 
 /// The content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,12 @@ pub struct Manifest {
     /// Parts of the current run that have finished, as `I/N`, until the last of them completes the cache.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub parts_done: BTreeSet<String>,
+    /// What damage has taken and no run has given back: without it the cache is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owed: Option<Owed>,
+    /// The conditions that every sample met when it was chosen from another cache, as they were written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub selected: Vec<String>,
     /// What the cache was made from, for people: names that are not identity.
     pub about: BTreeMap<String, String>,
     /// Digest of each dataset file read so far, by the name it was given as.
@@ -51,6 +57,35 @@ pub struct Manifest {
     pub quarantine: Option<FileEntry>,
     /// The shards, in order; the position is the shard's number.
     pub shards: Vec<ShardEntry>,
+}
+
+/// What a repair took out of a cache because it was damaged, until a run has extracted it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owed {
+    /// The samples whose keys could still be read.
+    pub keys: BTreeSet<SampleKey>,
+    /// How many more there were.
+    pub unnamed: u64,
+    /// Whether the table of bad rows was lost as well.
+    pub quarantine: bool,
+    /// Whether the run that fills the cache had not finished anyway.
+    pub unfinished: bool,
+}
+
+impl Owed {
+    /// Samples in all.
+    pub fn samples(&self) -> u64 {
+        self.keys.len() as u64 + self.unnamed
+    }
+
+    /// Notes samples that are in the cache again; what is none of the named counts as one of the others.
+    pub(super) fn give_back<'a>(&mut self, keys: impl IntoIterator<Item = &'a SampleKey>) {
+        for key in keys {
+            if !self.keys.remove(key) {
+                self.unnamed = self.unnamed.saturating_sub(1);
+            }
+        }
+    }
 }
 
 /// How features are stored, the same for every sample of a cache.
@@ -126,6 +161,8 @@ impl Manifest {
             features,
             lossy_error: None,
             parts_done: BTreeSet::new(),
+            owed: None,
+            selected: Vec::new(),
             about: BTreeMap::new(),
             dataset: BTreeMap::new(),
             totals: Totals::default(),
@@ -214,8 +251,7 @@ impl Manifest {
     /// The text of a JSON object, with its digest in place of the one that it may have.
     pub(super) fn signed(text: &str) -> String {
         let body = text.rfind(DIGEST_KEY).map_or(text.trim_end_matches(['}', '\n']), |end| &text[..end]);
-        let digest = Digest::of(body.as_bytes());
-        format!("{body}{DIGEST_KEY}{digest}{END}")
+        format!("{body}{}", signature(body.as_bytes()))
     }
 
     /// Recomputes the sums over shards.
@@ -244,11 +280,21 @@ fn is_shard_name(file: &str) -> bool {
     name.is_some_and(|name| name.splitn(2, "-of-").all(is_number))
 }
 
+/// Bytes of a [`signature`].
+pub(super) const SIGNATURE_BYTES: usize = DIGEST_KEY.len() + 2 * size_of::<Digest>() + END.len();
+
+/// What ends a manifest: the digest of everything before it.
+pub(super) fn signature(body: &[u8]) -> String {
+    format!("{DIGEST_KEY}{}{END}", Digest::of(body))
+}
+
+/// The digest in a signature, if it is whole.
+pub(super) fn signed_digest(signature: &[u8]) -> Option<Digest> {
+    let digest = signature.strip_prefix(DIGEST_KEY.as_bytes())?.strip_suffix(END.as_bytes())?;
+    std::str::from_utf8(digest).ok()?.parse().ok()
+}
+
 fn digest_holds(text: &str) -> bool {
-    let split = || {
-        let body = text.strip_suffix(END)?;
-        let (body, digest) = body.split_at_checked(body.len().checked_sub(64)?)?;
-        Some((body.strip_suffix(DIGEST_KEY)?, digest))
-    };
-    split().is_some_and(|(body, digest)| Digest::of(body.as_bytes()).to_string() == digest)
+    let parts = text.len().checked_sub(SIGNATURE_BYTES).and_then(|end| text.as_bytes().split_at_checked(end));
+    parts.is_some_and(|(body, written)| signature(body).as_bytes() == written)
 }

@@ -73,7 +73,8 @@
 //! Its error is at most half a step, 1/127 of the largest of its 64 channels. What that costs is measured when rows are
 //! extracted: at four positions of a sample, up to 2,048 of the cache, the head's probabilities for the teacher's vector are
 //! compared with those for the rounded one, and the manifest's `lossy_error` keeps positions, mean and largest KL divergence in
-//! nats and the share of equal first choices. Rows copied from another cache keep the error measured there.
+//! nats and the share of equal first choices. Rows copied from another cache keep the error measured there, and rows that a
+//! repair gives back are not measured twice.
 //!
 //! # Invariants
 //! Checked before a row is written and after it is read:
@@ -89,10 +90,15 @@
 //! `format`, `format_version`, `complete`, `fingerprint` (what decides the features: weights, config,
 //! tokenizer, template, image processor, norm state, kept positions, dtype, width, codec, format;
 //! never paths, hosts, times, order or batch size) and its digest, `features` (dtype, width, codec),
-//! `lossy_error` (of a lossy codec), `parts_done` (parts that have finished while others have not), `about` and `dataset`
+//! `lossy_error` (of a lossy codec), `parts_done` (parts that have finished while others have not), `owed` (what a repair took
+//! out and no run has given back: keys, the number of samples whose keys are unknown, whether the quarantine table was lost, and
+//! whether the cache was unfinished before), `selected` (the conditions by which all samples were chosen from another cache),
+//! `about` and `dataset`
 //! (for people), `totals`, and for each file its name, length and BLAKE3; for
 //! shards also counts, and the place and XXH3-64 of the tail after the last page. Its last member,
-//! `digest`, is the BLAKE3 of all bytes before it, that is before `,\n  "digest"`.
+//! `digest`, is the BLAKE3 of all bytes before it, that is before `,\n  "digest"`. It also tells which bit has flipped, where
+//! only one has: [`mend_manifest`] tries them. A manifest that is lost is made again by [`restore_manifest`], from the shards and from what
+//! the caller says of the teacher, if the cache's own words confirm it.
 //!
 //! # Commits
 //! A shard is committed when the manifest names it. Files are written aside, synced, renamed to
@@ -107,7 +113,8 @@
 //! is less. A Parquet file in `data/` that the manifest does not name is refused, and so is a directory that holds files but no
 //! manifest: no file is written over that is not the cache's own. A writer whose cache was removed or exchanged meanwhile commits
 //! nothing into what took its place. [`salvage()`] writes a damaged shard again
-//! with the rows that are sound, under its own name and in one commit; the others are extracted again by the next run.
+//! with the rows that are sound, under its own name and in one commit; the manifest owes the others until a run has extracted
+//! them again, and the cache is not complete before.
 //!
 //! # Reading
 //! [`CacheReader`] maps the shards and holds 52 bytes per sample, besides the page indexes of the
@@ -136,11 +143,13 @@ mod identity;
 mod index;
 mod lossy;
 mod manifest;
+mod mend;
 mod order;
 mod packed;
 mod page;
 mod parquet_file;
 mod reader;
+mod restore;
 mod salvage;
 mod sample;
 mod samples;
@@ -158,11 +167,14 @@ mod xxh3;
 pub use codec::Codec;
 pub use commit::Part;
 pub use error::{CacheError, Result};
+pub use feature_page::most_positions;
 pub use head::{HeadFile, HeadTensor};
 pub use identity::{CacheIdentity, WriterOptions};
 pub use lossy::LossyError;
-pub use manifest::{FeatureFormat, FileEntry, Manifest, ShardEntry, Totals};
+pub use manifest::{FeatureFormat, FileEntry, Manifest, Owed, ShardEntry, Totals};
+pub use mend::mend_manifest;
 pub use reader::{CacheReader, ReaderOptions};
+pub use restore::restore_manifest;
 pub use salvage::{Salvaged, salvage};
 pub use sample::{CachedImage, CachedTurn, FeatureBlock, FeatureDtype, QuarantinedRow, Row, SampleMeta};
 pub use schema::{QUARANTINE_SCHEMA, SHARD_SCHEMA};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::codec::Codec;
-use super::commit::{digest_of, open_located, refuse_unlisted};
+use super::commit::{Places, digest_of, refuse_unlisted};
 use super::error::{CacheError, Result};
 use super::head::HeadFile;
 use super::index::{IndexEntry, Shard};
@@ -62,14 +62,15 @@ impl CacheReader {
     pub fn open_with(dir: impl AsRef<Path>, options: ReaderOptions) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let manifest = settled_manifest(&dir)?;
+        let places = Places::of(&dir);
         let open = |shard: &ShardEntry| {
             let open = |path: &Path| Shard::open(path.into(), shard, options.access);
-            open_located(&dir, &shard.entry, open)?.into_indexed()
+            places.open(&shard.entry, open)?.into_indexed()
         };
         let opened = manifest.shards.par_iter().map(open).collect::<Result<Vec<_>>>()?;
         let samples = Samples::new(manifest.features.clone(), opened, options.verify);
         let by_key = sort_by_key(&dir, &samples.index)?;
-        let head = open_located(&dir, &manifest.head, |path| HeadFile::open(path, options.access))?;
+        let head = places.open(&manifest.head, |path| HeadFile::open(path, options.access))?;
         Ok(Self { dir, manifest, samples, by_key, head })
     }
 
@@ -274,7 +275,7 @@ fn sort_by_key(dir: &Path, index: &[IndexEntry]) -> Result<Vec<u32>> {
 
 /// The rows of the quarantine table that a manifest names.
 pub(super) fn load_quarantine(dir: &Path, entry: Option<&FileEntry>) -> Result<Vec<QuarantinedRow>> {
-    entry.map_or(Ok(Vec::new()), |entry| open_located(dir, entry, |path| read_quarantine(path, entry)))
+    entry.map_or(Ok(Vec::new()), |entry| Places::of(dir).open(entry, |path| read_quarantine(path, entry)))
 }
 
 fn read_quarantine(path: &Path, entry: &FileEntry) -> Result<Vec<QuarantinedRow>> {

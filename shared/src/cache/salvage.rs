@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::HEAD;
 use super::begin::{full_fingerprint, refuse_other};
 use super::buffers::Buffers;
 use super::codec::Codec;
@@ -20,11 +19,12 @@ use super::error::Result;
 use super::head::write_head;
 use super::identity::{CacheIdentity, WriterOptions};
 use super::index::Shard;
-use super::manifest::{FileEntry, Manifest, ShardEntry};
+use super::manifest::{FileEntry, Manifest, Owed, ShardEntry};
 use super::sample::Row;
 use super::samples::Samples;
 use super::shard::{EncodedRow, FinishedShard, ShardWriter};
 use super::source::Access;
+use super::{HEAD, QUARANTINED};
 
 /// Rows read and encoded at a time.
 const ROWS_AT_ONCE: usize = 64;
@@ -41,11 +41,11 @@ pub struct Salvaged {
 }
 
 /// Takes everything damaged out of the cache at `dir`, which is made with `identity`. Whoever opens it next finds a
-/// sound cache, unfinished if anything was wrong.
+/// sound cache, unfinished if anything was wrong, whose manifest says what it owes.
 ///
 /// # Errors
 /// [`CacheError::OtherFingerprint`](super::CacheError::OtherFingerprint), [`CacheError::Locked`](super::CacheError::Locked),
-/// damage of the manifest, which nothing can replace, and what the system refuses.
+/// damage of the manifest, and what the system refuses.
 pub fn salvage(dir: &Path, identity: &CacheIdentity, options: WriterOptions) -> Result<Salvaged> {
     let part = Part::default();
     let _lock = WriterLock::take(dir, part)?;
@@ -54,10 +54,12 @@ pub fn salvage(dir: &Path, identity: &CacheIdentity, options: WriterOptions) -> 
     refuse_other(dir, &manifest, &full_fingerprint(identity))?;
     roll_forward(dir, Some(&manifest), part)?;
     let mut salvaged = Salvaged::default();
+    let mut owed =
+        manifest.owed.take().unwrap_or_else(|| Owed { unfinished: !manifest.complete, ..Owed::default() });
     let mut staged = Vec::new();
     for number in damaged_shards(dir, &manifest) {
         let shard = Damaged { dir, manifest: &manifest, number, options };
-        let (entry, file) = shard.write_again(&mut salvaged)?;
+        let (entry, file) = shard.write_again(&mut salvaged, &mut owed)?;
         manifest.shards[number] = entry;
         staged.push(file);
     }
@@ -78,9 +80,11 @@ pub fn salvage(dir: &Path, identity: &CacheIdentity, options: WriterOptions) -> 
     if salvaged.files.is_empty() {
         return Ok(salvaged);
     }
-    if manifest.quarantine.is_none() {
+    if salvaged.files.iter().any(|file| file == QUARANTINED) {
         manifest.totals.quarantined = 0;
+        owed.quarantine = true;
     }
+    manifest.owed = Some(owed);
     manifest.complete = false;
     manifest.add_up();
     commit(dir, &staged, &manifest)?;
@@ -107,14 +111,16 @@ struct Damaged<'a> {
 
 impl Damaged<'_> {
     /// Writes a new shard of the rows that are sound, perhaps none.
-    fn write_again(&self, salvaged: &mut Salvaged) -> Result<(ShardEntry, Staged)> {
+    fn write_again(&self, salvaged: &mut Salvaged, owed: &mut Owed) -> Result<(ShardEntry, Staged)> {
         let old = &self.manifest.shards[self.number];
         let codec = self.manifest.features.codec;
         let aside = self.options.part.aside(self.dir, self.number);
         let group_bytes = self.options.row_group_bytes;
         let buffers = Arc::<Buffers>::default();
         let mut shard = ShardWriter::create(aside, codec, group_bytes, buffers.clone())?;
+        let mut found = Vec::new();
         if let Some(samples) = self.samples(old) {
+            found.extend(samples.index.iter().map(|entry| entry.key));
             let numbers: Vec<usize> = (0..samples.index.len()).collect();
             for some in numbers.chunks(ROWS_AT_ONCE) {
                 let rows: Vec<Row> = some.par_iter().filter_map(|&i| samples.row(i).ok()).collect();
@@ -128,16 +134,20 @@ impl Damaged<'_> {
         let FinishedShard { path, mut entry, keys, .. } = shard.finish()?;
         entry.entry.file.clone_from(&old.entry.file);
         let saved = keys.len() as u64;
+        let lost = old.samples.saturating_sub(saved);
+        let before = owed.keys.len();
+        owed.keys.extend(found.into_iter().filter(|key| !keys.contains(key)));
+        owed.unnamed += lost.saturating_sub((owed.keys.len() - before) as u64);
         salvaged.files.push(old.entry.file.clone());
         salvaged.saved += saved;
-        salvaged.lost += old.samples.saturating_sub(saved);
+        salvaged.lost += lost;
         Ok((entry, Staged { aside: path, file: old.entry.file.clone() }))
     }
 
     /// What of the shard can be found at all; nothing if its end is damaged, which says where everything lies.
     fn samples(&self, entry: &ShardEntry) -> Option<Samples> {
         // Plain reads: a sector that cannot be read costs its row, where a map would end the process.
-        let shard = Shard::open(locate(self.dir, &entry.entry), entry, Access::Plain).ok()?;
+        let shard = Shard::open_longer(locate(self.dir, &entry.entry), entry, Access::Plain).ok()?;
         let index = shard.sound_index();
         let format = self.manifest.features.clone();
         Some(Samples::new(format, vec![(shard, index)], true))

@@ -27,7 +27,7 @@ use super::xxh3::Xxh3;
 use crate::ids::Digest;
 
 /// The first and the last bytes of a Parquet file.
-const MAGIC: &[u8] = b"PAR1";
+pub(super) const MAGIC: &[u8] = b"PAR1";
 /// Bytes that are hashed and written at a time where they come in less.
 const WRITTEN_AT_ONCE: usize = 256 << 10;
 

@@ -53,7 +53,7 @@ impl AsRef<[u8]> for Shared {
 impl FileBytes {
     /// Opens a file for reading.
     pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
-        let file = File::open(path).at("open", path)?;
+        let file = open_one_more(path).at("open", path)?;
         match access {
             Access::Map => {
                 // SAFETY: a cache's files are never changed in place, only replaced by rename, so the map stays
@@ -65,6 +65,14 @@ impl FileBytes {
                 let len = file.metadata().at("read", path)?.len() as usize;
                 Ok(Self::Plain { file, len })
             }
+        }
+    }
+
+    /// The first `len` bytes, where there are as many.
+    pub(super) fn first(self, len: usize) -> Self {
+        match self {
+            Self::Map { map, bytes } => Self::Map { bytes: bytes.slice(..len.min(bytes.len())), map },
+            Self::Plain { file, len: all } => Self::Plain { file, len: len.min(all) },
         }
     }
 
@@ -116,6 +124,26 @@ impl FileBytes {
             }
         }
     }
+}
+
+/// Opens a file for reading. A process may commonly have 1,024 of them, fewer than a large cache has shards that are read without
+/// a map, until it asks for as many as its administrator allows.
+fn open_one_more(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EMFILE) && allow_all_files() => File::open(path),
+        outcome => outcome,
+    }
+}
+
+/// Whether this process may now have more files open than before.
+fn allow_all_files() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a place for the answer, alive during the call.
+    let is_known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
+    let has_room = limit.rlim_cur < limit.rlim_max;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is read during the call; a limit that is refused changes nothing.
+    is_known && has_room && unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0
 }
 
 #[cfg(target_os = "linux")]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
-use super::commit::{digest_of, open_located, unlisted};
+use super::commit::{Places, digest_of, unlisted};
 use super::error::{CacheError, Result};
 use super::manifest::{FileEntry, Manifest};
 use super::reader::CacheReader;
@@ -61,8 +61,9 @@ fn check_files(
     let files: Vec<&FileEntry> = manifest.files().filter(|entry| !sound.contains(*entry)).collect();
     let total = files.iter().map(|entry| entry.bytes).sum();
     let done = AtomicU64::new(0);
+    let places = Places::of(dir);
     let check = |entry: &&FileEntry| {
-        let outcome = open_located(dir, entry, |path| check_file(path, entry));
+        let outcome = places.open(entry, |path| check_file(path, entry));
         let before = done.fetch_add(entry.bytes, Ordering::Relaxed);
         progress(before + entry.bytes, total);
         outcome.err()

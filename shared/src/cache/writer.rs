@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::commit::{
 use super::error::{CacheError, IoContext, Result};
 use super::identity::{CacheIdentity, WriterOptions};
 use super::index::Shard;
-use super::lossy::{HeadMatrix, POSITIONS_PER_CACHE, POSITIONS_PER_SAMPLE};
+use super::lossy::{HeadMatrix, POSITIONS_PER_CACHE, POSITIONS_PER_SAMPLE, positions_measured};
 use super::manifest::{Manifest, ShardEntry};
 use super::reader::load_quarantine;
 use super::sample::{QuarantinedRow, Row};
@@ -37,6 +38,10 @@ pub struct CacheWriter {
     options: WriterOptions,
     manifest: Manifest,
     committed: HashSet<SampleKey>,
+    /// Positions of all samples, committed or not, that would show what a lossy codec costs.
+    measurable: u64,
+    /// What the samples were chosen by, where they come from another cache.
+    selected: Vec<String>,
     quarantined: Vec<QuarantinedRow>,
     /// Quarantined rows since the last commit, and rows that got well since.
     news: BTreeMap<(String, u64), Option<QuarantinedRow>>,
@@ -74,6 +79,8 @@ impl CacheWriter {
             head,
             quarantined: load_quarantine(&dir, manifest.quarantine.as_ref())?,
             committed: HashSet::new(),
+            measurable: 0,
+            selected: identity.selected.clone(),
             news: BTreeMap::new(),
             shard: None,
             num_shards: 0,
@@ -83,7 +90,7 @@ impl CacheWriter {
             options,
             manifest,
         };
-        writer.committed = keys_of(&writer.dir, &writer.manifest.shards)?.into_iter().collect();
+        writer.learn(known_of(&writer.dir, &writer.manifest.shards)?);
         Ok(writer)
     }
 
@@ -133,13 +140,14 @@ impl CacheWriter {
         {
             return Err(CacheError::Duplicate { key: key.to_string() });
         }
-        let (codec, measured) = (format.codec, self.rows_to_measure());
+        let (codec, measured) = (format.codec, self.rows_to_measure(&rows));
         let encode = |(i, row): (usize, &Row)| {
-            EncodedRow::new(row, codec, self.head.as_ref().filter(|_| i < measured), &self.buffers)
+            EncodedRow::new(row, codec, self.head.as_ref().filter(|_| measured.contains(&i)), &self.buffers)
         };
         let encoded = rows.par_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
         for (row, encoded) in rows.iter().zip(encoded) {
             self.recover(&row.meta.source, row.meta.row);
+            self.measurable += positions_measured(row.meta.positions.len());
             self.push(encoded)?;
         }
         Ok(())
@@ -178,11 +186,27 @@ impl CacheWriter {
         Ok(self.manifest.clone())
     }
 
-    /// How many of the next rows show the error of a lossy codec.
-    fn rows_to_measure(&self) -> usize {
+    /// Which of the next rows show the error of a lossy codec: as many as are wanted, after those that take the place of rows
+    /// that were measured and lost.
+    fn rows_to_measure(&self, rows: &[Row]) -> Range<usize> {
         let errors = [self.manifest.lossy_error, self.shard.as_ref().map(|shard| shard.error)];
         let measured: u64 = errors.into_iter().flatten().map(|error| error.positions).sum();
-        POSITIONS_PER_CACHE.saturating_sub(measured) as usize / POSITIONS_PER_SAMPLE
+        let mut known = self.measurable;
+        let comes_back = |row: &&Row| {
+            let is_one = known < measured;
+            known += positions_measured(row.meta.positions.len());
+            is_one
+        };
+        let start = rows.iter().take_while(comes_back).count();
+        start..start + POSITIONS_PER_CACHE.saturating_sub(measured) as usize / POSITIONS_PER_SAMPLE
+    }
+
+    /// Notes committed samples.
+    fn learn(&mut self, known: Vec<(Vec<SampleKey>, u64)>) {
+        for (keys, measurable) in known {
+            self.committed.extend(keys);
+            self.measurable += measurable;
+        }
     }
 
     fn push(&mut self, row: EncodedRow) -> Result<()> {
@@ -225,8 +249,8 @@ impl CacheWriter {
         let Some(others) = self.shards_of_others(&now) else {
             return Err(CacheError::Replaced { path: self.dir.clone() });
         };
-        let others = keys_of(&self.dir, others)?;
-        self.committed.extend(others);
+        let others = known_of(&self.dir, others)?;
+        self.learn(others);
         self.manifest = now;
         self.manifest.complete = false;
         let mut staged = Vec::new();
@@ -235,8 +259,11 @@ impl CacheWriter {
         }
         staged.extend(self.stage_quarantine()?);
         self.manifest.add_up();
-        let completes = finish && self.is_last_part();
+        let completes = finish
+            && self.is_last_part()
+            && self.manifest.owed.as_ref().is_none_or(|owed| owed.samples() == 0);
         if completes {
+            self.manifest.owed = None;
             staged.extend(self.stage_end()?);
         }
         commit(&self.dir, &staged, &self.manifest)?;
@@ -287,6 +314,13 @@ impl CacheWriter {
         if self.head.is_some() {
             self.manifest.lossy_error.get_or_insert_default().add(&error);
         }
+        if let Some(owed) = &mut self.manifest.owed {
+            owed.give_back(&keys);
+        }
+        if self.manifest.selected != self.selected {
+            // Not all of its samples were chosen by the same any more.
+            self.manifest.selected.clear();
+        }
         self.committed.extend(keys);
         Ok(staged)
     }
@@ -331,12 +365,12 @@ impl CacheWriter {
     }
 }
 
-/// The keys in committed shards.
-fn keys_of(dir: &Path, shards: &[ShardEntry]) -> Result<Vec<SampleKey>> {
-    let keys = |entry: &ShardEntry| -> Result<Vec<SampleKey>> {
-        let shard = Shard::open(locate(dir, &entry.entry), entry, Access::Map)?;
-        Ok(shard.index()?.into_iter().map(|entry| entry.key).collect())
+/// The keys in committed shards, and how many positions of their samples would show what a lossy codec costs.
+fn known_of(dir: &Path, shards: &[ShardEntry]) -> Result<Vec<(Vec<SampleKey>, u64)>> {
+    let known = |entry: &ShardEntry| -> Result<_> {
+        let index = Shard::open(locate(dir, &entry.entry), entry, Access::Map)?.index()?;
+        let measurable = index.iter().map(|sample| positions_measured(sample.num_positions as usize)).sum();
+        Ok((index.into_iter().map(|sample| sample.key).collect(), measurable))
     };
-    let parts = shards.par_iter().map(keys).collect::<Result<Vec<_>>>()?;
-    Ok(parts.into_iter().flatten().collect())
+    shards.par_iter().map(known).collect()
 }

@@ -4,7 +4,9 @@ use e2e::random::Random;
 use std::fs;
 use std::path::Path;
 
-use shared::cache::{CacheError, CacheReader, FeatureDtype, Row, verify};
+use shared::cache::{
+    CacheError, CacheIdentity, CacheReader, FeatureDtype, Manifest, Row, restore_manifest, verify,
+};
 use tempfile::tempdir;
 
 use crate::{WIDTH, rows, write};
@@ -117,4 +119,45 @@ fn wrong_sets_of_files_are_refused() {
     assert!(refusal().contains("format version 2, this program reads 1"));
     fs::write(&path, manifest).unwrap();
     assert!(is_sound(dir.path()));
+}
+
+/// The oldest caches that there are: their shards tell what their manifests said.
+#[test]
+fn a_lost_manifest_is_made_again_where_the_cache_confirms_it() {
+    for (name, dtype, codec) in rows::FIXTURES {
+        let (dir, head) = (tempdir().unwrap(), rows::head(dtype, WIDTH));
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cache_v1").join(name);
+        fs::create_dir(dir.path().join("data")).unwrap();
+        for file in files(&from) {
+            fs::copy(from.join(&file), dir.path().join(&file)).unwrap();
+        }
+        let path = dir.path().join("manifest.json");
+        let written = Manifest::load(dir.path()).unwrap();
+        let identity = CacheIdentity { codec, ..rows::identity(dtype, WIDTH, &head) };
+        let is_refused = |identity: &CacheIdentity| {
+            let error = restore_manifest(dir.path(), identity).unwrap_err();
+            assert!(matches!(error, CacheError::BeyondRepair { .. }), "{error}");
+        };
+
+        fs::remove_file(&path).unwrap();
+        let mut other = identity.clone();
+        other.fingerprint.insert("weights", "other");
+        is_refused(&other);
+        restore_manifest(dir.path(), &identity).unwrap();
+        // What a codec cost nobody else has noted, so that the card, which says it, is to be written again.
+        let mut found = Manifest::load(dir.path()).unwrap();
+        if codec.is_lossy() {
+            (found.lossy_error, found.card) = (written.lossy_error, written.card.clone());
+        }
+        assert_eq!(found, written, "{name}");
+
+        // Without a card what is left of the manifest confirms it, or nothing does.
+        let half = fs::read(&path).unwrap();
+        fs::remove_file(dir.path().join("README.md")).unwrap();
+        fs::write(&path, b"").unwrap();
+        is_refused(&identity);
+        fs::write(&path, &half[..half.len() / 2]).unwrap();
+        restore_manifest(dir.path(), &identity).unwrap();
+        assert_eq!(Manifest::load(dir.path()).unwrap().shards, written.shards, "{name}");
+    }
 }

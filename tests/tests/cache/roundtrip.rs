@@ -6,7 +6,7 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::Float32Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use shared::cache::{
-    Access, CacheError, CacheReader, FeatureBlock, FeatureDtype, ReaderOptions, Row, verify,
+    Access, CacheError, CacheReader, FeatureBlock, FeatureDtype, ReaderOptions, Row, WriterOptions, verify,
 };
 use tempfile::tempdir;
 
@@ -237,4 +237,29 @@ fn block_shuffled_iteration_resumes_exactly() {
     assert_eq!(keys(&order(9, 1)[23..]), whole[23..]);
     assert_ne!(keys(&order(9, 2)), whole);
     assert_ne!(keys(&order(10, 1)), whole);
+}
+
+/// Where the child of the test below finds its cache; by itself it does nothing.
+const CACHE: &str = "GENRECAL_READS_PLAINLY";
+
+#[test]
+fn a_process_that_reads_plainly() {
+    let Some(dir) = std::env::var_os(CACHE) else { return };
+    let options = ReaderOptions { access: Access::Plain, ..ReaderOptions::default() };
+    let reader = CacheReader::open_with(dir, options).unwrap();
+    assert!(reader.manifest().shards.len() >= 40);
+    (0..reader.len()).for_each(|i| drop(reader.row(i).unwrap()));
+}
+
+#[test]
+fn plain_reads_take_more_shards_than_files_that_may_be_open_at_first() {
+    let (dir, samples) = (tempdir().unwrap(), rows::rows(31, 40, FeatureDtype::F32, WIDTH));
+    let options = WriterOptions { shard_bytes: 1, ..tiny() };
+    let mut writer = open(dir.path(), FeatureDtype::F32, options).unwrap();
+    writer.append_batch(samples).unwrap();
+    writer.finish().unwrap();
+    let mut child = std::process::Command::new("sh");
+    child.args(["-c", "ulimit -Sn 30 && exec \"$0\" --exact roundtrip::a_process_that_reads_plainly"]);
+    let output = child.arg(std::env::current_exe().unwrap()).env(CACHE, dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

@@ -167,5 +167,6 @@ pub(crate) fn identity(dtype: FeatureDtype, width: usize, head: &[u8]) -> CacheI
         head: vec![tensor],
         about: [("teacher".to_string(), "seeded".to_string())].into(),
         dataset: [("rows.jsonl".to_string(), Digest::of(b"rows").to_string())].into(),
+        selected: Vec::new(),
     }
 }
