@@ -151,12 +151,12 @@ fn what_does_not_fit_is_refused_with_the_difference() {
     );
 }
 
-/// A fixture whose head's first value is another.
+/// A fixture whose embedding is another.
 fn copy_with_other_weights(name: &str, out: &Path) {
     let copy = e2e::damage::copy_of(name);
     e2e::damage::edit_weights(copy.path(), |tensors| {
-        let head = tensors.keys().find(|name| name.ends_with("lm_head.weight")).unwrap().clone();
-        tensors.insert(head.clone(), (&tensors[&head] * 1.5).unwrap());
+        let name = tensors.keys().find(|name| name.ends_with("embed_tokens.weight")).unwrap().clone();
+        tensors.insert(name.clone(), (&tensors[&name] * 1.5).unwrap());
     });
     fs::rename(copy.keep(), out).unwrap();
 }

@@ -27,7 +27,7 @@ use super::identity::{claim, identity};
 use super::lock::RunLock;
 use super::metrics::peak_rss_bytes;
 use super::progress::LINE_EVERY;
-use super::run_log::{Offsets, RunLog};
+use super::run_log::Offsets;
 use super::stage_loop::{Ended, StageLoop};
 use super::step::Trainer;
 use super::student_features::StudentFeatures;
@@ -183,9 +183,6 @@ impl Run<'_> {
                 self.offsets = checkpoint.state.offsets;
             } else if planned.first_step == 0 {
                 self.check_adapters()?;
-                let mut log = RunLog::open(&self.config.out, self.offsets)?;
-                log.skip(&self.source.skipped)?;
-                self.offsets = log.sync()?;
             }
             self.one_stage(planned, checkpoint, &checkpoints)?;
         }

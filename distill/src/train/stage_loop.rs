@@ -68,6 +68,9 @@ impl StageLoop<'_> {
             checkpoint.restore(&mut self.trainer.optimizer, self.trainer.ema.as_ref())?;
         }
         let mut log = RunLog::open(&self.config.out, offsets)?;
+        if checkpoint.is_none() && self.first_step == 0 {
+            log.skip(&self.source.skipped)?;
+        }
         let mut progress = Progress::new(self.trainer.stage.name.as_str(), self.num_steps, done);
         let held_out = self.held_out(need, checkpoint.is_none(), &mut log, &progress)?;
         while done < self.num_steps {
