@@ -76,6 +76,9 @@ class Setup:
         self.lora_scale = 1.0
         # Inputs that are hard on float32, for a third of the rounds: what becomes of either model's last weights, and the temperature.
         self.hard = {name: pick(f"hard_{name}", list(HARD)) for name in ("student", "teacher")} if pick("hard", [True, False, False]) else {}
+        # Which of equal probabilities comes first decides a gradient of the two that sort, and nothing decides which.
+        if self.method in ("uld", "multilevel_ot") and self.is_flat:
+            self.hard = {}
         self.keys = self.drawn_keys()
         if self.hard:
             self.keys["loss.temperature"] = rng.choice([0.05, 1.0, 20.0, 100.0])
@@ -115,6 +118,9 @@ class Setup:
             keys |= {"align.regularisation": rng.random() < 0.8, "loss.regulariser": rng.choice(["ce_kl", "ce", "kl", "mse"]),
                      "loss.regularisation": weight(), "loss.regularisation_question": rng.choice(["all", "pooled"]),
                      "align.keep_student_features": rng.choice(["auto", "always", "never"])}
+            # A squared error of weight 0 has no gradient, and its weights no decay.
+            if keys["loss.regulariser"] == "mse":
+                keys["loss.regularisation"] = 0.7
         if self.method not in ("genrecal", "sft"):
             keys |= {"loss.method": rng.choice([1.0, 0.3, 2.5])}
         keys |= self.drawn_method()
@@ -157,7 +163,7 @@ class Setup:
             if self.hard:
                 harden(folder / name, HARD[self.hard[name]], rng)
         rows = vary.make_rows("paligemma" if self.is_suffixed else "any", folder, rng, self.count, [0] if self.is_text else None,
-                              rng.choice([1, 8, 40]))
+                              rng.choice([1, 8, 20]))
         (folder / "data.json").write_text(json.dumps([self.as_messages(row) for row in rows]))
         complete = rng.choice([0, 2, len(rows), len(rows)])
         if complete == 0 and self.stage == "align":

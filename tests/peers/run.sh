@@ -22,7 +22,12 @@ if has "pyarrow, torch, torchvision, transformers, PIL"; then
     "$python" tests/peers/twin_step.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data --answer "$answer"
   done
   "$python" tests/peers/lora.py --teacher tests/fixtures/qwen2_vl --student tests/fixtures/internvl $data
-  if has num2words; then "$python" tests/peers/vary.py --rounds 1; else echo "skipped: vary.py ($python has no num2words)"; fi
+  if has num2words; then
+    "$python" tests/peers/vary.py --rounds 1
+    "$python" tests/peers/vary_step.py --rounds 24
+  else
+    echo "skipped: vary.py, vary_step.py ($python has no num2words)"
+  fi
   [ -d "$demo/student" ] || target/release/distill export "$demo/genrecal" --out "$demo/student"
   # A student whose low-rank factors were merged into its weights, with 30 steps from the demo's cache.
   target/release/distill run --method sft --stages distill --cache "$demo/cache" --student datasets/toy/student --data "$demo/world/demo.json" \

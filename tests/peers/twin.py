@@ -5,6 +5,7 @@ at a time, whole matrices of logits, and gradients from autograd.
 """
 
 import json
+import re
 
 import torch
 import torch.nn.functional as F
@@ -100,11 +101,13 @@ class Sample:
         self.teacher_answers = [(turn["answer_start"], turn["answer_start"] + turn["num_answer_tokens"])
                                 for turn in row["turns"] if turn["num_answer_tokens"]]
         assert len(self.answers) == len(self.teacher_answers)
+        learnt = [said for said in self.messages if said["role"] == "assistant" and not said.get("skip_loss")]
+        texts = ["".join(part["text"] for part in said["content"]) for said in learnt]
         if answers == "last":
-            self.answers, self.teacher_answers = self.answers[-1:], self.teacher_answers[-1:]
+            self.answers, self.teacher_answers, texts = self.answers[-1:], self.teacher_answers[-1:], texts[-1:]
         # With the teacher's tokenizer: where both models begin a token.
-        self.starts = [common_starts(student, self.ids, ours, teacher, self.teacher_ids, theirs)
-                       for ours, theirs in zip(self.answers, self.teacher_answers) if teacher]
+        self.starts = [common_starts(student, self.ids, ours, teacher, self.teacher_ids, theirs, text)
+                       for ours, theirs, text in zip(self.answers, self.teacher_answers, texts) if teacher]
         self.z = torch.full((len(self.teacher_ids), len(row["features"][0])), float("nan"))
         self.z[row["positions"]] = torch.tensor(row["features"])
         self.is_complete = not self.z[:self.teacher_answers[-1][1]].isnan().any().item()
@@ -121,12 +124,21 @@ class Sample:
         return self
 
 
-def common_starts(student, ids, ours, teacher, teacher_ids, theirs):
-    """Tokens of one answer, ours and the teacher's, that begin at the same character of it; a template may put a space before it."""
+def said_before(peer, ids, span, answer):
+    """For each token of an answer, the text of the tokens before it, without the space that a template may put there."""
+    said = [peer.tokenizer.decode(ids[span[0]:token]).lstrip() for token in range(*span)]
+    # An unknown token may be several characters: those of the answer that stand between what is known.
+    known = "(.+?)".join(map(re.escape, said[-1].split("<unk>")))
+    found = re.fullmatch(known, answer.strip(), re.DOTALL)
+    for unknown in found.groups() if found else ():
+        said = [text.replace("<unk>", unknown, 1) for text in said]
+    return said
+
+
+def common_starts(student, ids, ours, teacher, teacher_ids, theirs, answer):
+    """Tokens of one answer, ours and the teacher's, that begin at the same character of it."""
     def starts(peer, ids, span):
-        # The fixtures' unknown characters are one each.
-        text = [peer.tokenizer.decode(ids[span[0]:token]).replace("<unk>", "?").lstrip() for token in range(*span)]
-        return {len(said): token for said, token in zip(text, range(*span))} | {0: span[0]}
+        return {len(text): token for text, token in zip(said_before(peer, ids, span, answer), range(*span))} | {0: span[0]}
 
     ours, theirs = starts(student, ids, ours), starts(teacher, teacher_ids, theirs)
     return [(ours[at], theirs[at]) for at in sorted(ours.keys() & theirs.keys())]

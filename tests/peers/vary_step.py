@@ -27,9 +27,9 @@ from peer import cache_rows, peer_of, program
 from twin import Recalibrator, Sample, means_of, student_term, terms_of
 from twin_method import method_terms
 
-TERM, GRADIENT, WEIGHT = 1e-5, 1e-4, 1e-3
+TERM, GRADIENT, WEIGHT = 1e-5, 1e-4, 3e-3
 # What moments in fewer bits may change of all updates together: their mantissas have 8 bits, and 4 or 5.
-ROUNDED = {"bf16": 0.01, "f8": 0.15}
+ROUNDED = {"bf16": 0.01, "f8": 0.25}
 
 
 class Run:
@@ -96,12 +96,12 @@ def fingerprint(weight):
     return torch.where(values.abs() < 1e-25, 0.0, values).numpy().tobytes()
 
 
-def assert_terms(where, row, wanted, scale):
-    """Each loss term, within 1e-5 of its size and what float32 loses of logits as large as `scale`."""
+def assert_terms(where, row, wanted, scale, tolerance=TERM):
+    """Each loss term, within a part of its size and what float32 loses of logits as large as `scale`."""
     worst = 0.0
     for name, value in wanted.items():
         ours = row["method_terms"][name] if name in row.get("method_terms", {}) else row[name]
-        allowed = TERM * abs(value) + 1e-6 * scale
+        allowed = tolerance * abs(value) + 1e-6 * scale
         assert abs(ours - value) <= allowed, f"{where}: {name} is {ours}, PyTorch {value}"
         worst = max(worst, abs(ours - value) / max(abs(value), 1e-3))
     return worst
@@ -159,8 +159,9 @@ def updates(setup, twin, run, scale):
             for name, weight in weights.items():
                 averages[name] += (weight - averages[name]) * (1 - decay)
         row = run.metrics[step]
-        # Weights whose gradients are noise go their own ways from here on.
-        worst = max(worst, assert_terms(f"step {step + 1}", row, wanted | {"grad_norm": norm}, scale * (1 if step == 0 else 50)))
+        # Weights whose gradients are noise go their own ways after the first one.
+        tolerance = (TERM, GRADIENT, WEIGHT)[step]
+        worst = max(worst, assert_terms(f"step {step + 1}", row, wanted | {"grad_norm": norm}, scale, tolerance))
         assert math.isclose(row["lr"], rate(setup, step), rel_tol=1e-9), f"rate of step {step + 1}: {row['lr']}"
         after[step + 1] = {name: weight.detach().clone() for name, weight in weights.items()}
     last = drawn.UPDATES - 1

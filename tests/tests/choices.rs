@@ -65,6 +65,14 @@ fn the_recalibrators_keys() {
     let [of_tokens, of_student] = rows;
     assert_ne!(of_tokens["kl_regularisation"], plain["kl_regularisation"], "A2 sees tokens as well");
     assert_eq!(of_student["kl_regularisation"], plain["kl_regularisation"], "A2 has nothing of the student");
+    let [pooled, pooled_tokens] = ["features", "tokens"].map(|rows| {
+        let sets = ["loss.regularisation_question=pooled", &format!("recalibrator.answer={rows}")];
+        with(&format!("pooled-{rows}"), &sets).0
+    });
+    assert_ne!(
+        pooled_tokens["kl_regularisation"], pooled["kl_regularisation"],
+        "beside a pooled question as well"
+    );
 
     let student = fixture("internvl");
     let family = config_of(&student).unwrap().family;
@@ -87,6 +95,18 @@ fn the_recalibrators_keys() {
         assert_eq!(widths(&weights), width, "{place}");
         assert_ne!(row["kl"], plain["kl"], "{place}");
     }
+}
+
+// "Assistant: There" of Idefics3's template begins with the token " There", and the teacher's answer with "There".
+#[test]
+fn a_templates_space_before_answers_leaves_them_aligned() {
+    let dir = tempfile::tempdir().unwrap();
+    let student = fixture("idefics3").display().to_string();
+    let still = ["align.steps=1", "recalibrator.answer=student"];
+    let mut args = vec!["--stages", "align", "--student", &student];
+    args.extend(still.iter().flat_map(|set| ["--set", set]));
+    distilled(dir.path(), &args).unwrap();
+    assert!(number(&metrics(dir.path()).unwrap()[0], "ce_teacher") > 1.0, "no token is scored");
 }
 
 #[test]

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use e2e::distilled::{NUM_SAMPLES, distill, distilled, extract, inputs, is_same, metrics, weights};
 use e2e::programs::run;
-use e2e::rows::fixture;
-use shared::models::{Processor, config_of};
+use e2e::rows::{fixture, write_rows};
+use shared::cache::CacheReader;
+use shared::models::{Processor, Replacement, config_of, export_checkout};
 
 /// The parts whose weights differ between two checkouts, and those in which some weight is the same.
 fn parts(before: &BTreeMap<String, Tensor>, after: &BTreeMap<String, Tensor>) -> [BTreeSet<String>; 2] {
@@ -136,6 +137,58 @@ fn sft_trains_on_the_caches_samples_and_needs_no_features() {
     assert_eq!(summary["steps"], 3);
     assert_eq!(summary["samples"], NUM_SAMPLES - 4);
     assert!(metrics(&out).unwrap().iter().all(|row| row["ce_student"].is_number() && row["kl"].is_null()));
+}
+
+/// A student whose embedding of the first byte of an emoji is no number, which only samples with one see.
+fn spoilt_student(dir: &Path) -> PathBuf {
+    let base = fixture("qwen2_vl");
+    let read = std::fs::read_to_string(base.join("tokenizer.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&read).unwrap();
+    let row = tokenizer["model"]["vocab"]["ð"].as_u64().unwrap() as usize;
+    let family = config_of(&base).unwrap().family;
+    let stored = weights(&base).unwrap();
+    let (name, embedding) = stored.iter().find(|(name, _)| name.ends_with("embed_tokens.weight")).unwrap();
+    let width = embedding.dim(1).unwrap();
+    let nan = Tensor::full(f32::NAN, (1, width), embedding.device()).unwrap();
+    let embedding = embedding.to_dtype(candle_core::DType::F32).unwrap();
+    let spoilt = embedding.slice_assign(&[row..row + 1, 0..width], &nan).unwrap();
+    let replaced = [(family.canonical_name(name).into_owned(), Replacement::Weight(spoilt))];
+    export_checkout(&base, dir, &BTreeMap::from(replaced), None).unwrap();
+    dir.to_owned()
+}
+
+#[test]
+fn a_sample_that_makes_an_update_infinite_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data.json");
+    let said = ["Yes", "A party \u{1f389}, that is.", "No"];
+    let row = |said| {
+        let turns = [["human", "What is it?"], ["gpt", said]]
+            .map(|[from, value]| serde_json::json!({"from": from, "value": value}));
+        serde_json::json!({"conversations": turns})
+    };
+    let rows = said.map(row);
+    write_rows(&data, &rows).unwrap();
+    let cache = extract(&data, &dir.path().join("cache"), "answer").unwrap();
+    let student = spoilt_student(&dir.path().join("student"));
+    for method in ["sft", "genrecal", "kd"] {
+        let out = dir.path().join(method);
+        let mut args =
+            ["run", "--device", "cpu", "--stages", "distill", "--method", method].map(str::to_owned).to_vec();
+        for (flag, path) in [("--cache", &cache), ("--student", &student), ("--out", &out)] {
+            args.extend([flag.to_owned(), path.display().to_string()]);
+        }
+        for set in ["distill.steps=1", "distill.batch_size=3", "eval.holdout=0"] {
+            args.extend(["--set".to_owned(), set.to_owned()]);
+        }
+        let finished = run("distill", &args).unwrap();
+        let reader = CacheReader::open(&cache).unwrap();
+        let guilty =
+            (0..reader.len()).find(|row| reader.meta(*row).unwrap().messages.contains('\u{1f389}')).unwrap();
+        let named = format!("because of sample {}; no weight was changed", reader.key(guilty));
+        assert_eq!(finished.code, Some(1), "{method}");
+        assert!(finished.stderr.contains(&named), "{method}: {named}: {}", finished.stderr);
+    }
 }
 
 #[test]

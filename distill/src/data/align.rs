@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A piece ends where a token of both ends and no later token of either begins before. Both texts are an answer in their
-//! model's own template: as far as they are equal they are cut; when one token of each is left behind the last cut, both
+//! model's own template, which may put white space before it that the first token takes in, as LLaVA's and SmolVLM's do: they
+//! are compared without it. As far as they are equal they are cut; when one token of each is left behind the last cut, both
 //! are the template's end of a turn, and one piece.
 
 use std::ops::Range;
@@ -32,14 +33,15 @@ pub struct CutText<'a> {
 }
 
 impl CutText<'_> {
-    /// The answer's characters, and for each token that ends a character whole, (characters up to it, tokens up to it).
+    /// The answer's characters from the first that is no white space, and for each token that ends a character whole,
+    /// (characters up to it, tokens up to it).
     fn cuts(&self) -> (Vec<char>, Vec<(usize, usize)>) {
         let (Some(first), Some(last)) = (self.offsets.first(), self.offsets.last()) else {
             return Default::default();
         };
-        let start = first.0;
-        let text =
-            self.text.chars().skip(start as usize).take(last.1.saturating_sub(start) as usize).collect();
+        let answer = self.text.chars().take(last.1 as usize).skip(first.0 as usize);
+        let start = first.0 + answer.clone().take_while(|character| character.is_whitespace()).count() as u32;
+        let text = answer.skip((start - first.0) as usize).collect();
         let after = self.offsets.iter().skip(1).map(|next| next.0).chain([u32::MAX]);
         let ends = self.offsets.iter().zip(after).enumerate();
         let whole = ends.filter(|(_, (token, next))| token.1 <= *next && token.1 > start);
@@ -112,6 +114,17 @@ mod tests {
         assert_eq!(cut(ours, ("", &["It is", "</s>"])), [(0..2, 0..1), (2..3, 1..2)]);
         // Two tokens are left on one side: they are no single end of turn.
         assert_eq!(cut(ours, ("", &["It is", "</", "s>"])), [(0..2, 0..1)]);
+    }
+
+    // As SmolVLM's and LLaVA's templates: " There" is one token of the student, and the teacher's is "There".
+    #[test]
+    fn white_space_before_an_answer_is_the_templates() {
+        let ours = ("Assistant:", [" There", " are", "<end_of_utterance>"].as_slice());
+        let theirs = ("assistant\n", ["The", "re", " are", "<|im_end|>"].as_slice());
+        assert_eq!(cut(ours, theirs), [(0..1, 0..2), (1..2, 2..3), (2..3, 3..4)]);
+        // White space alone is no piece: it belongs to the first one.
+        let ours = ("Assistant:", [" ", "There", " are", "<end_of_utterance>"].as_slice());
+        assert_eq!(cut(ours, theirs), [(0..2, 0..2), (2..3, 2..3), (3..4, 3..4)]);
     }
 
     #[test]

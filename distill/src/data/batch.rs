@@ -80,6 +80,8 @@ pub struct TeacherRows {
     pub width: usize,
     /// The teacher's token of each row.
     pub tokens: Vec<u32>,
+    /// The rows of answers, ascending.
+    pub answer_rows: Vec<Range<usize>>,
     /// A1: the student's questions, the teacher's answers.
     pub alignment: Plan,
     /// A2: the teacher's features for both, for the samples that have all of them.
@@ -256,7 +258,9 @@ impl TeacherRows {
             let row = teacher.row_of(answer.start).context("an answer without teacher features")?;
             Ok(first + row..first + row + answer.len())
         });
-        rows.collect()
+        let rows: Vec<Range<usize>> = rows.collect::<Result<_>>()?;
+        self.answer_rows.extend_from_slice(&rows);
+        Ok(rows)
     }
 
     /// Packs a sample's features once more with its questions pooled: for each turn the mean of the question's rows but the
@@ -283,6 +287,7 @@ impl TeacherRows {
             rows.push(end - answer.len()..end);
             question = answer.end;
         }
+        self.answer_rows.extend_from_slice(&rows);
         let tokens = first..self.tokens.len();
         SampleTurns { tokens, filled: rows.clone(), answers: rows, answer_positions: starts }
     }

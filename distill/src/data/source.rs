@@ -17,8 +17,8 @@ use super::index::{Conversation, Index, Skipped};
 use super::mixture::{Caches, MixedOrder};
 use super::sampler::Order;
 use super::teacher_sample::{TeacherNeed, TeacherSample};
-use crate::config::{Answers, Method, RunConfig};
-use crate::methods;
+use crate::config::{Answers, RunConfig};
+use crate::methods::{self, Refusal};
 
 /// One sample, ready for a batch.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub struct Source {
     caches: Option<Arc<Caches>>,
     max_length: usize,
     answers: Answers,
-    method: Method,
+    refusal: Refusal,
     /// Rows that never became a sample.
     pub skipped: Vec<Skipped>,
     kept: Mutex<Kept>,
@@ -113,7 +113,7 @@ impl Source {
             caches,
             max_length: config.data.max_length,
             answers: config.data.answers,
-            method: config.method,
+            refusal: methods::refusal(config),
             skipped: index.skipped,
             kept: Mutex::new(Kept { samples: HashMap::new(), num_bytes: 0, max_bytes }),
         })
@@ -273,7 +273,7 @@ impl Source {
             bail!("{num_answers} answers for the student, {} for the teacher", teacher.answers.len());
         }
         let sample = Sample { key: entry.key, student, teacher };
-        match methods::refuses(self.method, &sample) {
+        match (self.refusal)(&sample) {
             Some(reason) => bail!(reason),
             None => Ok(sample),
         }

@@ -12,6 +12,7 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::chunks::{HeadGradients, Wants, attach, chunk_rows, chunks, logits as logits_of, total};
+use super::divergence::divergence;
 use super::frozen_head::{HeadWeight, MappedHead};
 
 mod rows;
@@ -174,9 +175,8 @@ impl Problem<'_> {
         let teacher = logits_of(&teacher.narrow(0, start, n)?, head)?;
         let log_p = candle_nn::ops::log_softmax(&(teacher / t)?, D::Minus1)?;
         let log_q = candle_nn::ops::log_softmax(&(logits / t)?, D::Minus1)?;
-        let p = log_p.exp()?;
-        let kl = total(&p.mul(&(&log_p - &log_q)?)?)?.to_scalar::<f32>()?;
-        gradient = (gradient + ((log_q.exp()? - p)? * (options.kl_weight * t))?)?;
+        let kl = total(&divergence(&log_p, &log_q)?)?.to_scalar::<f32>()?;
+        gradient = (gradient + ((log_q.exp()? - log_p.exp()?)? * (options.kl_weight * t))?)?;
         Ok(((ce, f64::from(kl) * t * t), gradient))
     }
 }

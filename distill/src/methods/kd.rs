@@ -17,6 +17,7 @@ use super::{Distillation, MethodLoss, Views};
 use crate::config::{Divergence, KdConfig};
 use crate::data::source::Sample;
 use crate::losses::chunks::{logits, through_head, total};
+use crate::losses::divergence;
 
 /// The method's choices.
 #[derive(Clone, Copy, Debug)]
@@ -51,23 +52,20 @@ impl Kd {
         let (value, by_q) = match self.divergence {
             // d/dz is q - p, which is q (v - sum q v) with v = -p / q; there is no need to divide.
             Divergence::Forward => {
-                let value = p.mul(&(&log_p - &log_q)?)?;
-                return Ok((number(&value)? * t * t, ((q - p)? * t)?));
+                let value = number(&divergence(&log_p, &log_q)?)?;
+                return Ok((value * t * t, ((q - p)? * t)?));
             }
-            Divergence::Reverse => {
-                let ratio = (&log_q - &log_p)?;
-                (q.mul(&ratio)?, ratio)
-            }
+            Divergence::Reverse => (number(&divergence(&log_q, &log_p)?)?, (&log_q - &log_p)?),
             Divergence::Jsd => {
                 let log_m = (log_add(&log_p, &log_q)? - std::f64::consts::LN_2)?;
-                let (from_p, from_q) = ((&log_p - &log_m)?, (&log_q - &log_m)?);
-                (((p.mul(&from_p)? + q.mul(&from_q)?)? * 0.5)?, (from_q * 0.5)?)
+                let both = (divergence(&log_p, &log_m)? + divergence(&log_q, &log_m)?)?;
+                (number(&both)? * 0.5, ((&log_q - &log_m)? * 0.5)?)
             }
         };
         // Through the softmax: dL/dz = q (v - sum q v) with v = dL/dq.
         let mean = q.mul(&by_q)?.sum_keepdim(D::Minus1)?;
         let gradient = (q.mul(&by_q.broadcast_sub(&mean)?)? * t)?;
-        Ok((number(&value)? * t * t, gradient))
+        Ok((value * t * t, gradient))
     }
 }
 

@@ -15,7 +15,7 @@
 use candle_core::{Result, Tensor};
 use shared::models::Model;
 
-use crate::config::{Method, RunConfig};
+use crate::config::{AnswerRows, Method, RunConfig};
 use crate::data::batch::AnswerPair;
 use crate::data::source::Sample;
 use crate::train::optim::Param;
@@ -113,13 +113,17 @@ pub fn open(
     }))
 }
 
-/// Why a method cannot use a sample, if it cannot.
+/// Why a run cannot use a sample, if it cannot.
+pub type Refusal = fn(&Sample) -> Option<String>;
+
+/// What a run's method, or the answers that its Recalibrator sees, ask of each sample.
 #[must_use]
-pub fn refuses(method: Method, sample: &Sample) -> Option<String> {
-    match method {
-        Method::Kd => kd::refuses(sample),
-        Method::Alm => alm::refuses(sample),
-        _ => None,
+pub fn refusal(config: &RunConfig) -> Refusal {
+    match (config.method, config.recalibrator.answer) {
+        (Method::Kd, _) => kd::refuses,
+        // Scored where both models begin a token, which are the same places.
+        (Method::Alm, _) | (Method::Genrecal, AnswerRows::Student) => alm::refuses,
+        _ => |_| None,
     }
 }
 

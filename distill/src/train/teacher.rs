@@ -14,7 +14,7 @@ use crate::config::{AnswerRows, RecalibratorConfig, RecalibratorInit};
 use crate::data::batch::TeacherRows;
 use crate::data::mixture::Caches;
 use crate::losses::{HEAD, HeadLossOptions, HeadWeight, MappedHead, head_loss, squared_error};
-use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec, Source};
+use crate::recalibrator::{Init, Plan, Recalibrator, RecalibratorSpec};
 
 /// What the Recalibrator sees of the student's question: itself, or a leakage control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +178,7 @@ impl TeacherSide {
     /// The teacher's features (rows, d_l) with the answers' replaced by their tokens' rows of the head, each scaled to a mean
     /// square of 1, which is about what features behind a norm have.
     fn with_tokens(&self, teacher: &Tensor, rows: &TeacherRows) -> Result<Tensor> {
-        let answers = rows.alignment.runs.iter().filter(|run| run.source == Source::Teacher);
-        let answers: Vec<usize> = answers.flat_map(|run| run.rows.clone()).collect();
+        let answers: Vec<usize> = rows.answer_rows.iter().cloned().flatten().collect();
         let tokens: Vec<u32> = answers.iter().map(|&row| rows.tokens[row]).collect();
         let of_head = match &self.head {
             Head::Mapped(head) => head.rows(&tokens)?,

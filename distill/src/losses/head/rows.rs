@@ -6,6 +6,7 @@ use shared::models::layers::cpu::math::{exp, exp_sum, max};
 use shared::models::layers::cpu::{Mat, MatMut, matmul, parallelism, with_slices};
 
 use super::{HeadLossOptions, Problem, Sums, Weight};
+use crate::losses::divergence::term;
 use crate::losses::frozen_head::Values;
 
 /// Scores all chunks and forms the wanted gradients.
@@ -136,15 +137,14 @@ fn both(row: &mut [f32], teacher: &[f32], target: usize, options: &HeadLossOptio
         inverse_t: 1.0 / t,
         shift,
         hard: ce_weight / total,
-        soft: kl_weight * t / soft_total,
+        soft_inverse: 1.0 / soft_total,
         teacher_shift,
         teacher_inverse: 1.0 / teacher_total,
-        teacher_weight: kl_weight * t,
+        log_ratio: (f64::from(teacher_total).ln() - f64::from(soft_total).ln()) as f32,
+        soft_weight: kl_weight * t,
     };
-    // KL = sum p ((z - r) / t) - log Z_p + log Z_q, with the logits shifted by their maxima.
-    let mean = f64::from(combine(row, teacher, &factors));
+    let kl = f64::from(combine(row, teacher, &factors));
     row[target] -= ce_weight;
-    let kl = mean - f64::from(teacher_total).ln() + f64::from(soft_total).ln();
     (ce, kl * f64::from(t) * f64::from(t))
 }
 
@@ -153,10 +153,12 @@ struct Factors {
     inverse_t: f32,
     shift: f32,
     hard: f32,
-    soft: f32,
+    soft_inverse: f32,
     teacher_shift: f32,
     teacher_inverse: f32,
-    teacher_weight: f32,
+    /// log (Z_p / Z_q), of the softmaxes' sums at the temperature.
+    log_ratio: f32,
+    soft_weight: f32,
 }
 
 shared::vectorised! {
@@ -197,7 +199,7 @@ shared::vectorised! {
 }
 
 shared::vectorised! {
-    /// Replaces logits by the gradient of both terms, the target's 1 left out; returns sum p ((z - r) / t), shifted.
+    /// Replaces logits by the gradient of both terms, the target's 1 left out; returns KL(p || q).
     fn combine(row: &mut [f32], teacher: &[f32], f: &Factors) -> f32 {
         let mut lanes = [0f32; 8];
         let (rows, row_rest) = row.as_chunks_mut::<8>();
@@ -218,8 +220,8 @@ shared::vectorised! {
 fn combine_one(x: &mut f32, z: f32, f: &Factors) -> f32 {
     let r = *x - f.shift;
     let z = (z - f.teacher_shift) * f.inverse_t;
-    let p = exp(z) * f.teacher_inverse;
     let soft = r * f.inverse_t;
-    *x = exp(r) * f.hard + exp(soft) * f.soft - p * f.teacher_weight;
-    p * (z - soft)
+    let (p, q) = (exp(z) * f.teacher_inverse, exp(soft) * f.soft_inverse);
+    *x = exp(r) * f.hard + (q - p) * f.soft_weight;
+    term(p, q, soft - z + f.log_ratio)
 }
