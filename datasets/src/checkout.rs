@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::dice::Dice;
 use crate::manifest::{Family, Manifest, Model, TextShape};
-use crate::tokenizers::{special_tokens, train};
+use crate::tokenizers::{special_id, special_tokens, train};
 
 /// Pixels on each side of a patch, in both families.
 const PATCH: usize = 14;
@@ -156,7 +156,7 @@ fn pretty(value: &Value) -> Result<String> {
 
 /// `tokenizer_config.json`, with what a processor looks for in `more`.
 fn tokenizer_config(model: &Model, more: Value) -> Result<String> {
-    let mut config = json!({
+    let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": MAX_POSITIONS,
         "clean_up_tokenization_spaces": false,
@@ -166,10 +166,48 @@ fn tokenizer_config(model: &Model, more: Value) -> Result<String> {
         "unk_token": null,
         "additional_special_tokens": special_tokens(model.family),
     });
-    if let (Some(config), Value::Object(more)) = (config.as_object_mut(), more) {
-        config.extend(more);
-    }
-    pretty(&config)
+    pretty(&joined([config, more]))
+}
+
+/// The fields of all objects, in order, as one object.
+fn joined(objects: impl IntoIterator<Item = Value>) -> Value {
+    let fields = objects.into_iter().filter_map(|object| match object {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    });
+    Value::Object(fields.flatten().collect())
+}
+
+/// What a configuration says of the decoder, a Qwen2 with its embedding as its head, and of its rotary embedding in `rope`.
+fn decoder_fields(model: &Model, rope: Value) -> Value {
+    let text = &model.text;
+    let sizes = json!({
+        "hidden_act": "silu",
+        "hidden_size": text.hidden_size,
+        "intermediate_size": text.intermediate_size,
+        "num_hidden_layers": text.num_layers,
+        "num_attention_heads": text.num_heads,
+        "num_key_value_heads": text.num_kv_heads,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": ROPE_THETA,
+    });
+    let rest = json!({
+        "use_sliding_window": false,
+        "tie_word_embeddings": true,
+        "vocab_size": model.vocab_size,
+    });
+    joined([sizes, rope, rest])
+}
+
+/// `generation_config.json`.
+fn generation_config(family: Family) -> Result<String> {
+    let id = |token| special_id(family, token);
+    pretty(&json!({
+        "eos_token_id": [id("<|im_end|>")?, id("<|endoftext|>")?],
+        "pad_token_id": id("<|endoftext|>")?,
+        "do_sample": false,
+    }))
 }
 
 /// A short ChatML: no default system turn, no line break between turns. `image` is what stands for one image.

@@ -94,7 +94,7 @@ impl FromStr for Condition {
         let wrong = |why: &str| {
             let fields = names.join(", ");
             format!(
-                "`{text}` is not a condition: {why}; write FIELD=VALUE, with != < <= > >= or ~ (contains), fields {fields}"
+                "`{text}` is not a condition: {why}\nhint: write FIELD=VALUE, with one of = != < <= > >= ~ (contains); fields are {fields}"
             )
         };
         let end = text.find(|c| "<>=!~".contains(c)).ok_or_else(|| wrong("no operator"))?;

@@ -13,8 +13,9 @@ const LOOKED_AT: usize = 1024;
 /// When a sample cannot be read.
 pub fn embeds_images(cache: &CacheReader) -> Result<Option<bool>> {
     for sample in 0..cache.len().min(LOOKED_AT) {
-        if !cache.meta(sample)?.images.is_empty() {
-            return Ok(Some(!cache.image_files(sample)?.is_empty()));
+        let embeds = cache.embeds_images(sample)?;
+        if embeds.is_some() {
+            return Ok(embeds);
         }
     }
     Ok(None)

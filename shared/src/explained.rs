@@ -32,8 +32,10 @@ impl Explained {
     pub fn of_usage(text: &str) -> Self {
         // The usage and the pointer to the help come after an empty line.
         let message = text.split("\n\n").next().unwrap_or_default();
-        let message = message.strip_prefix("error: ").unwrap_or(message).to_owned();
-        Self { message, hints: vec!["`--help` lists the flags and what each takes".to_owned()] }
+        let mut explained = Self { message: String::new(), hints: Vec::new() };
+        explained.add(message.strip_prefix("error: ").unwrap_or(message));
+        explained.hints.push("`--help` lists the flags and what each takes".to_owned());
+        explained
     }
 
     fn add(&mut self, cause: &str) {

@@ -2,7 +2,7 @@
 
   python tests/peers/vary.py [--seed 1] [--rounds 3] [--build release] [FAMILY...]
 
-Widths, heads, depths, windows, tilings and limits of pixels are drawn, weights too; pictures have odd sizes, modes and formats, and
+Widths, heads, depths, windows, rotary scalings, tilings and limits of pixels are drawn, weights too; pictures have odd sizes, modes and formats, and
 conversations one to three turns. `extract run` makes a cache of each checkout; token ids must equal transformers', and features must
 agree within 2e-4 of the largest. `extract answers` asks the first questions, past the length at which keys and values move to where
 there is room again; its responses must be transformers' greedy ones. A failure names the family and the seed, and the same seed makes it again.
@@ -28,10 +28,23 @@ FIXTURES = ROOT / "tests/fixtures"
 sys.path.insert(0, str(FIXTURES))
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "internvl_chat", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm",
             "paligemma", "gemma3", "pixtral", "mistral3"]
+# What else than its own decoder a family's checkouts have.
+DECODERS = {"llava": ["llama", "mistral", "qwen2"], "llava_next": ["llama", "mistral", "qwen2"], "llava_onevision": ["qwen2", "qwen3"],
+            "internvl": ["qwen2", "qwen3", "llama", "mistral"], "internvl_chat": ["qwen2", "qwen3", "llama"]}
 TOLERANCE = 2e-4
 # More than layers::kv::ROOM.
 NEW_TOKENS = 80
 WORDS = "Is there a red circle left of the blue bar? Two, three; naïve café 3.14 — 你好 🎉 yes\nno\tThe  second".split(" ")
+
+
+def drawn_class(config, rng, family):
+    """A decoder of any class that the family's checkouts may name, in place."""
+    config["model_type"] = kind = rng.choice(DECODERS[family])
+    # These classes state a head's width; Llama's and Mistral's may.
+    if kind == "qwen3" or kind != "qwen2" and rng.random() < 0.3:
+        config["head_dim"] = 8
+    config |= {"rope_theta": 1e4}
+    config.pop("sliding_window", None)
 
 
 def drawn_text(config, rng, family):
@@ -55,13 +68,32 @@ def drawn_text(config, rng, family):
         if family == "qwen3_vl":
             third = width // 2 // 3
             sections = [width // 2 - 2 * third, third, third]
-        config["rope_scaling"] = config["rope_scaling"] | {"mrope_section": sections}
+        config["rope_scaling"] = drawn_scaling(config["rope_scaling"], rng) | {"mrope_section": sections}
+    elif not family.startswith(("gemma", "paligemma")) and (scaling := drawn_scaling(None, rng)):
+        config["rope_scaling"] = scaling
     if "rope_theta" in config:
         config["rope_theta"] = float(rng.choice([500, 10_000, 1_000_000]))
     if "query_pre_attn_scalar" in config:
         config["query_pre_attn_scalar"] = rng.choice([width, width * 2])
     if config.get("model_type") == "mistral":
         config["sliding_window"] = rng.choice([None, 8, 24])
+    if config["model_type"] in ("qwen2", "qwen3", "qwen2_vl", "qwen2_5_vl"):
+        config |= {"use_sliding_window": rng.random() < 0.3, "sliding_window": rng.choice([8, 24]), "max_window_layers": rng.choice([0, 1])}
+    if family == "gemma3":
+        config |= {"rope_scaling": {"rope_type": "linear", "factor": rng.choice([1.5, 8.0])}, "rope_local_base_freq": rng.choice([100.0, 1e4]),
+                   "sliding_window": rng.choice([4, 6, 30]), "sliding_window_pattern": rng.choice([2, 3, 6])}
+
+
+def drawn_scaling(plain, rng):
+    """`plain`, or what says the same of positions and scales for a longer context: prompts have more tokens than the first one had."""
+    original, factor = rng.choice([8, 16, 40]), rng.choice([1.5, 4.0])
+    scalings = {"yarn": {"original_max_position_embeddings": original}, "linear": {},
+                "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": original}}
+    kind = rng.choice([None, None, "yarn", *scalings])
+    if kind is None:
+        return plain
+    kept = {key: value for key, value in (plain or {}).items() if key == "mrope_interleaved"}
+    return kept | {rng.choice(["type", "rope_type"]): kind, "factor": factor} | scalings[kind]
 
 
 def drawn_vision(config, rng, family, text):
@@ -77,6 +109,12 @@ def drawn_vision(config, rng, family, text):
         config["intermediate_size"] = rng.randrange(5, 25) * 2
     if family == "qwen2_vl":
         config["hidden_size"] = hidden
+    if family.startswith("internvl"):
+        config |= {"attention_bias": rng.random() < 0.5, "use_qk_norm": rng.random() < 0.5, "norm_type": rng.choice(["layer_norm", "rms_norm"])}
+    if family == "internvl":
+        config["use_mean_pooling"] = rng.random() < 0.7
+    if family in ("pixtral", "mistral3"):
+        config["hidden_act"] = rng.choice(["gelu", "silu"])
     for key in ("out_hidden_size", "projection_dim"):
         if key in config:
             config[key] = hidden
@@ -139,12 +177,16 @@ def make_checkout(family, folder, rng, padding=0, dtype=torch.float32):
     text = config.get("text_config", config)
     text["vocab_size"] += padding
     is_text = family.endswith("_text")
+    if family in DECODERS:
+        drawn_class(text, rng, family)
     drawn_text(text, rng, "text" if is_text else family)
     if not is_text:
         drawn_vision(config["vision_config"], rng, family, text)
     for key in ("hidden_size", "projection_dim"):
         if key in config and text is not config:
             config[key] = text["hidden_size"]
+    if family in ("llava", "llava_next", "llava_onevision", "pixtral", "mistral3"):
+        config |= {"multimodal_projector_bias": rng.random() < 0.5, "projector_hidden_act": rng.choice(["gelu", "gelu_pytorch_tanh"])}
     if not family.startswith(("paligemma", "gemma")):
         config["tie_word_embeddings"] = rng.random() < 0.5
         if "tie_word_embeddings" in text:
@@ -266,6 +308,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
+    # Rotary scalings are for prompts of a hundred tokens here, which it finds odd.
+    transformers.utils.logging.set_verbosity_error()
     for family in args.families:
         for seed in range(args.seed, args.seed + args.rounds):
             print(f"{family:16} seed {seed:4}  {check(family, seed, args.build)}", flush=True)

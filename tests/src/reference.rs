@@ -45,6 +45,7 @@ pub const CHECKPOINTS: &[&str] = &[
     "mistral_text",
     "mistral_window_text",
     "qwen2_long_text",
+    "qwen2_5_vl_long",
 ];
 
 /// One conversation and transformers' tensors for it.

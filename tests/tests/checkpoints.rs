@@ -247,6 +247,39 @@ fn variants_that_are_not_implemented_are_named() {
 }
 
 #[test]
+fn quantised_weights_are_named_before_anything_is_read() {
+    // As the hub's checkouts have it: AWQ, GPTQ, bitsandbytes and FP8 beside the sizes, compressed tensors in the decoder's part.
+    for (name, part, value, method) in [
+        ("qwen2_5_vl", "", serde_json::json!({"quant_method": "awq", "bits": 4, "group_size": 128}), "`awq`"),
+        ("qwen2_vl", "", serde_json::json!({"quant_method": "gptq", "bits": 4, "desc_act": false}), "`gptq`"),
+        (
+            "llava",
+            "",
+            serde_json::json!({"quant_method": "bitsandbytes", "load_in_4bit": true}),
+            "`bitsandbytes`",
+        ),
+        ("qwen3_vl", "", serde_json::json!({"quant_method": "fp8", "fmt": "e4m3"}), "`fp8`"),
+        (
+            "mistral3",
+            "text_config",
+            serde_json::json!({"quant_method": "compressed-tensors"}),
+            "`compressed-tensors`",
+        ),
+    ] {
+        let copy = copy_of(name);
+        edit_config(copy.path(), |json| match part {
+            "" => json["quantization_config"] = value,
+            part => json[part]["quantization_config"] = value,
+        });
+        // The weights are not even looked at.
+        fs::remove_file(copy.path().join("model.safetensors")).unwrap();
+        let message = refusal(copy.path());
+        assert!(message.contains("`quantization_config`") && message.contains(method), "{name}: {message}");
+        assert!(message.contains("hint:") && message.contains("--gguf"), "{message}");
+    }
+}
+
+#[test]
 fn fields_that_transformers_does_not_read_mean_nothing() {
     // transformers 5.23: Gemma3TextConfig takes `sliding_window_pattern`, 6 where it is absent, and overwrites the other.
     let copy = copy_of("gemma3");

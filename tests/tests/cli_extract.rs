@@ -235,6 +235,9 @@ fn json_is_one_object_for_success_and_failure() {
         error["error"].as_str().unwrap().contains("not a feature cache") && error["hints"][0].is_string()
     );
     // What is wrong with the line itself, too.
+    let error = object(&["subset", "a", "b", "--where", "colour=red", "--json"], 2);
+    assert!(error["error"].as_str().unwrap().ends_with("is not a condition: no field `colour`"), "{error}");
+    assert!(error["hints"][0].as_str().unwrap().starts_with("write FIELD=VALUE"), "{error}");
     let error = object(&["merge", "--json", &cache], 2);
     assert!(
         error["error"].as_str().unwrap().contains("<CACHE>...") && error["hints"][0].is_string(),

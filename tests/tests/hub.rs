@@ -30,6 +30,11 @@ struct State {
 
 impl Hub {
     fn start() -> Hub {
+        Hub::with(|config| config)
+    }
+
+    /// Its config.json edited.
+    fn with(edit: impl Fn(String) -> String) -> Hub {
         let mut files = BTreeMap::new();
         for folder in [fixture("qwen2_vl"), fixture("qwen2_vl").join("sharded_bf16")] {
             for entry in std::fs::read_dir(folder).unwrap() {
@@ -40,6 +45,8 @@ impl Hub {
                 }
             }
         }
+        let config = String::from_utf8(files["config.json"].clone()).unwrap();
+        files.insert("config.json".into(), edit(config).into_bytes());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State { files, ..State::default() });
@@ -169,6 +176,19 @@ fn a_name_is_fetched_resumed_and_then_needs_no_network() {
     assert!(hub.requests().is_empty());
     let by_commit = pair("http://127.0.0.1:9", home.path(), &format!("tiny/qwen@{COMMIT}"));
     assert_eq!(by_commit.code, Some(0), "{}", by_commit.stderr);
+}
+
+#[test]
+fn weights_of_a_model_that_is_not_supported_are_not_fetched() {
+    let home = tempfile::tempdir().unwrap();
+    let hub =
+        Hub::with(|config| config.replacen('{', r#"{"quantization_config": {"quant_method": "awq"}, "#, 1));
+    let refused = pair(&hub.address, home.path(), "tiny/qwen");
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("quantised by `awq`"), "{}", refused.stderr);
+    let requests = hub.requests();
+    assert!(requests.iter().any(|(path, _)| path.ends_with("config.json")));
+    assert!(requests.iter().all(|(path, _)| !path.ends_with(".safetensors")), "{requests:?}");
 }
 
 #[test]

@@ -46,6 +46,7 @@ fn files_become_the_same_features_as_in_transformers() {
         ("mistral_text", 2, 1, 2),
         ("mistral_window_text", 2, 1, 2),
         ("qwen2_long_text", 2, 1, 2),
+        ("qwen2_5_vl_long", 3, 1, 2),
         ("llava", 3, 1, 2),
         ("llava_next", 3, 1, 2),
         ("llava_onevision", 3, 1, 2),
@@ -271,6 +272,7 @@ fn sliding_windows_and_long_contexts_are_not_decoration() {
         ("qwen2_long_text", "use_sliding_window", false.into()),
         ("qwen2_long_text", "rope_scaling", serde_json::Value::Null),
         ("qwen2_long_text", "layer_types", serde_json::json!(["sliding_attention", "full_attention"])),
+        ("qwen2_5_vl_long", "rope_scaling", serde_json::json!({"type": "mrope", "mrope_section": [2, 3, 3]})),
     ] {
         let copy = copy_of(name);
         edit_config(copy.path(), |json| json[key] = value);

@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{
-    IMAGE_MEAN, IMAGE_STD, MAX_POSITIONS, PATCH, Parameters, ROPE_THETA, Start, chat_template, pretty,
-    residual_gain, tokenizer_config,
+    IMAGE_MEAN, IMAGE_STD, PATCH, Parameters, Start, chat_template, decoder_fields, generation_config,
+    joined, pretty, residual_gain, tokenizer_config,
 };
 use crate::manifest::{Family, Model};
 use crate::tokenizers::special_id;
@@ -35,7 +35,7 @@ pub(super) fn files(model: &Model) -> Result<Vec<(&'static str, String)>> {
     });
     Ok(vec![
         ("config.json", config(model)?),
-        ("generation_config.json", generation_config()?),
+        ("generation_config.json", generation_config(Family::Internvl)?),
         ("preprocessor_config.json", preprocessor_config()?),
         ("processor_config.json", processor_config()?),
         ("tokenizer_config.json", tokenizer_config(model, more)?),
@@ -45,7 +45,13 @@ pub(super) fn files(model: &Model) -> Result<Vec<(&'static str, String)>> {
 
 fn config(model: &Model) -> Result<String> {
     let id = |token| special_id(Family::Internvl, token);
-    let (text, vision) = (&model.text, &model.vision);
+    let vision = &model.vision;
+    let text = json!({
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "bos_token_id": id("<|endoftext|>")?,
+        "eos_token_id": id("<|im_end|>")?,
+    });
     pretty(&json!({
         "architectures": ["InternVLForConditionalGeneration"],
         "model_type": "internvl",
@@ -57,24 +63,7 @@ fn config(model: &Model) -> Result<String> {
         "tie_word_embeddings": true,
         "vision_feature_layer": -1,
         "vision_feature_select_strategy": "default",
-        "text_config": {
-            "architectures": ["Qwen2ForCausalLM"],
-            "model_type": "qwen2",
-            "bos_token_id": id("<|endoftext|>")?,
-            "eos_token_id": id("<|im_end|>")?,
-            "hidden_act": "silu",
-            "hidden_size": text.hidden_size,
-            "intermediate_size": text.intermediate_size,
-            "num_hidden_layers": text.num_layers,
-            "num_attention_heads": text.num_heads,
-            "num_key_value_heads": text.num_kv_heads,
-            "max_position_embeddings": MAX_POSITIONS,
-            "rms_norm_eps": 1e-6,
-            "rope_theta": ROPE_THETA,
-            "use_sliding_window": false,
-            "tie_word_embeddings": true,
-            "vocab_size": model.vocab_size,
-        },
+        "text_config": joined([text, decoder_fields(model, json!({}))]),
         "vision_config": {
             "architectures": ["InternVisionModel"],
             "model_type": "internvl_vision",
@@ -95,15 +84,6 @@ fn config(model: &Model) -> Result<String> {
             "use_mean_pooling": true,
             "use_qk_norm": false,
         },
-    }))
-}
-
-fn generation_config() -> Result<String> {
-    let id = |token| special_id(Family::Internvl, token);
-    pretty(&json!({
-        "eos_token_id": [id("<|im_end|>")?, id("<|endoftext|>")?],
-        "pad_token_id": id("<|endoftext|>")?,
-        "do_sample": false,
     }))
 }
 

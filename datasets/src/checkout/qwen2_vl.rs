@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{
-    IMAGE_MEAN, IMAGE_STD, MAX_POSITIONS, PATCH, Parameters, ROPE_THETA, chat_template, pretty,
-    residual_gain, tokenizer_config,
+    IMAGE_MEAN, IMAGE_STD, PATCH, Parameters, chat_template, decoder_fields, generation_config, joined,
+    pretty, residual_gain, tokenizer_config,
 };
 use crate::manifest::{Family, Model};
 use crate::tokenizers::special_id;
@@ -15,7 +15,7 @@ use crate::world::PICTURE_PIXELS;
 pub(super) fn files(model: &Model) -> Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("config.json", config(model)?),
-        ("generation_config.json", generation_config()?),
+        ("generation_config.json", generation_config(Family::Qwen2Vl)?),
         ("preprocessor_config.json", preprocessor_config()?),
         ("tokenizer_config.json", tokenizer_config(model, json!({"processor_class": "Qwen2VLProcessor"}))?),
         ("chat_template.jinja", chat_template("<|vision_start|><|image_pad|><|vision_end|>")),
@@ -28,7 +28,8 @@ fn config(model: &Model) -> Result<String> {
     // Of each head's frequency pairs, a quarter for time and the rest halved, as Qwen2-VL has it.
     let pairs = text.hidden_size / text.num_heads / 2;
     let sections = [pairs / 4, pairs * 3 / 8, pairs - pairs / 4 - pairs * 3 / 8];
-    pretty(&json!({
+    let rope = json!({"rope_scaling": {"type": "mrope", "mrope_section": sections}});
+    let ids = json!({
         "architectures": ["Qwen2VLForConditionalGeneration"],
         "model_type": "qwen2_vl",
         "torch_dtype": "float16",
@@ -38,19 +39,8 @@ fn config(model: &Model) -> Result<String> {
         "vision_end_token_id": id("<|vision_end|>")?,
         "image_token_id": id("<|image_pad|>")?,
         "video_token_id": id("<|video_pad|>")?,
-        "hidden_act": "silu",
-        "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_hidden_layers": text.num_layers,
-        "num_attention_heads": text.num_heads,
-        "num_key_value_heads": text.num_kv_heads,
-        "max_position_embeddings": MAX_POSITIONS,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": ROPE_THETA,
-        "rope_scaling": {"type": "mrope", "mrope_section": sections},
-        "use_sliding_window": false,
-        "tie_word_embeddings": true,
-        "vocab_size": model.vocab_size,
+    });
+    let vision = json!({
         "vision_config": {
             "depth": vision.num_layers,
             "embed_dim": vision.hidden_size,
@@ -63,16 +53,8 @@ fn config(model: &Model) -> Result<String> {
             "spatial_patch_size": PATCH,
             "temporal_patch_size": 2,
         },
-    }))
-}
-
-fn generation_config() -> Result<String> {
-    let id = |token| special_id(Family::Qwen2Vl, token);
-    pretty(&json!({
-        "eos_token_id": [id("<|im_end|>")?, id("<|endoftext|>")?],
-        "pad_token_id": id("<|endoftext|>")?,
-        "do_sample": false,
-    }))
+    });
+    pretty(&joined([ids, decoder_fields(model, rope), vision]))
 }
 
 fn preprocessor_config() -> Result<String> {

@@ -300,12 +300,11 @@ fn cached_entries(caches: &Caches, index: &mut Index) -> Result<Vec<Entry>> {
             let key = reader.key(row);
             let conversation = index.samples.remove(&key);
             if conversation.is_none() {
-                let meta = reader.meta(row)?;
-                let has_images = !meta.images.is_empty();
-                if has_images && embedded.is_none() {
-                    embedded = Some(!reader.image_files(row)?.is_empty());
+                if embedded.is_none() {
+                    embedded = reader.embeds_images(row)?;
                 }
-                if has_images && embedded == Some(false) {
+                let meta = reader.meta(row)?;
+                if !meta.images.is_empty() && embedded == Some(false) {
                     let place = format!("{key} (`{}` row {})", meta.source, meta.row);
                     missing.get_or_insert((0, place)).0 += 1;
                 }

@@ -160,6 +160,17 @@ impl CacheReader {
         self.samples.image_files(i)
     }
 
+    /// Whether the images of sample `i` are embedded; none if it has no images.
+    ///
+    /// # Errors
+    /// [`CacheError::Damaged`] naming shard and row.
+    pub fn embeds_images(&self, i: usize) -> Result<Option<bool>> {
+        match self.meta(i)?.images.as_slice() {
+            [] => Ok(None),
+            _ => Ok(Some(!self.image_files(i)?.is_empty())),
+        }
+    }
+
     /// The features of sample `i` in the teacher's number type: as it computed them, bit for bit, or as a lossy codec
     /// rounded them.
     ///

@@ -9,7 +9,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 use serde_json::Value;
 
-use super::ModelError;
+use super::{ModelError, config_of};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -116,9 +116,13 @@ fn fetch(repo: &ApiRepo, names: &[&str], given: &Path) -> Result<PathBuf, ModelE
         let hint = "a checkout in safetensors is read, with `config.json` and `tokenizer.json`";
         ModelError::Invalid { path: given.to_owned(), reason: reason.into(), hint: hint.into() }
     };
-    if !names.contains(&"config.json") {
-        return Err(invalid("has no `config.json`"));
+    if let Some(missing) = ["config.json", "tokenizer.json"].iter().find(|name| !names.contains(name)) {
+        return Err(invalid(&format!("has no `{missing}`")));
     }
+    let config = get("config.json")?;
+    let folder = config.parent().unwrap_or(Path::new("")).to_owned();
+    // What cannot be read is not worth gigabytes.
+    config_of(&folder)?;
     let files = if names.contains(&INDEX) {
         let index = std::fs::read(get(INDEX)?).map_err(|source| ModelError::Io {
             action: "read",
@@ -135,8 +139,7 @@ fn fetch(repo: &ApiRepo, names: &[&str], given: &Path) -> Result<PathBuf, ModelE
     for file in &files {
         get(file)?;
     }
-    let config = get("config.json")?;
-    Ok(config.parent().unwrap_or(Path::new("")).to_owned())
+    Ok(folder)
 }
 
 /// What the hub's answer means for a user who may have meant a folder.

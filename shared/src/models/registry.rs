@@ -173,6 +173,7 @@ pub fn config_of(dir: &Path) -> std::result::Result<ModelConfig, ModelError> {
         ModelError::invalid(&path, format!("not JSON: {error}"), "download the file again")
     })?;
     let family = family_of(&path, &json)?;
+    refuse_quantised(&path, &json)?;
     let config = (family.parse)(&json).map_err(|reason| {
         ModelError::invalid(
             &path,
@@ -181,6 +182,22 @@ pub fn config_of(dir: &Path) -> std::result::Result<ModelConfig, ModelError> {
         )
     })?;
     Ok(ModelConfig { path, json, family, config })
+}
+
+/// Weights that transformers would quantise or has quantised: of matrices stored so none is read, and plain ones would give other
+/// features than there.
+fn refuse_quantised(path: &Path, json: &Value) -> std::result::Result<(), ModelError> {
+    let said = [json, &json["text_config"], &json["llm_config"]]
+        .into_iter()
+        .flat_map(|part| ["quantization_config", "compression_config"].map(|key| (key, &part[key])));
+    let Some((key, found)) = said.into_iter().find(|(_, found)| found.is_object()) else { return Ok(()) };
+    let method = found["quant_method"].as_str().unwrap_or("a method that it does not name");
+    Err(ModelError::invalid(
+        path,
+        format!("`{key}` says that the weights are quantised by `{method}`, which is not supported"),
+        "take the checkpoint that it was made of, in float32, float16 or bfloat16; `extract run --gguf FILE` takes \
+         quantised matrices from a GGUF file beside it",
+    ))
 }
 
 fn family_of(path: &Path, json: &Value) -> std::result::Result<&'static Family, ModelError> {

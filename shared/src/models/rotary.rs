@@ -1,43 +1,67 @@
 //! Which rotary embedding a decoder has, and how far it reaches.
 
 use candle_core::{Device, Result, bail};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::DecoderConfig;
-use super::layers::{Rope, frequencies};
+use super::layers::{Axes, Rope, frequencies};
 
 mod yarn;
 
 pub(super) use yarn::{Unscaled, Yarn};
 
 /// The rotary embedding of a decoder; its base is [`DecoderConfig::rope_theta`].
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rotary {
-    /// How positions become angles.
-    pub kind: RotaryKind,
+    /// Which positions the angles follow.
+    pub axes: Axes,
+    /// What becomes of the frequencies.
+    pub scaling: Scaling,
     /// Positions from here on would be rotated differently, so they are refused: where `dynamic` scaling sets in.
     pub limit: Option<usize>,
 }
 
-/// How positions become angles.
+/// How frequencies are scaled.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum RotaryKind {
-    /// One position per token.
+pub(super) enum Scaling {
+    /// They are as they are.
     Plain,
-    /// One position per token, all frequencies divided.
+    /// All are divided.
     Linear {
-        /// What frequencies are divided by.
+        /// By what.
         factor: f64,
     },
-    /// One position per token, low frequencies slowed down.
+    /// Low ones are slowed down.
     Llama3(Llama3),
-    /// One position per token, low frequencies slowed down and all angles' cosines and sines multiplied.
+    /// Low ones are slowed down, and all angles' cosines and sines multiplied.
     Yarn(Yarn),
-    /// Three positions per token; sections of the angles follow one each.
-    Sectioned(Vec<usize>),
-    /// Three positions per token, which the angles follow in turn.
-    Interleaved(Vec<usize>),
+}
+
+/// For fingerprints: one word or object says both as long as one of the two is plain, as it does in caches from when one had to be.
+impl Serialize for Rotary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Kind<'a> {
+            Axes(&'a Axes),
+            Scaling(&'a Scaling),
+        }
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            kind: Kind<'a>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            scaling: Option<&'a Scaling>,
+            limit: Option<usize>,
+        }
+        let Rotary { axes, scaling, limit } = self;
+        let (kind, scaling) = match (axes, scaling) {
+            (Axes::Plain, scaling) => (Kind::Scaling(scaling), None),
+            (axes, Scaling::Plain) => (Kind::Axes(axes), None),
+            (axes, scaling) => (Kind::Axes(axes), Some(scaling)),
+        };
+        Fields { kind, scaling, limit: *limit }.serialize(serializer)
+    }
 }
 
 /// Llama 3.1's scaling: wavelengths above `original / low` are `factor` times as long, those below `original / high`
@@ -86,28 +110,22 @@ impl Rotary {
                 last + 1
             )
         }
-        let DecoderConfig { head_dim, rope_theta, .. } = *config;
-        let time = || positions.iter().map(|position| position[0]).collect::<Vec<_>>();
-        match &self.kind {
-            RotaryKind::Plain => Rope::new(&time(), head_dim, rope_theta, device),
-            RotaryKind::Linear { factor } => {
-                let scaled = frequencies(head_dim, rope_theta)?.into_iter().map(|f| f / *factor as f32);
-                Rope::with_frequencies(&time(), &scaled.collect::<Vec<_>>(), device)
-            }
-            RotaryKind::Llama3(scaling) => {
-                let scaled = frequencies(head_dim, rope_theta)?.into_iter().map(|f| scaling.scale(f));
-                Rope::with_frequencies(&time(), &scaled.collect::<Vec<_>>(), device)
-            }
-            RotaryKind::Yarn(scaling) => {
-                let scaled = scaling.scale(&frequencies(head_dim, rope_theta)?);
-                Rope::with_frequencies(&time(), &scaled, device)?.times(scaling.attention_factor())
-            }
-            RotaryKind::Sectioned(sections) => {
-                Rope::sectioned(positions, head_dim, rope_theta, sections, device)
-            }
-            RotaryKind::Interleaved(sections) => {
-                Rope::interleaved(positions, head_dim, rope_theta, sections, device)
-            }
+        let frequencies = self.scaling.scale(frequencies(config.head_dim, config.rope_theta)?);
+        let rope = Rope::along(positions, &self.axes, &frequencies, device)?;
+        match &self.scaling {
+            Scaling::Yarn(yarn) => rope.times(yarn.attention_factor()),
+            _ => Ok(rope),
+        }
+    }
+}
+
+impl Scaling {
+    fn scale(&self, frequencies: Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::Plain => frequencies,
+            Self::Linear { factor } => frequencies.into_iter().map(|f| f / *factor as f32).collect(),
+            Self::Llama3(llama3) => frequencies.into_iter().map(|f| llama3.scale(f)).collect(),
+            Self::Yarn(yarn) => yarn.scale(&frequencies),
         }
     }
 }

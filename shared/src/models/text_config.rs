@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
-use super::fields::{Parsed, RopeFields, count, flag, number, only, word};
+use super::fields::{Parsed, RopeFields, count, counts, flag, number, only, word};
+use super::layers::Axes;
 use super::pattern::{LocalBlocks, Pattern};
-use super::rotary::{Llama3, Rotary, RotaryKind, Unscaled, Yarn};
+use super::rotary::{Llama3, Rotary, Scaling, Unscaled, Yarn};
 use super::{DecoderConfig, GemmaBlocks};
 
 /// What a decoder's configuration resolves to.
@@ -321,34 +322,31 @@ fn rotary(
     // Said beside the rotary parameters it wins over what they say.
     let original = number(rope.json, "original_max_position_embeddings", max_positions as f64)?;
     let original = number(text, "original_max_position_embeddings", original)?;
-    let kind = match (class.mrope, rope.kind) {
-        (Some(class), "default" | "mrope") => mrope(rope, class, decoder.head_dim)?,
-        (None, "default" | "dynamic") => RotaryKind::Plain,
-        (None, "linear") => RotaryKind::Linear { factor: number(rope.json, "factor", 1.0)? },
-        (None, "llama3") => RotaryKind::Llama3(Llama3 {
+    let scaling = match rope.kind {
+        "default" | "dynamic" => Scaling::Plain,
+        // What Qwen2-VL's files call three positions without a scaling.
+        "mrope" if class.mrope.is_some() => Scaling::Plain,
+        "linear" => Scaling::Linear { factor: number(rope.json, "factor", 1.0)? },
+        "llama3" => Scaling::Llama3(Llama3 {
             factor: number(rope.json, "factor", 8.0)?,
             low: number(rope.json, "low_freq_factor", 1.0)?,
             high: number(rope.json, "high_freq_factor", 4.0)?,
             original,
         }),
-        (None, "yarn") => {
+        "yarn" => {
             let (head_dim, theta) = (decoder.head_dim, decoder.rope_theta);
-            RotaryKind::Yarn(Yarn::read(rope.json, &Unscaled { head_dim, theta, original, max_positions })?)
+            Scaling::Yarn(Yarn::read(rope.json, &Unscaled { head_dim, theta, original, max_positions })?)
         }
-        (_, other) => return Err(format!("rotary scaling `{other}` is not supported")),
+        other => return Err(format!("rotary scaling `{other}` is not supported")),
     };
-    Ok(Rotary { kind, limit: (rope.kind == "dynamic").then_some(max_positions) })
+    let axes = class.mrope.map_or(Ok(Axes::Plain), |class| axes(rope, class, decoder.head_dim))?;
+    Ok(Rotary { axes, scaling, limit: (rope.kind == "dynamic").then_some(max_positions) })
 }
 
-fn mrope(rope: &RopeFields<'_>, class: Mrope, head_dim: usize) -> Parsed<RotaryKind> {
-    let sections: Vec<usize> = match &rope.json["mrope_section"] {
-        Value::Null => class.sections.to_vec(),
-        value => {
-            serde_json::from_value(value.clone()).map_err(|error| format!("`mrope_section`: {error}"))?
-        }
-    };
+fn axes(rope: &RopeFields<'_>, class: Mrope, head_dim: usize) -> Parsed<Axes> {
+    let sections = counts(rope.json, "mrope_section", &class.sections)?;
     if sections.iter().sum::<usize>() * 2 != head_dim {
         return Err(format!("`mrope_section` {sections:?} does not sum to half the head width {head_dim}"));
     }
-    Ok(if class.interleaved { RotaryKind::Interleaved(sections) } else { RotaryKind::Sectioned(sections) })
+    Ok(if class.interleaved { Axes::Interleaved(sections) } else { Axes::Sectioned(sections) })
 }

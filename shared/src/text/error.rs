@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 pub enum TextError {
     /// A file of the checkpoint cannot be read.
     #[error(
-        "cannot read `{path}`: {source}\nhint: a checkpoint has tokenizer.json, tokenizer_config.json and a chat template"
+        "cannot read `{path}`: {source}\nhint: a checkpoint has tokenizer.json, tokenizer_config.json and a chat template; where the \
+         first is missing, transformers' `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` writes it"
     )]
     Read {
         /// The file.

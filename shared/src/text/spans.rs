@@ -23,7 +23,15 @@ pub struct Layout {
 struct TurnText {
     role: Role,
     end: usize,
-    answer: Option<usize>,
+    answer: Option<AnswerText>,
+}
+
+/// An answer in a rendered conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AnswerText {
+    start: usize,
+    /// Where what is said ends, and what the template closes it with begins. A token in between ends no turn, whichever it is.
+    content_end: usize,
 }
 
 /// The token that image features replace; a rendered template has it once for each image.
@@ -62,7 +70,7 @@ pub fn layout(
     for (turn, message) in messages.iter().enumerate() {
         let is_last = turn + 1 == messages.len();
         let end = if is_last { text.len() } else { whole.turn_end(turn)? };
-        let answer = message.is_learnt().then(|| whole.answer_start(turn)).transpose()?;
+        let answer = message.is_learnt().then(|| whole.answer(turn)).transpose()?;
         turns.push(TurnText { role: message.role, end, answer });
     }
     Ok(Layout { text, turns })
@@ -86,10 +94,15 @@ impl Rendering<'_> {
         self.text.starts_with(&rendered).then_some(rendered.len())
     }
 
-    /// Where the answer that is turn `turn` begins. LLaVA-OneVision's generation prompt lacks a space that its answers
-    /// have: the answer then begins where its content does.
-    fn answer_start(&self, turn: usize) -> Result<usize, TextError> {
-        self.prefix(turn, true).map_or_else(|| Ok(self.content(turn)?.start), Ok)
+    /// The answer that is turn `turn`. LLaVA-OneVision's generation prompt lacks a space that its answers have: the answer
+    /// then begins where its content does. Where the template does not write it as it is, all of it may close it.
+    fn answer(&self, turn: usize) -> Result<AnswerText, TextError> {
+        let Some(start) = self.prefix(turn, true) else {
+            let content = self.content(turn)?;
+            return Ok(AnswerText { start: content.start, content_end: content.end });
+        };
+        let content_end = self.content(turn).map_or(start, |content| content.end);
+        Ok(AnswerText { start, content_end })
     }
 
     /// Where a turn ends that is not the last. One that is written otherwise when nothing follows ends with what closes it
@@ -167,11 +180,10 @@ impl Layout {
                 first_from(&prompt.offsets, chars.of(turn.end))
             };
             let range = start..end.max(start);
-            let written = turn.answer.map(|from| &expanded.text[from..turn.end]);
-            let answer = turn.answer.zip(written).and_then(|(from, written)| {
-                let trimmed = from + written.trim_end().len();
-                let chars = chars.of(from)..chars.of(trimmed);
-                answer_span(&prompt, range.clone(), chars, eos_ids)
+            let answer = turn.answer.and_then(|AnswerText { start, content_end }| {
+                let trimmed = start + expanded.text[start..turn.end].trim_end().len();
+                let [start, content_end, trimmed] = [start, content_end, trimmed].map(|byte| chars.of(byte));
+                answer_span(&prompt, range.clone(), [start..content_end, start..trimmed], eos_ids)
             });
             start = range.end;
             prompt.turns.push(TurnSpan { role: turn.role, tokens: range, answer });
@@ -193,7 +205,9 @@ impl Layout {
         };
         for turn in &mut self.turns {
             moved(&mut turn.end);
-            turn.answer.iter_mut().for_each(moved);
+            if let Some(answer) = &mut turn.answer {
+                [&mut answer.start, &mut answer.content_end].into_iter().for_each(moved);
+            }
         }
         let mut text = String::new();
         let mut rest = self.text.split(placeholder);
@@ -231,20 +245,24 @@ fn first_from(offsets: &[(u32, u32)], char: u32) -> usize {
     offsets.partition_point(|&(start, _)| start < char)
 }
 
-/// The answer among the tokens of its turn: from the first token that holds some of its text to the end-of-turn token, or to the
-/// last of its text where the template writes none.
+/// The answer among the tokens of its turn, `content` and `written` in characters: from the first token that holds some of its text
+/// to the end-of-turn token behind what is said, or to the last of its text where the template writes none.
 fn answer_span(
     prompt: &Prompt,
     turn: Range<usize>,
-    chars: Range<u32>,
+    [content, written]: [Range<u32>; 2],
     eos_ids: &[u32],
 ) -> Option<Range<usize>> {
-    let starts_in = |token: &usize| prompt.offsets[*token].1 > chars.start;
-    let first = turn.clone().find(starts_in)?;
-    let eos = (first..turn.end).rev().find(|&token| eos_ids.contains(&prompt.input_ids[token]));
-    let end = match eos {
+    // What the tokenizer appends stands for no text.
+    let is_said = |token: usize| {
+        let (start, end) = prompt.offsets[token];
+        start.max(content.start) < end.min(content.end)
+    };
+    let first = turn.clone().find(|&token| prompt.offsets[token].1 > written.start)?;
+    let closes = |token: &usize| eos_ids.contains(&prompt.input_ids[*token]) && !is_said(*token);
+    let end = match (first..turn.end).rev().find(closes) {
         Some(token) => token + 1,
-        None => first_from(&prompt.offsets, chars.end).clamp(first, turn.end),
+        None => first_from(&prompt.offsets, written.end).clamp(first, turn.end),
     };
     (first < end).then_some(first..end)
 }

@@ -225,6 +225,43 @@ fn an_answer_without_an_end_token_ends_with_its_text() {
 }
 
 #[test]
+fn an_end_token_that_an_answer_says_does_not_end_it() {
+    let messages = [
+        message(Role::User, vec![text("how does a turn end?")]),
+        message(Role::Assistant, vec![text("with <|im_end|> and a line")]),
+    ];
+    let plain = "{% for m in messages %}{{ m.role | upper }}: {{ m.content[0].text }} {% endfor %}{{ 'ASSISTANT: ' if add_generation_prompt }}";
+    assert_eq!(turns_and_answers(plain, &messages).1, ["with <|im_end|> and a line"]);
+    let chat = "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content[0].text | trim + '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' if add_generation_prompt }}";
+    assert_eq!(turns_and_answers(chat, &messages).1, ["with <|im_end|> and a line<|im_end|>"]);
+}
+
+#[test]
+fn an_end_token_that_the_tokenizer_appends_ends_the_last_answer() {
+    let file = fs::read(fixtures().join("qwen2_vl/tokenizer.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    let added = json["added_tokens"].as_array().unwrap();
+    let eos = added.iter().find(|token| token["content"] == "<|im_end|>").unwrap()["id"].clone();
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|im_end|>": {"id": "<|im_end|>", "ids": [eos], "tokens": ["<|im_end|>"]}},
+    });
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let tokenizer = TextTokenizer::load(dir.path()).unwrap();
+    let template =
+        ChatTemplate::compile("{% for m in messages %}{{ m.content[0].text }}{% endfor %}", "", "").unwrap();
+    let messages =
+        [message(Role::User, vec![text("two?")]), message(Role::Assistant, vec![text(" Two, by far")])];
+    let layout = layout(&template, &messages, false).unwrap();
+    let prompt = layout.into_prompt(&tokenizer, None, &[], &[eos.as_u64().unwrap() as u32]).unwrap();
+    assert_eq!(prompt.turns[1].answer.clone().unwrap().end, prompt.input_ids.len());
+    assert_eq!(u64::from(*prompt.input_ids.last().unwrap()), eos.as_u64().unwrap());
+}
+
+#[test]
 fn templates_that_take_text_get_text() {
     // Qwen2.5's way to write a turn; a list of parts would be printed as a list.
     let joined = "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}{% endfor %}";

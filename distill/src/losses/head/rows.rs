@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 use shared::models::layers::cpu::math::{exp, exp_sum, max};
-use shared::models::layers::cpu::{Mat, MatMut, matmul, parallelism, with_slices};
+use shared::models::layers::cpu::{Mat, MatMut, Product, matmul, parallelism, with_slices};
 
 use super::{HeadLossOptions, Problem, Sums, Weight};
 use crate::losses::divergence::term;
@@ -68,10 +68,10 @@ impl Slices<'_> {
             self.w.for_each_tile((v, d), &mut tile, |tokens, w| {
                 let (w, count) = (Mat::new(w, tokens.len(), d, d).t(), tokens.len());
                 let out = MatMut::new(&mut logits[tokens.start..], n, count, v);
-                matmul(out, x, w, 0.0, 1.0, parallelism());
+                matmul(out, Product::of(x, w).on(parallelism()));
                 if let Some(z) = z {
                     let out = MatMut::new(&mut teacher[tokens.start..], n, count, v);
-                    matmul(out, z, w, 0.0, 1.0, parallelism());
+                    matmul(out, Product::of(z, w).on(parallelism()));
                 }
             })?;
             let targets = &problem.targets[start..start + n];
@@ -82,12 +82,13 @@ impl Slices<'_> {
                 self.w.for_each_tile((v, d), &mut tile, |tokens, w| {
                     let gradient = Mat::new(&logits[tokens.start..], n, tokens.len(), v);
                     let (w, keep) = (Mat::new(w, tokens.len(), d, d), f32::from(tokens.start > 0));
-                    matmul(MatMut::new(&mut gx[start * d..], n, d, d), gradient, w, keep, 1.0, parallelism());
+                    let product = Product { keep, ..Product::of(gradient, w).on(parallelism()) };
+                    matmul(MatMut::new(&mut gx[start * d..], n, d, d), product);
                 })?;
             }
             if let Some(gw) = &mut sums.gw {
                 let gradient = Mat::new(&logits, n, v, v);
-                matmul(MatMut::new(gw, v, d, d), gradient.t(), x, 1.0, 1.0, parallelism());
+                matmul(MatMut::new(gw, v, d, d), Product::of(gradient.t(), x).added().on(parallelism()));
             }
         }
         Ok(sums)

@@ -98,8 +98,7 @@ impl TowerConfig for PooledConfig {
     }
 
     fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
-        let tile = self.vision.tile();
-        Ok(tile.num_tiles(image)? * (tile.patches_per_side() / self.pool).pow(2))
+        self.vision.num_merged_rows(image, self.pool)
     }
 }
 

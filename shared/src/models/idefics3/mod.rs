@@ -83,8 +83,7 @@ impl TowerConfig for TileTowerConfig {
     }
 
     fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
-        let tile = self.vision.tile();
-        Ok(tile.num_tiles(image)? * (tile.patches_per_side() / self.shuffle).pow(2))
+        self.vision.num_merged_rows(image, self.shuffle)
     }
 }
 

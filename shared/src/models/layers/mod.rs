@@ -49,7 +49,7 @@ pub use lora::Adapter;
 pub use norm::{LayerNorm, Norm, RmsNorm};
 pub use qkv::{Heads, Qkv};
 pub use recompute::{Recomputed, recomputed};
-pub use rope::{Rope, frequencies};
+pub use rope::{Axes, Rope, frequencies};
 pub use shuffle::pixel_shuffle;
 pub use update::AdamWConstants;
 

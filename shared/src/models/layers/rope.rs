@@ -1,6 +1,7 @@
 //! Rotary position embedding (arXiv 2104.09864): one axis, the three of M-RoPE (arXiv 2409.12191), or a grid.
 
 use candle_core::{Device, Result, Tensor, bail};
+use serde::Serialize;
 
 use super::cpu::rope::RopeOp;
 #[cfg(feature = "cuda")]
@@ -21,54 +22,20 @@ impl Rope {
     /// # Errors
     /// When `head_dim` is odd.
     pub fn new(positions: &[u32], head_dim: usize, theta: f64, device: &Device) -> Result<Rope> {
-        Rope::with_frequencies(positions, &frequencies(head_dim, theta)?, device)
-    }
-
-    /// One position per token, (T): angle j is `position * frequencies[j]`, K/2 of them.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn with_frequencies(positions: &[u32], frequencies: &[f32], device: &Device) -> Result<Rope> {
-        let angles: Vec<_> = frequencies.iter().map(|&frequency| Angle { axis: 0, frequency }).collect();
+        let angles: Vec<_> = frequencies(head_dim, theta)?.into_iter().map(|f| Angle::from((0, f))).collect();
         let positions: Vec<[u32; 1]> = positions.iter().map(|&position| [position]).collect();
         Rope::from_angles(&positions, &angles, device)
     }
 
-    /// M-RoPE: (temporal, height, width) per token; `sections` says how many of the K/2 angles, in order, follow
-    /// each axis in turn (16, 24, 24 in Qwen2-VL).
+    /// (temporal, height, width) per token: angle j is `frequencies[j]`, of which there are K/2, times the position on the
+    /// axis that `axes` gives it.
     ///
     /// # Errors
-    /// When the sections do not sum to K/2.
-    pub fn sectioned(
-        positions: &[[u32; 3]],
-        head_dim: usize,
-        theta: f64,
-        sections: &[usize],
-        device: &Device,
-    ) -> Result<Rope> {
-        check_sections(sections, head_dim)?;
-        let axes = sections.iter().enumerate().flat_map(|(i, &n)| std::iter::repeat_n(i % 3, n));
-        let angles: Vec<_> = axes.zip(frequencies(head_dim, theta)?).map(Angle::from).collect();
-        Rope::from_angles(positions, &angles, device)
-    }
-
-    /// Interleaved M-RoPE, as Qwen3-VL has it: angles go round (temporal, height, width) for as long as the height's
-    /// and the width's sections last, and follow time from there on.
-    ///
-    /// # Errors
-    /// When the sections do not sum to K/2.
-    pub fn interleaved(
-        positions: &[[u32; 3]],
-        head_dim: usize,
-        theta: f64,
-        sections: &[usize],
-        device: &Device,
-    ) -> Result<Rope> {
-        check_sections(sections, head_dim)?;
-        let section = |axis: usize| sections.get(axis).copied().unwrap_or_default();
-        let axis = |j: usize| if j < 3 * section(j % 3) { j % 3 } else { 0 };
-        let frequencies = frequencies(head_dim, theta)?.into_iter().enumerate();
-        let angles: Vec<_> = frequencies.map(|(j, frequency)| Angle { axis: axis(j), frequency }).collect();
+    /// When the axes do not have as many angles.
+    pub fn along(positions: &[[u32; 3]], axes: &Axes, frequencies: &[f32], device: &Device) -> Result<Rope> {
+        axes.check(frequencies.len())?;
+        let angle = |(j, &frequency): (usize, &f32)| Angle { axis: axes.of(j), frequency };
+        let angles: Vec<_> = frequencies.iter().enumerate().map(angle).collect();
         Rope::from_angles(positions, &angles, device)
     }
 
@@ -152,6 +119,51 @@ impl Rope {
     }
 }
 
+/// Which of a token's three positions, (temporal, height, width), each angle of a head follows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Axes {
+    /// All of them follow time, where the three are equal.
+    Plain,
+    /// So many angles, in order, follow each axis in turn (16, 24, 24 in Qwen2-VL).
+    Sectioned(Vec<usize>),
+    /// Angles go round the axes for as long as the height's and the width's sections last, and follow time from there on,
+    /// as Qwen3-VL has it.
+    Interleaved(Vec<usize>),
+}
+
+impl Axes {
+    /// That of angle `j`.
+    fn of(&self, j: usize) -> usize {
+        match self {
+            Axes::Plain => 0,
+            Axes::Sectioned(sections) => {
+                let mut ends = sections.iter().scan(0, |end, section| {
+                    *end += section;
+                    Some(*end)
+                });
+                ends.position(|end| j < end).unwrap_or(0) % 3
+            }
+            Axes::Interleaved(sections) => {
+                let section = sections.get(j % 3).copied().unwrap_or_default();
+                if j < 3 * section { j % 3 } else { 0 }
+            }
+        }
+    }
+
+    /// Sections must have as many angles as there are.
+    fn check(&self, num_angles: usize) -> Result<()> {
+        match self {
+            Axes::Sectioned(sections) | Axes::Interleaved(sections)
+                if sections.iter().sum::<usize>() != num_angles =>
+            {
+                bail!("rotary sections {sections:?} do not sum to the {num_angles} angles of a head")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What one pair of a head's values turns by.
 struct Angle {
     axis: usize,
@@ -163,13 +175,6 @@ impl From<(usize, f32)> for Angle {
     fn from((axis, frequency): (usize, f32)) -> Self {
         Self { axis, frequency }
     }
-}
-
-fn check_sections(sections: &[usize], head_dim: usize) -> Result<()> {
-    if sections.iter().sum::<usize>() * 2 != head_dim {
-        bail!("rotary sections {sections:?} do not sum to half the head width {head_dim}")
-    }
-    Ok(())
 }
 
 fn check_grid(head_dim: usize) -> Result<()> {

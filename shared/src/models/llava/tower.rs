@@ -71,7 +71,7 @@ impl TowerConfig for ProjectedVit {
     }
 
     fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
-        Ok(self.vision.tile().num_tiles(image)? * self.vision.selected_rows())
+        self.vision.num_rows(image)
     }
 }
 

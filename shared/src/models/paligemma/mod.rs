@@ -70,7 +70,7 @@ impl TowerConfig for LinearConfig {
     }
 
     fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
-        Ok(self.vision.tile().num_tiles(image)? * self.vision.selected_rows())
+        self.vision.num_rows(image)
     }
 }
 

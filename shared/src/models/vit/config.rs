@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::TileShape;
+use crate::image::ImageInput;
 use crate::models::fields::{Parsed, count, number, only, pair, word};
 use crate::models::layers::Activation;
 
@@ -150,5 +151,16 @@ impl VitConfig {
     /// Rows of a tile that come out.
     pub(in crate::models) fn selected_rows(&self) -> usize {
         self.rows_per_tile() - usize::from(self.drop_first)
+    }
+
+    /// Rows of an image that come out.
+    pub(in crate::models) fn num_rows(&self, image: &ImageInput) -> Parsed<usize> {
+        Ok(self.tile().num_tiles(image)? * self.selected_rows())
+    }
+
+    /// Rows that an image becomes where `side` x `side` patches become one.
+    pub(in crate::models) fn num_merged_rows(&self, image: &ImageInput, side: usize) -> Parsed<usize> {
+        let tile = self.tile();
+        Ok(tile.num_tiles(image)? * (tile.patches_per_side() / side).pow(2))
     }
 }

@@ -8,13 +8,12 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::super::attention::{Mask, OwnedMask, Sight};
 use super::math::{dot, softmax};
 use super::matmul::raw;
-use super::{Mat, MatMut, matmul, slice, tensor, vectorised, with_slices};
+use super::{Mat, MatMut, Product, matmul, slice, tensor, vectorised, with_slices};
 
 /// Queries per block: its scores against 4,096 keys are 1 MiB.
 const BLOCK: usize = 64;
@@ -101,7 +100,7 @@ impl AttentionOp {
     /// Probabilities of one head and block, (rows, block.keys), in the front of `p`.
     fn probabilities(&self, q: Mat, kt: Mat, task: &Task, block: &Block, p: &mut [f32]) {
         let (n, m) = (block.rows.len(), block.keys);
-        matmul(MatMut::new(p, n, m, m), q, kt, 0.0, self.scale, Parallelism::None);
+        matmul(MatMut::new(p, n, m, m), Product { by: self.scale, ..Product::of(q, kt) });
         for (i, row) in p[..n * m].chunks_exact_mut(m).enumerate() {
             let [from, to] = block.sight(self.mask(), task, i);
             softmax(&mut row[from..to]);
@@ -125,9 +124,7 @@ impl AttentionOp {
                     let weights = Mat::new(p, block.rows.len(), block.keys, block.keys);
                     let out = shared.at(s.query_offset(&block, head));
                     // SAFETY: only this task writes these rows of this head, and `out` outlives the tasks.
-                    unsafe {
-                        raw(out, s.query_stride(), weights, v.rows(block.keys), 0.0, 1.0, Parallelism::None)
-                    };
+                    unsafe { raw(out, s.query_stride(), Product::of(weights, v.rows(block.keys))) };
                 }
             }
         });
@@ -144,44 +141,42 @@ impl AttentionOp {
                 grow(&mut scratch.p, block.rows.len() * block.keys);
                 grow(&mut scratch.gp, block.rows.len() * block.keys);
                 for head in s.heads_of(task) {
-                    let queries = [s.queries(q, &block, head), s.queries(go, &block, head)];
-                    let places = Places { task, block: &block, head, sizes: s };
-                    self.backward_block(queries, s.keys(k, task), &places, scratch, out);
+                    let [q, go] = [q, go].map(|rows| s.queries(rows, &block, head));
+                    let of = BlockRows { q, go, k: s.keys(k, task), task, block: &block, head, sizes: s };
+                    self.backward_block(&of, scratch, out);
                 }
             }
         });
         [gq, gk, gv]
     }
 
-    /// Adds one block's gradients; `q` and `go` are its rows of the queries and of the output's gradient.
-    fn backward_block(
-        &self,
-        [q, go]: [Mat; 2],
-        k: Mat,
-        at: &Places,
-        scratch: &mut Scratch,
-        [gq, gk, gv]: [Shared; 3],
-    ) {
-        let (n, m, s) = (at.block.rows.len(), at.block.keys, at.sizes);
+    /// Adds one block's gradients.
+    fn backward_block(&self, of: &BlockRows, scratch: &mut Scratch, [gq, gk, gv]: [Shared; 3]) {
+        let BlockRows { q, go, k, task, block, head, sizes: s } = *of;
+        let (n, m) = (block.rows.len(), block.keys);
         let Scratch { kt, vt, p, gp } = scratch;
-        let (kt, vt) = (s.transposed(kt, at.task, m), s.transposed(vt, at.task, m));
-        let (key, query) = (s.key_offset(at.task), s.query_offset(at.block, at.head));
-        let one = Parallelism::None;
-        self.probabilities(q, kt, at.task, at.block, p);
+        let (kt, vt) = (s.transposed(kt, task, m), s.transposed(vt, task, m));
+        let (key, query) = (s.key_offset(task), s.query_offset(block, head));
+        self.probabilities(q, kt, task, block, p);
         // SAFETY: only this task writes these keys of this key-value head, and the buffer outlives the tasks.
-        unsafe { raw(gv.at(key), s.key_stride(), Mat::new(p, n, m, m).t(), go, 1.0, 1.0, one) };
-        matmul(MatMut::new(gp, n, m, m), go, vt, 0.0, 1.0, one);
+        unsafe { raw(gv.at(key), s.key_stride(), Product::of(Mat::new(p, n, m, m).t(), go).added()) };
+        matmul(MatMut::new(gp, n, m, m), Product::of(go, vt));
         score_gradient(&p[..n * m], &mut gp[..n * m], m, self.scale);
         let gs = Mat::new(gp, n, m, m);
         // SAFETY: only this task writes these rows of this head.
-        unsafe { raw(gq.at(query), s.query_stride(), gs, k.rows(m), 0.0, 1.0, one) };
+        unsafe { raw(gq.at(query), s.query_stride(), Product::of(gs, k.rows(m))) };
         // SAFETY: as for `gv`.
-        unsafe { raw(gk.at(key), s.key_stride(), gs.t(), q, 1.0, 1.0, one) };
+        unsafe { raw(gk.at(key), s.key_stride(), Product::of(gs.t(), q).added()) };
     }
 }
 
-/// Where a block's gradients go.
-struct Places<'a> {
+/// What one head of a block's gradients are made of, and where they go.
+struct BlockRows<'a> {
+    /// The block's rows of the queries and of the output's gradient, (rows, K).
+    q: Mat<'a>,
+    go: Mat<'a>,
+    /// The task's keys, (m, K).
+    k: Mat<'a>,
     task: &'a Task,
     block: &'a Block,
     head: usize,

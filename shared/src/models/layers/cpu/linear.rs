@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 
-use super::{Mat, MatMut, add_to, matmul, parallelism, slice, sum_row_blocks, tensor, with_slices};
+use super::{Mat, MatMut, Product, add_to, matmul, parallelism, slice, sum_row_blocks, tensor, with_slices};
 
 /// Rows of x up to which the product is formed column by column: `gemm` then packs x and reads W as it lies. Otherwise it packs W, which
 /// takes longer than all else where few rows are multiplied: a step of generation was two to eight times slower. A sum is formed in the
@@ -89,7 +89,8 @@ impl Sizes {
             if let Some(b) = b {
                 y.chunks_exact_mut(rows.max(1)).zip(b).for_each(|(column, b)| column.fill(*b));
             }
-            matmul(MatMut::new(&mut y, o, rows, rows), w, x.t(), keep, 1.0, parallelism);
+            let product = Product::of(w, x.t()).on(parallelism);
+            matmul(MatMut::new(&mut y, o, rows, rows), Product { keep, ..product });
             let mut by_rows = vec![0f32; n * o];
             for (at, column) in y.chunks_exact(rows.max(1)).enumerate() {
                 column.iter().take(n).enumerate().for_each(|(row, value)| by_rows[row * o + at] = *value);
@@ -99,7 +100,7 @@ impl Sizes {
         if let Some(b) = b {
             y.chunks_exact_mut(o.max(1)).for_each(|y| y.copy_from_slice(b));
         }
-        matmul(MatMut::new(&mut y, rows, o, o), x, w.t(), keep, 1.0, parallelism);
+        matmul(MatMut::new(&mut y, rows, o, o), Product { keep, ..Product::of(x, w.t()).on(parallelism) });
         y.truncate(n * o);
         y
     }
@@ -109,7 +110,7 @@ impl Sizes {
         let Sizes { n, i, o } = self;
         let mut gx = vec![0f32; n * i];
         let out = MatMut::new(&mut gx, n, i, i);
-        matmul(out, Mat::new(gy, n, o, o), Mat::new(w, o, i, i), 0.0, 1.0, parallelism());
+        matmul(out, Product::of(Mat::new(gy, n, o, o), Mat::new(w, o, i, i)).on(parallelism()));
         gx
     }
 
@@ -118,7 +119,7 @@ impl Sizes {
         let Sizes { n, i, o } = self;
         let mut gw = vec![0f32; o * i];
         let out = MatMut::new(&mut gw, o, i, i);
-        matmul(out, Mat::new(gy, n, o, o).t(), Mat::new(x, n, i, i), 0.0, 1.0, parallelism());
+        matmul(out, Product::of(Mat::new(gy, n, o, o).t(), Mat::new(x, n, i, i)).on(parallelism()));
         gw
     }
 

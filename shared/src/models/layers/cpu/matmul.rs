@@ -68,16 +68,49 @@ fn extent(rows: usize, cols: usize, row_stride: usize) -> usize {
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + cols }
 }
 
-/// `out = keep * out + by * a b`; with `keep` 0 the old values of `out` are not read.
+/// What is written over a matrix `out`: `keep * out + by * a b`; with `keep` 0 the old values are not read.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// The left factor.
+    pub a: Mat<'a>,
+    /// The right factor.
+    pub b: Mat<'a>,
+    /// What the old values are multiplied by.
+    pub keep: f32,
+    /// What the product is multiplied by.
+    pub by: f32,
+    /// On how many threads.
+    pub parallelism: Parallelism,
+}
+
+impl<'a> Product<'a> {
+    /// `a b` in place of what was there, on this thread.
+    pub fn of(a: Mat<'a>, b: Mat<'a>) -> Self {
+        Self { a, b, keep: 0.0, by: 1.0, parallelism: Parallelism::None }
+    }
+
+    /// Added to what was there.
+    pub fn added(self) -> Self {
+        Self { keep: 1.0, ..self }
+    }
+
+    /// On several threads.
+    pub fn on(self, parallelism: Parallelism) -> Self {
+        Self { parallelism, ..self }
+    }
+}
+
+/// Writes a product.
 ///
 /// # Panics
 /// When the sizes differ, which is an error of the caller.
-pub fn matmul(out: MatMut, a: Mat, b: Mat, keep: f32, by: f32, parallelism: Parallelism) {
+pub fn matmul(out: MatMut, product: Product) {
+    let (a, b) = (product.a, product.b);
     assert!(a.rows == out.rows && b.cols == out.cols && a.cols == b.rows, "a product of unlike sizes");
     // SAFETY: the constructors checked that every (row, column) of the three matrices lies inside its slice, and
     // `out` is borrowed mutably, so it overlaps neither operand.
     unsafe {
-        raw(out.data.as_mut_ptr(), out.row_stride, a, b, keep, by, parallelism);
+        raw(out.data.as_mut_ptr(), out.row_stride, product);
     }
 }
 
@@ -86,15 +119,8 @@ pub fn matmul(out: MatMut, a: Mat, b: Mat, keep: f32, by: f32, parallelism: Para
 /// # Safety
 /// `out[i * row_stride + j]` for i below `a.rows` and j below `b.cols` must be valid to write, not read or written
 /// by any other thread meanwhile, and not part of `a` or `b`.
-pub(super) unsafe fn raw(
-    out: *mut f32,
-    row_stride: usize,
-    a: Mat,
-    b: Mat,
-    keep: f32,
-    by: f32,
-    parallelism: Parallelism,
-) {
+pub(super) unsafe fn raw(out: *mut f32, row_stride: usize, product: Product) {
+    let Product { a, b, keep, by, parallelism } = product;
     assert_eq!(a.cols, b.rows, "a product of unlike sizes");
     // SAFETY: the constructors of `a` and `b` checked their extents; `out` is the caller's promise.
     unsafe {

@@ -19,7 +19,7 @@ pub(super) mod norm;
 pub(super) mod quantised;
 pub(super) mod rope;
 
-pub use matmul::{Mat, MatMut, matmul};
+pub use matmul::{Mat, MatMut, Product, matmul};
 
 /// Elements per parallel task: large enough to hide the hand-over, small enough to share a layer among cores.
 const CHUNK: usize = 16 * 1024;

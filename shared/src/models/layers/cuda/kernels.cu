@@ -127,6 +127,26 @@ template <typename Of> __device__ inline float row_all(float value) {
 
 __device__ inline float row_sum(float value) { return row_all<Sum>(value); }
 
+// ---- Norms' gradients, in which the two norms differ by a row's.
+
+// What a row was shifted and scaled by; an RMS norm's mean is 0.
+struct Moments { float mean, r; };
+
+// `moments` (rows, 2) takes those of each row, for norm_weight_grad.
+template <typename Norm, typename T>
+__device__ void norm_grad(const T *x, const T *w, const T *gy, T *gx, float *moments, int rows, int width, float eps) {
+  Row row = this_row();
+  if (row.index >= rows) return;
+  size_t at = (size_t)row.index * width;
+  bool is_wide = width % Wide<T>::N == 0 && is_aligned(x) && is_aligned(w) && is_aligned(gy) && is_aligned(gx);
+  Moments m = is_wide ? Norm::template grad_row<T, Wide<T>::N>(x + at, w, gy + at, gx + at, row, width, eps)
+                      : Norm::template grad_row<T, 1>(x + at, w, gy + at, gx + at, row, width, eps);
+  if (threadIdx.x == 0) {
+    moments[2 * row.index] = m.mean;
+    moments[2 * row.index + 1] = m.r;
+  }
+}
+
 // ---- RMS norm: y = x r w with r = 1 / sqrt(mean(x^2) + eps).
 
 template <typename T, int N> __device__ float inverse_rms(const T *x, Row row, int width, float eps) {
@@ -161,42 +181,33 @@ template <typename T> __device__ void rms_norm(const T *x, const T *w, T *y, int
 }
 
 // With n = x r and g = gy w: gx = r (g - n mean(g n)).
-template <typename T, int N>
-__device__ float rms_norm_grad_row(const T *x, const T *w, const T *gy, T *gx, Row row, int width, float eps) {
-  float r = inverse_rms<T, N>(x, row, width, eps), products = 0.0f;
-  for (int i = row.first; i < width / N; i += row.step) {
-    Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
+struct RmsNorm {
+  template <typename T, int N>
+  static __device__ Moments grad_row(const T *x, const T *w, const T *gy, T *gx, Row row, int width, float eps) {
+    float r = inverse_rms<T, N>(x, row, width, eps), products = 0.0f;
+    for (int i = row.first; i < width / N; i += row.step) {
+      Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
 #pragma unroll
-    for (int j = 0; j < N; ++j) products += g.at[j] * b.at[j] * a.at[j];
-  }
-  float mean = row_sum(products) * r * r / width;
-  for (int i = row.first; i < width / N; i += row.step) {
-    Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
+      for (int j = 0; j < N; ++j) products += g.at[j] * b.at[j] * a.at[j];
+    }
+    float mean = row_sum(products) * r * r / width;
+    for (int i = row.first; i < width / N; i += row.step) {
+      Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
 #pragma unroll
-    for (int j = 0; j < N; ++j) a.at[j] = r * (g.at[j] * b.at[j] - a.at[j] * mean);
-    store<T, N>(gx + i * N, a);
+      for (int j = 0; j < N; ++j) a.at[j] = r * (g.at[j] * b.at[j] - a.at[j] * mean);
+      store<T, N>(gx + i * N, a);
+    }
+    Moments moments = {0.0f, r};
+    return moments;
   }
-  return r;
-}
+};
 
-// `moments` (rows, 2) takes what norm_weight_grad needs of each row: a mean of 0, and r.
 template <typename T>
 __device__ void rms_norm_grad(const T *x, const T *w, const T *gy, T *gx, float *moments, int rows, int width, float eps) {
-  Row row = this_row();
-  if (row.index >= rows) return;
-  size_t at = (size_t)row.index * width;
-  bool is_wide = width % Wide<T>::N == 0 && is_aligned(x) && is_aligned(w) && is_aligned(gy) && is_aligned(gx);
-  float r = is_wide ? rms_norm_grad_row<T, Wide<T>::N>(x + at, w, gy + at, gx + at, row, width, eps)
-                    : rms_norm_grad_row<T, 1>(x + at, w, gy + at, gx + at, row, width, eps);
-  if (threadIdx.x == 0) {
-    moments[2 * row.index] = 0.0f;
-    moments[2 * row.index + 1] = r;
-  }
+  norm_grad<RmsNorm>(x, w, gy, gx, moments, rows, width, eps);
 }
 
 // ---- Layer norm: y = (x - mean) r w + b with r = 1 / sqrt(variance + eps).
-
-struct Moments { float mean, r; };
 
 // In two passes, as the one-pass form cancels.
 template <typename T, int N> __device__ Moments moments_of(const T *x, Row row, int width, float eps) {
@@ -240,42 +251,34 @@ __device__ void layer_norm(const T *x, const T *w, const T *b, T *y, int rows, i
 }
 
 // With n = (x - mean) r and g = gy w: gx = r (g - mean(g) - n mean(g n)).
-template <typename T, int N>
-__device__ Moments layer_norm_grad_row(const T *x, const T *w, const T *gy, T *gx, Row row, int width, float eps) {
-  Moments m = moments_of<T, N>(x, row, width, eps);
-  float sum = 0.0f, products = 0.0f;
-  for (int i = row.first; i < width / N; i += row.step) {
-    Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
+struct LayerNorm {
+  template <typename T, int N>
+  static __device__ Moments grad_row(const T *x, const T *w, const T *gy, T *gx, Row row, int width, float eps) {
+    Moments m = moments_of<T, N>(x, row, width, eps);
+    float sum = 0.0f, products = 0.0f;
+    for (int i = row.first; i < width / N; i += row.step) {
+      Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      sum += g.at[j] * b.at[j];
-      products += g.at[j] * b.at[j] * (a.at[j] - m.mean);
+      for (int j = 0; j < N; ++j) {
+        sum += g.at[j] * b.at[j];
+        products += g.at[j] * b.at[j] * (a.at[j] - m.mean);
+      }
     }
-  }
-  float g_mean = row_sum(sum) / width, gn_mean = row_sum(products) * m.r * m.r / width;
-  for (int i = row.first; i < width / N; i += row.step) {
-    Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
+    float g_mean = row_sum(sum) / width, gn_mean = row_sum(products) * m.r * m.r / width;
+    for (int i = row.first; i < width / N; i += row.step) {
+      Values<T, N> a = load<T, N>(x + i * N), b = load<T, N>(w + i * N), g = load<T, N>(gy + i * N);
 #pragma unroll
-    for (int j = 0; j < N; ++j)
-      a.at[j] = m.r * (g.at[j] * b.at[j] - g_mean - (a.at[j] - m.mean) * gn_mean);
-    store<T, N>(gx + i * N, a);
+      for (int j = 0; j < N; ++j)
+        a.at[j] = m.r * (g.at[j] * b.at[j] - g_mean - (a.at[j] - m.mean) * gn_mean);
+      store<T, N>(gx + i * N, a);
+    }
+    return m;
   }
-  return m;
-}
+};
 
-// `moments` (rows, 2) takes mean and r of each row, for norm_weight_grad.
 template <typename T>
 __device__ void layer_norm_grad(const T *x, const T *w, const T *gy, T *gx, float *moments, int rows, int width, float eps) {
-  Row row = this_row();
-  if (row.index >= rows) return;
-  size_t at = (size_t)row.index * width;
-  bool is_wide = width % Wide<T>::N == 0 && is_aligned(x) && is_aligned(w) && is_aligned(gy) && is_aligned(gx);
-  Moments m = is_wide ? layer_norm_grad_row<T, Wide<T>::N>(x + at, w, gy + at, gx + at, row, width, eps)
-                      : layer_norm_grad_row<T, 1>(x + at, w, gy + at, gx + at, row, width, eps);
-  if (threadIdx.x == 0) {
-    moments[2 * row.index] = m.mean;
-    moments[2 * row.index + 1] = m.r;
-  }
+  norm_grad<LayerNorm>(x, w, gy, gx, moments, rows, width, eps);
 }
 
 // Sums gy (x - mean) r and gy over the `chunk` rows of blockIdx.y: partial (chunks, 2, width). A thread has a column, so that

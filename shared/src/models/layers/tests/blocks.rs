@@ -197,9 +197,10 @@ fn rotary_axes_are_dealt_as_each_family_deals_them() {
     let f = frequency;
     // Sections 2, 3, 1 one after the other are t t h h h w. Interleaved they go round, t h w t h t: the width has one
     // place, and the height's third one would come after the last pair.
-    let sectioned = Rope::sectioned(&[[2, 3, 5]], 12, 100.0, &[2, 3, 1], device).unwrap();
+    let along = |axes: Axes| Rope::along(&[[2, 3, 5]], &axes, &frequencies(12, 100.0).unwrap(), device);
+    let sectioned = along(Axes::Sectioned(vec![2, 3, 1])).unwrap();
     expect(sectioned, [(2.0, f(0)), (2.0, f(1)), (3.0, f(2)), (3.0, f(3)), (3.0, f(4)), (5.0, f(5))]);
-    let interleaved = Rope::interleaved(&[[2, 3, 5]], 12, 100.0, &[2, 3, 1], device).unwrap();
+    let interleaved = along(Axes::Interleaved(vec![2, 3, 1])).unwrap();
     expect(interleaved, [(2.0, f(0)), (3.0, f(1)), (5.0, f(2)), (2.0, f(3)), (3.0, f(4)), (2.0, f(5))]);
     // A grid gives rows and columns the same frequencies, of half a head's width each, or deals them out.
     let half = |j: i32| 100f64.powf(-2.0 * f64::from(j) / 4.0);
@@ -211,7 +212,7 @@ fn rotary_axes_are_dealt_as_each_family_deals_them() {
     let turns =
         [(3.0, eighth(0)), (3.0, eighth(2)), (5.0, eighth(1)), (5.0, eighth(3)), (0.0, 0.0), (0.0, 0.0)];
     expect(dealt, turns);
-    assert!(Rope::interleaved(&[[0; 3]], 12, 100.0, &[2, 2, 1], device).is_err());
+    assert!(along(Axes::Interleaved(vec![2, 2, 1])).is_err());
 }
 
 #[test]

@@ -160,7 +160,11 @@ fn a_frozen_layer_without_a_kernel_has_its_twins_gradient_and_no_other() {
 #[test]
 fn rope_matches_its_twin_and_theory() {
     let positions = [[0, 0, 0], [1, 1, 1], [2, 5, 3], [2, 5, 4], [9, 9, 9]];
-    let rope = Rope::sectioned(&positions, 16, 1e4, &[2, 3, 3], &Device::Cpu).unwrap();
+    let along = |sections: Vec<usize>| {
+        let frequencies = frequencies(16, 1e4).unwrap();
+        Rope::along(&positions, &Axes::Sectioned(sections), &frequencies, &Device::Cpu)
+    };
+    let rope = along(vec![2, 3, 3]).unwrap();
     compare(&[&[5, 3, 16]], &|x| rope.apply(&x[0]), &|x| plain::rope(&x[0], &rope));
     // Equal axes are the one-dimensional embedding; position 0 rotates nothing.
     let x = Noise(5).tensor(&[5, 3, 16]).to_dtype(DType::F32).unwrap();
@@ -176,7 +180,7 @@ fn rope_matches_its_twin_and_theory() {
         (f64::from(line.cos().get(4).unwrap().get(4).unwrap().to_scalar::<f32>().unwrap()) - expected).abs()
             < 1e-6
     );
-    assert!(Rope::sectioned(&positions, 16, 1e4, &[2, 3, 2], &Device::Cpu).is_err());
+    assert!(along(vec![2, 3, 2]).is_err());
 }
 
 #[test]
