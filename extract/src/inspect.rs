@@ -255,6 +255,10 @@ impl fmt::Display for CacheFacts {
             HumanBytes(totals.bytes),
             shards.len()
         )?;
+        if let Some(owed) = &self.manifest.owed {
+            writeln!(f, "damage took {} samples that no run has given back", HumanCount(owed.samples()))?;
+        }
+        self.manifest.selected.iter().try_for_each(|condition| writeln!(f, "chosen where {condition}"))?;
         if let Some(error) = &self.manifest.lossy_error {
             writeln!(f, "{error}")?;
         }

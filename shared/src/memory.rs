@@ -86,8 +86,6 @@ fn parse_kibibytes(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::expect_used, reason = "a failed expectation is a failed test")]
-
     use super::*;
 
     #[test]
@@ -96,47 +94,6 @@ mod tests {
         let status = "Name:\tcat\nVmPeak:\t   13004 kB\nVmHWM:\t     832 kB\nVmRSS:\t     800 kB\n";
         assert_eq!(parse_kibibytes(status, "VmHWM:"), Some(832 * 1024));
         assert_eq!(parse_kibibytes("Name:\tcat\n", "VmHWM:"), None);
-    }
-
-    /// Tells a process of its own what to do, because the allocator keeps its settings to the end.
-    const CHILD: &str = "GENRECAL_KEEPS_FREED";
-
-    /// What a process still holds after it took and freed a large block a few times, above what it held before.
-    fn held_after_freeing(keeps: &str) -> u64 {
-        let mut child = std::process::Command::new(std::env::current_exe().expect("this test"));
-        // One thread, so that the block is taken on the first one, as a program does that calls it when it begins.
-        child.args(["--exact", "memory::tests::a_process_that_frees", "--nocapture", "--test-threads=1"]);
-        let output = child.env(CHILD, keeps).output().expect("this test runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let held = said.lines().find_map(|line| line.strip_prefix("held: ")).map(str::parse);
-        held.and_then(Result::ok).unwrap_or_else(|| panic!("{said}"))
-    }
-
-    /// The child of the test below; by itself it does nothing.
-    #[test]
-    fn a_process_that_frees() {
-        let Ok(keeps) = std::env::var(CHILD) else { return };
-        if keeps == "yes" {
-            keep_freed();
-        }
-        let before = anonymous_bytes().unwrap_or(0);
-        for _ in 0..5 {
-            // Written to, because untouched memory is not resident.
-            drop(std::hint::black_box(vec![1u8; BLOCK]));
-        }
-        println!("\nheld: {}", anonymous_bytes().unwrap_or(0).saturating_sub(before));
-    }
-
-    /// Above the 32 MiB from which on glibc would map a block by itself and give it back.
-    const BLOCK: usize = 64 << 20;
-
-    #[test]
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    fn freed_memory_is_kept_once_and_not_more() {
-        let (keeps, gives_back) = (held_after_freeing("yes"), held_after_freeing("no"));
-        assert!(keeps >= BLOCK as u64 * 9 / 10, "{keeps} bytes are held: they were given back");
-        assert!(keeps < BLOCK as u64 * 3 / 2, "{keeps} bytes are held: each block took memory of its own");
-        assert!(gives_back < BLOCK as u64 / 10, "{gives_back} bytes are held without it");
     }
 
     #[test]

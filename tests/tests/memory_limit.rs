@@ -1,4 +1,5 @@
-//! `extract run --memory-limit`: the same cache in less memory than the teacher's weights, by the kernel's own figure.
+//! `extract run --memory-limit`: the same cache in less memory than the teacher's weights, by the kernel's own figure. And where
+//! no limit is given: what is freed is kept, once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed unwrap is a failed test")]
 #![cfg(target_os = "linux")]
@@ -133,4 +134,22 @@ fn runs_with_and_without_a_limit_fill_one_cache() {
     assert!(summary["written"].as_u64().unwrap() > 0 && summary["resumed_from"].as_u64().unwrap() > 0);
     assert!(contents(&bench.cache("parts")).unwrap() == contents(&bench.cache("whole")).unwrap());
     assert!(Manifest::load(&bench.cache("parts")).unwrap().complete);
+}
+
+/// Blocks above the 32 MiB from which on glibc would map each by itself and give it back.
+#[test]
+#[cfg(target_env = "gnu")]
+fn freed_memory_is_kept_once_and_not_more() {
+    let bytes = 64 * MIB;
+    let held = |keep: Option<&str>| -> u64 {
+        let mut program = program("hold_freed").unwrap();
+        let finished =
+            finished(program.args([&bytes.to_string(), "5"]).args(keep).output().unwrap()).unwrap();
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        finished.stdout.trim().parse().unwrap()
+    };
+    let (kept, without) = (held(Some("keep")), held(None));
+    assert!(kept >= bytes * 9 / 10, "{kept} bytes are held: they were given back");
+    assert!(kept < bytes * 3 / 2, "{kept} bytes are held: each block took memory of its own");
+    assert!(without < bytes / 10, "{without} bytes are held without it");
 }
