@@ -155,7 +155,7 @@ fn a_feature_that_is_no_number_is_named_by_shard_and_row() {
     let place = args.iter().position(|arg| *arg == "--cache").unwrap() + 1;
     args[place] = cache;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    refused(&args, 1, &["train-00000", "row ", "is not finite", "hint: run `extract verify`"]);
+    refused(&args, 1, &["train-00000", "row ", "is not finite", "hint: `extract verify`"]);
 }
 
 #[test]
