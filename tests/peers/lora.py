@@ -22,7 +22,7 @@ from twin_step import BETA1, torch_name
 RANK, ALPHA, RATE, NUM_UPDATES = 3, 6.0, 1e-2, 3
 KEYS = ["distill.train=[]", f"distill.lora.rank={RANK}", f"distill.lora.alpha={ALPHA}", "distill.lora.linears=['q_proj', 'mlp.*']",
         "distill.warmup=0.0", "distill.clip=0.0", "distill.batch_size=5", f"distill.steps={NUM_UPDATES}",
-        "eval.holdout=0", "checkpoint.every=1"]
+        "eval.holdout=0", "checkpoint.every=1", "checkpoint.keep=9"]
 
 
 def hooked(model, adapters, scale=ALPHA / RANK):
